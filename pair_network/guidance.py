@@ -1,0 +1,43 @@
+"""Style guidance as functions of tensors (paper, eq. 9 to 11); linear, so they hold for ε, v, x0 and flow predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def style_shift(cond: Tensor, styles: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """δ = Σ λ_i (style_i − cond), the last term of eq. 10 and 11.
+
+    Added to both the conditional and the unconditional prediction it shifts any combination
+    uncond + s · (cond − uncond) by exactly δ, for hosts that combine the two themselves.
+
+    Args:
+        cond: The base model's conditional prediction ε_θ0(x_t, c), of any shape.
+        styles: Predictions with one style LoRA each and its style prompt, shaped like ``cond``.
+        scales: λ of each style.
+    """
+    shift = cond.new_zeros(cond.shape)
+    for style, scale in zip(styles, scales, strict=True):
+        shift = shift + scale * (style - cond)
+    return shift
+
+
+def style_guided(
+    uncond: Tensor | None, cond: Tensor, styles: Sequence[Tensor], guidance_scale: float, scales: Sequence[float]
+) -> Tensor:
+    """uncond + guidance_scale (cond − uncond) + Σ λ_i (style_i − cond): eq. 10, and eq. 11 for several styles.
+
+    Args:
+        uncond: Null-prompt prediction, or None for distilled models that run without CFG.
+        cond, styles, scales: As in ``style_shift``.
+        guidance_scale: λ_cfg of eq. 9.
+    """
+    plain = cond if uncond is None else uncond + guidance_scale * (cond - uncond)
+    return plain + style_shift(cond, styles, scales)
+
+
+def is_in_interval(progress: float, start: float, end: float) -> bool:
+    """Whether a step that begins at ``progress`` (0 at the first step, 1 after the last) uses the style."""
+    return start <= progress < end or (progress >= 1 <= end)

@@ -1,0 +1,187 @@
+"""Pair training on top of a host's trainer class.
+
+``PairTraining`` overrides the hooks that sd-scripts' ``NetworkTrainer`` (v0.10.0 or later) and the embedded host
+share. One pass through the host's own ``process_batch`` serves both losses of the paper's eq. 7: the batch holds the
+content rows, then the style rows, and the network routes each row through its branches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import batch as pair_batch
+from .absent_pairs import absent_pairs_kept
+from .errors import PairError
+from .network import PairNetwork
+from .objective import Phase, branch_losses, check_schedule, default_style_start, joint_loss, phase_of
+from .options import style_words
+from .route import Row, content_rows, style_rows
+
+logger = logging.getLogger(__name__)
+
+
+class PairTraining:
+    """Mixin over a host's trainer: ``class Trainer(PairTraining, HostTrainer)``.
+
+    The host adapter provides ``attach_twins(args, dataset_group)``: it makes every batch carry ``twins`` and
+    ``pair_indices`` and returns the pairs as (content caption, style caption).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.pair_step: int | None = None  # optimizer updates made; known once a resumed state was read
+        self.pair_captions: list[tuple[str, str]] = []
+        self._phase = Phase.JOINT
+        self._last_losses: dict[str, Tensor] = {}
+        self._open = contextlib.ExitStack()
+
+    # --- set-up --------------------------------------------------------------------------------------------------
+
+    def assert_extra_args(self, args: argparse.Namespace, train_dataset_group: Any, val_dataset_group: Any) -> None:
+        super().assert_extra_args(args, train_dataset_group, val_dataset_group)  # type: ignore[misc]
+        self.pair_captions = self.attach_twins(args, train_dataset_group)  # type: ignore[attr-defined]
+        if val_dataset_group is not None:
+            self.attach_twins(args, val_dataset_group)  # type: ignore[attr-defined]
+        args.network_args = [*(args.network_args or []), f"num_pairs={len(self.pair_captions)}"]
+        if not any(arg.startswith("targets=") and "text_encoder" in arg for arg in args.network_args):
+            args.network_train_unet_only = True
+
+    def post_process_network(self, args: argparse.Namespace, accelerator: Any, network: Any, *models: Any) -> None:
+        super().post_process_network(args, accelerator, network, *models)  # type: ignore[misc]
+        if not isinstance(network, PairNetwork):
+            raise PairError(f"--network_module {args.network_module}: pair training needs pair_network")
+
+    def train(self, args: argparse.Namespace) -> None:
+        """Trains, and says at the end how orthogonal the branches stayed."""
+        with self._open:
+            super().train(args)  # type: ignore[misc]
+
+    # --- the step ------------------------------------------------------------------------------------------------
+
+    def process_batch(
+        self,
+        batch: dict[str, Any],
+        text_encoders: Any,
+        unet: Any,
+        network: Any,
+        vae: Any,
+        noise_scheduler: Any,
+        vae_dtype: Any,
+        weight_dtype: Any,
+        accelerator: Any,
+        args: argparse.Namespace,
+        text_encoding_strategy: Any,
+        tokenize_strategy: Any,
+        is_train: bool = True,
+        train_text_encoder: bool = True,
+        train_unet: bool = True,
+    ) -> Tensor:
+        """The step's loss: eq. 4, eq. 6 or their sum (eq. 7), plus the overlap penalty when it is on."""
+        pair_network: PairNetwork = accelerator.unwrap_model(network)
+        phase = self._begin_step(args, pair_network) if is_train else Phase.JOINT
+        rows, joined = routed_batch(batch, phase)
+        # A training route outlives this call: the host runs backward, which may recompute the forward, afterwards.
+        route = contextlib.nullcontext() if is_train else pair_network.route(rows)
+        if is_train:
+            pair_network.set_route(rows)
+        phase_before, self._phase = self._phase, phase
+        with route:
+            mean = super().process_batch(  # type: ignore[misc]
+                joined, text_encoders, unet, network, vae, noise_scheduler, vae_dtype, weight_dtype, accelerator, args,
+                text_encoding_strategy, tokenize_strategy, is_train, train_text_encoder, train_unet,
+            )  # fmt: skip
+        loss = joint_loss(mean, phase)
+        if not is_train:
+            self._phase = phase_before
+            return loss
+        return self._finish_step(loss, pair_network, accelerator)
+
+    def post_process_loss(self, loss: Tensor, args: argparse.Namespace, *rest: Any) -> Tensor:
+        """The host's weighting; the weighted loss of each branch is noted for the log."""
+        loss = super().post_process_loss(loss, args, *rest)  # type: ignore[misc]
+        self._last_losses = branch_losses(loss, self._phase)
+        return loss
+
+    def _begin_step(self, args: argparse.Namespace, network: PairNetwork) -> Phase:
+        if self.pair_step is None:
+            self._begin_training(args, network)
+        assert self.pair_step is not None
+        return phase_of(self.pair_step, args.style_start_step, args.pair_schedule)
+
+    def _begin_training(self, args: argparse.Namespace, network: PairNetwork) -> None:
+        """First step: the host knows the number of steps, and has restored a resumed state."""
+        if args.style_start_step is None:
+            args.style_start_step = default_style_start(args.max_train_steps)
+        check_schedule(args.style_start_step, args.max_train_steps)
+        self.pair_step = steps_of_state(args.resume)
+        self._open.enter_context(absent_pairs_kept([layer.content_up for layer in network.coupled_layers()]))
+
+    def _finish_step(self, loss: Tensor, network: PairNetwork, accelerator: Any) -> Tensor:
+        if network.config.orthogonality == "penalty":
+            penalty = network.config.penalty_weight * network.overlap_penalty()
+            self._last_losses["orthogonality"] = penalty.detach()
+            loss = loss + penalty.to(loss.device)
+        if not torch.isfinite(loss):
+            raise PairError(
+                f"the loss is {loss.item()} at step {self.pair_step}: training stopped, files saved earlier are intact; "
+                "lower the learning rate, or train with mixed_precision bf16 or no"
+            )
+        if accelerator.sync_gradients:
+            assert self.pair_step is not None
+            self.pair_step += 1
+        return loss
+
+    # --- reports -------------------------------------------------------------------------------------------------
+
+    def pair_logs(self) -> dict[str, float]:
+        """Losses of the last step by branch."""
+        return {f"loss/{name}": float(value) for name, value in self._last_losses.items()}
+
+    def generate_step_logs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**super().generate_step_logs(*args, **kwargs), **self.pair_logs()}  # type: ignore[misc]
+
+    def progress_postfix(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Both losses for the embedded host's progress bar."""
+        return {name.removeprefix("loss/"): f"{value:.4f}" for name, value in self.pair_logs().items()}
+
+    def update_metadata(self, metadata: dict[str, Any], args: argparse.Namespace) -> None:
+        super().update_metadata(metadata, args)  # type: ignore[misc]
+        metadata["pair_network_schedule"] = args.pair_schedule
+        metadata["pair_network_style_start_step"] = args.style_start_step
+        metadata["pair_network_num_pairs"] = len(self.pair_captions)
+        words = self.trigger_words(args)
+        if words:
+            metadata["modelspec.trigger_phrase"] = words
+
+    def trigger_words(self, args: argparse.Namespace) -> str:
+        """The style words: --style_prompt, or what every style caption adds to its content caption."""
+        if args.style_prompt:
+            return args.style_prompt
+        words = {style_words(style, content) for content, style in self.pair_captions}
+        return words.pop() if len(words) == 1 else ""
+
+
+def routed_batch(batch: dict[str, Any], phase: Phase) -> tuple[list[Row], dict[str, Any]]:
+    """The route and the host's batch for a phase: content rows, then style rows."""
+    pairs = [int(index) for index in batch[pair_batch.PAIR_INDICES]]
+    if phase is Phase.CONTENT:
+        return content_rows(pairs), pair_batch.content_only(batch)
+    if phase is Phase.STYLE:
+        return style_rows(pairs), pair_batch.style_only(batch)
+    return content_rows(pairs) + style_rows(pairs), pair_batch.join_twins(batch)
+
+
+def steps_of_state(resume: str | None) -> int:
+    """Optimizer updates made before a resumed state was saved, from its train_state.json; 0 without one."""
+    state = Path(resume) / "train_state.json" if resume else None
+    if state is None or not state.is_file():
+        return 0
+    return int(json.loads(state.read_text(encoding="utf-8"))["current_step"])

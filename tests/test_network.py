@@ -1,0 +1,313 @@
+"""The network module: kohya's protocol, targets, files."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from pair_network import PairError, create_network, create_network_from_weights
+from pair_network.checkpoint import pair_path
+from pair_network.route import BASE_ROW, Row, content_rows, style_rows
+
+
+def new_network(unet, text_encoder=None, dim=4, alpha=2.0, **network_args):
+    network = create_network(
+        1.0, dim, alpha, None, text_encoder, unet, neuron_dropout=None, dropout=None, **network_args
+    )
+    network.apply_to(text_encoder, unet, "text_encoder" in network_args.get("targets", ""), True)
+    return network
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+def test_attention_is_the_default_and_the_keys_are_kohyas(unet):
+    keys = list(new_network(unet).layers)
+    assert len(keys) == 32  # 4 transformers × 2 attentions × (q, k, v, out)
+    assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0" in keys
+    assert all(re.search(r"_attn[12]_to_(q|k|v|out_0)$", key) for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [("attention+ff", "ff_net_0_proj"), ("ff", "proj_in"), ("attention+conv", "resnets_0_conv1"), ("conv", "upsamplers_0_conv")],
+)
+def test_more_layers_on_request(unet, targets, expected):
+    keys = list(new_network(unet, targets=targets).layers)
+    assert any(key.endswith(expected) for key in keys)
+    assert any("attn1" in key for key in keys) == ("attention" in targets)
+
+
+def test_text_encoder_keys_carry_text_model_whatever_the_transformers_version(unet, text_encoder):
+    network = new_network(unet, text_encoder, targets="attention+text_encoder")
+    assert "lora_te_text_model_encoder_layers_1_self_attn_q_proj" in network.layers
+    two = create_network(1.0, 4, 4, None, [text_encoder, text_encoder], unet, targets="text_encoder")
+    assert "lora_te2_text_model_encoder_layers_0_mlp_fc1" in two.layers
+
+
+def test_sdxl_of_diffusers_gets_the_original_block_names(sdxl_unet):
+    keys = set(new_network(sdxl_unet, targets="attention+ff+conv").layers)
+    assert not any("down_blocks" in key or "up_blocks" in key or "mid_block" in key for key in keys)
+    expected = """input_blocks_1_0_in_layers_2 input_blocks_1_0_emb_layers_1 input_blocks_3_0_op input_blocks_4_0_skip_connection
+        input_blocks_4_1_transformer_blocks_1_attn2_to_k input_blocks_6_0_op input_blocks_8_1_proj_in
+        middle_block_0_out_layers_3 middle_block_1_transformer_blocks_0_ff_net_2 middle_block_2_in_layers_2
+        output_blocks_2_2_conv output_blocks_5_2_conv output_blocks_3_1_transformer_blocks_1_attn1_to_out_0
+        output_blocks_8_0_out_layers_3""".split()
+    assert {f"lora_unet_{name}" for name in expected} <= keys
+    layers = [m for path, m in sdxl_unet.named_modules() if hasattr(m, "weight") and m.weight.dim() in (2, 4)]
+    outside = 2 + 2 + 2  # conv_in, conv_out, time_embedding, add_embedding
+    assert len(keys) == len(layers) - outside
+
+
+def test_block_dims_choose_ranks_by_block_and_zero_leaves_a_block_out(unet):
+    network = new_network(unet, dim=4, alpha=2.0, content_dim="8", block_dims="down_blocks.0=2,mid_block=0")
+    ranks = {key: (layer.style_rank, layer.content_rank) for key, layer in network.layers.items()}
+    assert {rank for key, rank in ranks.items() if "_down_blocks_0_" in key} == {(2, 4)}
+    assert {rank for key, rank in ranks.items() if "_up_blocks_" in key} == {(4, 8)}
+    assert not any("mid_block" in key for key in ranks)
+    alphas = {float(network.style_tensors()[f"{key}.alpha"]) / rank[0] for key, rank in ranks.items()}
+    assert alphas == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("network_args", "message"),
+    [
+        ({"orthogonalty": "frozen"}, r"unknown key 'orthogonalty' \(did you mean orthogonality\?\)"),
+        ({"orthogonality": "frozn"}, r"must be one of frozen, penalty, none \(did you mean frozen\?\)"),
+        ({"content_dim": "0"}, "content_dim='0'.*at least 1"),
+        ({"content_dim": "four"}, "content_dim='four'"),
+        ({"rank_dropout": "1.5"}, "probability"),
+        ({"targets": "attention+atention"}, "did you mean attention"),
+        ({"block_dims": "4,4,8"}, "part-of-the-layer-path=rank"),
+        ({"block_dims": "down_blocks.7=4"}, "'down_blocks.7' is in no layer's path"),
+        ({"block_dims": "blocks=0"}, "leaves no layer to train"),
+        ({"content_dim": "60"}, "lora_unet_.* do not fit an input of width 32"),
+    ],
+)
+def test_bad_network_args_are_one_line_errors(unet, network_args, message):
+    with pytest.raises(PairError, match=message) as caught:
+        new_network(unet, **network_args)
+    assert "\n" not in str(caught.value)
+
+
+def test_zero_matched_layers_is_an_error():
+    with pytest.raises(PairError, match="matches no layer of Sequential"):
+        create_network(1.0, 4, 4, None, None, torch.nn.Sequential(torch.nn.Linear(8, 8)))
+
+
+# --- behaviour on a real U-Net -----------------------------------------------------------------------------------------
+
+
+def test_new_network_changes_nothing_and_restore_leaves_no_trace(unet, run_unet, perturb):
+    plain = run_unet(unet)
+    network = new_network(unet)
+    assert torch.equal(run_unet(unet), plain)
+    perturb(network)
+    assert not torch.equal(run_unet(unet), plain)
+    network.restore()
+    assert torch.equal(run_unet(unet), plain)
+
+
+def test_routes_reach_the_rows_they_name_through_the_whole_unet(unet, run_unet, perturb):
+    plain = run_unet(unet, 4)
+    network = perturb(new_network(unet, num_pairs="2"))
+    with network.route([BASE_ROW, *content_rows([1]), BASE_ROW, *style_rows([0])]):
+        routed = run_unet(unet, 4)
+    assert torch.equal(routed[0], plain[0]) and torch.equal(routed[2], plain[2])
+    assert not torch.allclose(routed[1], plain[1], atol=1e-3) and not torch.allclose(routed[3], plain[3], atol=1e-3)
+    assert network.routing.rows is None
+
+
+def test_merged_weights_equal_the_hooked_network(unet, run_unet, perturb):
+    unet = unet.double()
+    network = perturb(new_network(unet, targets="attention+ff+conv")).double()
+    network.set_multiplier(0.7)
+    hooked = run_unet(unet)
+    network.restore()
+    assert not torch.allclose(run_unet(unet), hooked, atol=1e-3)
+    network.merge_to(None, unet)
+    torch.testing.assert_close(run_unet(unet), hooked, rtol=0, atol=1e-4)  # deltas are merged in float32
+
+
+def test_optimizer_groups_by_branch_and_model(unet, text_encoder):
+    network = new_network(unet, text_encoder, targets="attention+text_encoder", content_lr="1e-3")
+    groups, names = network.prepare_optimizer_params_with_multiple_te_lrs([5e-5], 1e-4, 1e-6)
+    rates = dict(zip(names, (group["lr"] for group in groups), strict=True))
+    assert rates == {
+        "content unet": 1e-3, "content text encoder": 1e-3, "style unet": 1e-4, "style text encoder": 5e-5,
+    }  # fmt: skip
+    counted = sum(len(group["params"]) for group in groups)
+    assert counted == len(network.get_trainable_params()) == 2 * len(network.layers)
+
+
+def test_frozen_downs_survive_a_host_that_unfreezes_everything(unet):
+    network = new_network(unet)
+    network.requires_grad_(True)
+    assert {name.rsplit(".", 1)[1] for name, _ in network.named_parameters()} == {"content_up", "style_up"}
+    trained = new_network(unet, orthogonality="penalty")
+    assert {name.rsplit(".", 1)[1] for name, _ in trained.named_parameters()} == {
+        "content_up", "style_up", "content_down", "style_down",
+    }  # fmt: skip
+
+
+def test_orthogonality_survives_training_saving_and_loading(unet, run_unet, tmp_path):
+    network = new_network(unet)
+    network.requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.05)
+    network.set_route(content_rows([0]) + style_rows([0]))
+    for _ in range(3):
+        optimizer.zero_grad()
+        run_unet(unet).square().mean().backward()
+        optimizer.step()
+    assert network.orthogonality_report()["gram_defect"] < 1e-6
+    for dtype, limit in ((torch.float32, 1e-6), (torch.float16, 1e-3), (torch.bfloat16, 1e-2)):
+        network.save_weights(str(tmp_path / "x.safetensors"), dtype, {})
+        loaded, _ = create_network_from_weights(1.0, str(pair_path(tmp_path / "x.safetensors")), None, None, unet)
+        assert loaded.orthogonality_report()["gram_defect"] < limit
+    free = new_network(unet, orthogonality="none")
+    assert free.orthogonality_report()["gram_defect"] > 0.1 and free.orthogonality_report()["branch_overlap"] > 0.01
+
+
+def test_max_norm_scales_style_ups_only(unet, perturb):
+    network = perturb(new_network(unet), scale=1.0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    scaled, mean, largest = network.apply_max_norm_regularization(0.5, torch.device("cpu"))
+    assert scaled > 0 and largest <= 0.5 + 1e-6 and mean <= largest
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]) == ("style_up" not in name)
+    assert max(float(layer.delta().norm()) for layer in network.coupled_layers()) <= 0.5 + 1e-5
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_both_files_round_trip_on_perturbed_weights(unet, run_unet, perturb, tmp_path):
+    rows = [*content_rows([1]), Row(pair=0, style=1.0), Row(style=0.5)]
+    network = perturb(new_network(unet, targets="attention+ff+conv", num_pairs="2", block_dims="mid_block=2"))
+    with network.route(rows):
+        expected = run_unet(unet, 3)
+    style_file = tmp_path / "style.safetensors"
+    network.save_weights(str(style_file), None, {"ss_output_name": "style", "ss_tag_frequency": {"a": 1}})
+    network.restore()
+    loaded, _ = create_network_from_weights(1.0, str(pair_path(style_file)), None, None, unet)
+    assert loaded.config == network.config
+    loaded.apply_to(None, unet)
+    with loaded.route(rows):
+        assert torch.equal(run_unet(unet, 3), expected)
+    perturb(loaded, seed=9)
+    with loaded.route(rows):
+        assert not torch.equal(run_unet(unet, 3), expected)
+    loaded.load_weights(str(pair_path(style_file)))
+    with loaded.route(rows):
+        assert torch.equal(run_unet(unet, 3), expected)
+    loaded.restore()
+
+    alone, _ = create_network_from_weights(1.0, str(style_file), None, None, unet, for_inference=True)
+    alone.apply_to(None, unet)
+    network.apply_to(None, unet)
+    with alone.route(None, multiplier=0.0), network.route([Row(style=1.0)] * 3):
+        as_trained = run_unet(unet, 3)
+    network.restore()
+    torch.testing.assert_close(run_unet(unet, 3), as_trained, rtol=0, atol=1e-5)
+
+
+def test_style_file_is_a_plain_kohya_lora_with_metadata(unet, perturb, tmp_path):
+    network = perturb(new_network(unet, targets="attention+conv"))
+    path = tmp_path / "style.safetensors"
+    network.save_weights(str(path), torch.float16, {"ss_network_dim": 4, "ss_dataset_dirs": {"x": {"img_count": 1}}})
+    tensors = load_file(path)
+    suffixes = {key.split(".", 1)[1] for key in tensors}
+    assert suffixes == {"lora_down.weight", "lora_up.weight", "alpha"}
+    assert len(tensors) == 3 * len(network.layers)
+    conv = tensors["lora_unet_mid_block_resnets_0_conv1.lora_up.weight"]
+    assert conv.shape == (64, 4, 1, 1) and conv.dtype == torch.float16
+    with safe_open(path, "pt") as handle:
+        metadata = handle.metadata()
+    assert metadata["ss_network_dim"] == "4" and json.loads(metadata["ss_dataset_dirs"]) == {"x": {"img_count": 1}}
+    assert float(metadata["pair_network_gram_defect"]) < 1e-6 and len(metadata["sshs_model_hash"]) == 64
+    assert "pair_network_config" not in metadata
+
+
+def test_continuing_from_a_plain_lora_keeps_its_style_and_orthogonal_content_rows(unet, run_unet, perturb, tmp_path):
+    """The loaded downs are not orthonormal and alpha differs: the delta must stay, the content rows must avoid them."""
+    other = perturb(new_network(unet, dim=4, alpha=1.0, orthogonality="none"))
+    other.save_weights(str(tmp_path / "a.safetensors"), None, {})
+    expected = run_unet(unet)
+    other.restore()
+    network = new_network(unet, dim=4, alpha=4.0)
+    network.load_weights(str(tmp_path / "a.safetensors"))
+    torch.testing.assert_close(run_unet(unet), expected, rtol=0, atol=1e-5)
+    assert network.orthogonality_report()["branch_overlap"] < 1e-5
+    network.restore()
+    by_file, _ = create_network_from_weights(1.0, str(tmp_path / "a.safetensors"), None, None, unet, content_dim="2")
+    by_file.apply_to(None, unet)
+    torch.testing.assert_close(run_unet(unet), expected, rtol=0, atol=1e-5)
+    assert by_file.config.orthogonality == "frozen" and by_file.orthogonality_report()["branch_overlap"] < 1e-5
+
+
+def damaged(path, how):
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "mislabelled":
+        path.write_bytes(b"PK\x03\x04 this is a zip, renamed")
+    elif how == "empty":
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", ["truncated", "mislabelled", "empty"])
+def test_damaged_files_name_file_and_remedy(unet, tmp_path, how):
+    network = new_network(unet)
+    path = tmp_path / "a.safetensors"
+    network.save_weights(str(path), None, {})
+    network.load_weights(str(path))
+    damaged(path, how)
+    with pytest.raises(PairError, match=r"a\.safetensors: not an intact safetensors file .*; copy or download") as caught:
+        network.load_weights(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_files_are_refused(unet, sdxl_unet, tmp_path):
+    network = new_network(unet)
+    (tmp_path / "a.ckpt").write_bytes(b"pickle")
+    with pytest.raises(PairError, match=r"a\.ckpt: pickled weights can run code"):
+        network.load_weights(str(tmp_path / "a.ckpt"))
+    with pytest.raises(PairError, match="no such file"):
+        network.load_weights(str(tmp_path / "none.safetensors"))
+    with pytest.raises(PairError, match="only .safetensors is written"):
+        network.save_weights(str(tmp_path / "a.pt"), None, {})
+    new_network(sdxl_unet).save_weights(str(tmp_path / "xl.safetensors"), None, {})
+    with pytest.raises(PairError, match=r"xl\.safetensors: its layers are not this network's"):
+        network.load_weights(str(tmp_path / "xl.safetensors"))
+    with pytest.raises(PairError, match="another model family"):
+        create_network_from_weights(1.0, str(tmp_path / "xl.safetensors"), None, None, unet)
+    new_network(unet, dim=2).save_weights(str(tmp_path / "r2.safetensors"), None, {})
+    with pytest.raises(PairError, match="--dim_from_weights"):
+        network.load_weights(str(tmp_path / "r2.safetensors"))
+    save_file({"lora_unet_x.hada_w1_a": torch.zeros(2)}, tmp_path / "loha.safetensors")
+    with pytest.raises(PairError, match="hada_w1_a.*convert the file first"):
+        network.load_weights(str(tmp_path / "loha.safetensors"))
+
+
+def test_another_number_of_pairs_is_refused(unet, tmp_path):
+    new_network(unet, num_pairs="2").save_weights(str(tmp_path / "a.safetensors"), None, {})
+    network = new_network(unet, num_pairs="3")
+    with pytest.raises(PairError, match="holds 2 pair.s., but the dataset has 3"):
+        network.load_weights(str(tmp_path / "a.pair.safetensors"))
+    network.load_weights(str(tmp_path / "a.safetensors"))
+
+
+def test_nan_weights_are_not_written_and_the_old_file_stays(unet, tmp_path):
+    network = new_network(unet)
+    path = tmp_path / "a.safetensors"
+    network.save_weights(str(path), None, {})
+    before = path.read_bytes()
+    with torch.no_grad():
+        next(iter(network.layers.values())).style_up[0, 0] = float("nan")
+    with pytest.raises(PairError, match="is not finite, nothing was written"):
+        network.save_weights(str(path), None, {})
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pair.safetensors", "a.safetensors"]
