@@ -34,8 +34,8 @@ class Row:
 BASE_ROW = Row()
 
 
-def content_rows(pairs: Sequence[int]) -> list[Row]:
-    """Rows that train the content branch (eq. 4), one for each pair index."""
+def content_rows(pairs: Sequence[int | None]) -> list[Row]:
+    """Rows that train the content branch (eq. 4), one for each pair index; None: a pair without one, the base row."""
     return [Row(pair=pair) for pair in pairs]
 
 

@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 class PairTraining:
     """Mixin over a host's trainer: ``class Trainer(PairTraining, HostTrainer)``.
 
-    The host adapter provides ``attach_twins(args, dataset_group)``: it makes every batch carry ``twins`` and
-    ``pair_indices`` and returns the pairs as (content caption, style caption).
+    The host adapter provides ``attach_twins(args, train_group, val_group)``: it makes every batch carry ``twins`` and
+    ``pair_indices`` (-1: a validation pair that has no content branch) and returns the training pairs as
+    (content caption, style caption).
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -47,9 +48,7 @@ class PairTraining:
 
     def assert_extra_args(self, args: argparse.Namespace, train_dataset_group: Any, val_dataset_group: Any) -> None:
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)  # type: ignore[misc]
-        self.pair_captions = self.attach_twins(args, train_dataset_group)  # type: ignore[attr-defined]
-        if val_dataset_group is not None:
-            self.attach_twins(args, val_dataset_group)  # type: ignore[attr-defined]
+        self.pair_captions = self.attach_twins(args, train_dataset_group, val_dataset_group)  # type: ignore[attr-defined]
         args.network_args = [*(args.network_args or []), f"num_pairs={len(self.pair_captions)}"]
         if not any(arg.startswith("targets=") and "text_encoder" in arg for arg in args.network_args):
             args.network_train_unet_only = True
@@ -171,7 +170,7 @@ class PairTraining:
 
 def routed_batch(batch: dict[str, Any], phase: Phase) -> tuple[list[Row], dict[str, Any]]:
     """The route and the host's batch for a phase: content rows, then style rows."""
-    pairs = [int(index) for index in batch[pair_batch.PAIR_INDICES]]
+    pairs = [int(index) if index >= 0 else None for index in batch[pair_batch.PAIR_INDICES]]
     if phase is Phase.CONTENT:
         return content_rows(pairs), pair_batch.content_only(batch)
     if phase is Phase.STYLE:

@@ -1,0 +1,1 @@
+"""The two hosts that pair training runs on."""
