@@ -54,5 +54,5 @@ def _cat(content: Tensor, style: Tensor) -> Tensor:
 
 
 def _padded(value: Tensor, sizes: list[int]) -> Tensor:
-    padding = [p for have, want in zip(reversed(value.shape[1:]), reversed(sizes), strict=True) for p in (0, want - have)]
-    return torch.nn.functional.pad(value, padding)
+    missing = [want - have for have, want in zip(value.shape[1:], sizes, strict=True)]
+    return torch.nn.functional.pad(value, [side for count in reversed(missing) for side in (0, count)])

@@ -46,7 +46,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise PairError(f"{path}: no such file")
     if path.suffix.lower() in PICKLES:
         raise PairError(
-            f"{path}: pickled weights can run code when they are loaded and are not read; convert the file to .safetensors"
+            f"{path}: pickled weights can run code when loaded and are not read; convert the file to .safetensors"
         )
     try:
         with safe_open(path, "pt") as handle:

@@ -75,7 +75,9 @@ class PairConfig:
             values["block_dims"] = tuple((str(part), int(rank)) for part, rank in values["block_dims"])
             return cls(**values)
         except (ValueError, KeyError, TypeError) as cause:
-            raise PairError(f"{source}: the pair_network_config metadata cannot be read ({cause}); re-export the file")
+            raise PairError(
+                f"{source}: the pair_network_config metadata cannot be read ({cause}); re-export the file"
+            ) from cause
 
 
 def nearest(name: str, accepted: Collection[str]) -> str:
@@ -163,7 +165,7 @@ def _block_dims(value: Any) -> tuple[tuple[str, int], ...]:
         part, separator, rank = entry.partition("=")
         if not separator or not part.strip():
             raise ValueError(
-                "write part-of-the-layer-path=rank, comma-separated, for example down_blocks.0=8,mid_block=32,up_blocks=0"
+                "write part-of-the-layer-path=rank, comma-separated, for example down_blocks.0=8,mid_block=32"
             )
         if int(rank) < 0:
             raise ValueError("ranks must be at least 0")

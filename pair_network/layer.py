@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from .config import PairConfig
 from .errors import PairError
 from .orthogonal import layer_generator, orthonormal_rows
-from .route import RowPlan, Routing
+from .route import Routing, RowPlan
 
 
 class CoupledUp(torch.autograd.Function):
@@ -32,7 +33,7 @@ class CoupledUp(torch.autograd.Function):
         return base + hidden @ _joined_up(content_up, style_up, plan).mT
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx, grad: Tensor):
         hidden, content_up, style_up = ctx.saved_tensors
         plan: RowPlan = ctx.plan
         needs_hidden, needs_content, needs_style = ctx.needs_input_grad[1:4]
@@ -80,6 +81,9 @@ class CoupledLayer(nn.Module):
         PairError: The ranks do not fit the layer's input, or the layer is a grouped convolution.
     """
 
+    base: Any  # the nn.Linear or nn.Conv2d
+    down: Tensor  # frozen: content rows, then style rows
+
     def __init__(
         self, name: str, base: nn.Module, config: PairConfig, routing: Routing, style_rank: int, content_rank: int
     ):
@@ -124,10 +128,10 @@ class CoupledLayer(nn.Module):
         """Weight difference alpha / rank · up @ down of one branch, in the base weight's shape and float32."""
         content_down, style_down = self.downs()
         if branch == "style":
-            up, down, scale = self.style_up, style_down, self.style_scale
+            delta = self.style_scale * self.style_up.float() @ style_down.float().flatten(1)
         else:
-            up, down, scale = self.content_up[pair], content_down, self.content_scale
-        return (scale * up.float() @ down.float().flatten(1)).view(self.base.weight.shape)
+            delta = self.content_scale * self.content_up[pair].float() @ content_down.float().flatten(1)
+        return delta.view(self.base.weight.shape)
 
     def attach(self) -> None:
         """Adds the branches to the base layer's output from now on."""

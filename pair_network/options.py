@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 import toml
 
@@ -12,6 +13,8 @@ from .checkpoint import atomic_file
 from .errors import PairError
 from .objective import SCHEDULES
 from .pairs import check_pair
+
+CAPTION_SUFFIXES = (".txt", ".caption")
 
 
 def add_pair_options(parser: argparse.ArgumentParser) -> None:
@@ -66,12 +69,15 @@ def write_pair_dataset(args: argparse.Namespace) -> Path | None:
     if style.is_file():
         check_pair(content, style)
         content, style = (_copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
-    subset = {
+    subset: dict[str, Any] = {
         "image_dir": str(style),
-        "class_tokens": f"{args.content_prompt} {args.style_prompt}",
         "num_repeats": args.repeats,
-        "custom_attributes": {"content_dir": str(content), "content_class_tokens": args.content_prompt},
+        "caption_extension": _caption_suffix(style) or CAPTION_SUFFIXES[0],
+        "custom_attributes": {"content_dir": str(content)},
     }
+    if args.content_prompt and args.style_prompt:
+        subset["class_tokens"] = f"{args.content_prompt} {args.style_prompt}"
+        subset["custom_attributes"]["content_class_tokens"] = args.content_prompt
     path = folder / "dataset.toml"
     with atomic_file(path) as temporary:
         temporary.write_text(toml.dumps({"datasets": [{"subsets": [subset]}]}), encoding="utf-8")
@@ -89,11 +95,19 @@ def _check_quick_form(args: argparse.Namespace) -> None:
             raise PairError(f"{option} {path}: no such file or folder")
     if Path(args.content).is_dir() != Path(args.style).is_dir():
         raise PairError("--content and --style must both be images or both be folders")
+    has_captions = all(_caption_suffix(Path(path)) for path in (args.content, args.style))
     for option, example in (("content_prompt", "a photo of a sbu dog"), ("style_prompt", "in digital art style")):
-        if not getattr(args, option):
+        if not getattr(args, option) and not has_captions:
             raise PairError(f'--content/--style need --{option}, for example --{option} "{example}"')
     if not args.output_dir:
         raise PairError("--output_dir is missing: name the folder for the LoRA files")
+
+
+def _caption_suffix(path: Path) -> str:
+    """The suffix of the caption files beside an image, or of those in a folder; "" when there are none."""
+    if path.is_file():
+        return next((suffix for suffix in CAPTION_SUFFIXES if path.with_suffix(suffix).is_file()), "")
+    return next((suffix for suffix in CAPTION_SUFFIXES if any(path.glob(f"*{suffix}"))), "")
 
 
 def _copied_alone(image: Path, folder: Path) -> Path:
@@ -101,7 +115,7 @@ def _copied_alone(image: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("pair.*"):
         old.unlink()
-    for source in (image, image.with_suffix(".txt"), image.with_suffix(".caption")):
+    for source in (image, *(image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES)):
         if source.is_file():
             shutil.copyfile(source, folder / f"pair{source.suffix.lower()}")
     return folder

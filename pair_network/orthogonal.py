@@ -20,7 +20,12 @@ def layer_generator(basis_seed: int, layer_name: str) -> torch.Generator:
 
 
 def orthonormal_rows(
-    count: int, width: int, generator: torch.Generator, *, orthogonal_to: Tensor | None = None, layer_name: str = "layer"
+    count: int,
+    width: int,
+    generator: torch.Generator,
+    *,
+    orthogonal_to: Tensor | None = None,
+    layer_name: str = "layer",
 ) -> Tensor:
     """Random rows of one orthonormal basis (paper, section 4.2; the frozen A_content and A_style of eq. 8).
 

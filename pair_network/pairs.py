@@ -57,9 +57,12 @@ def find_twin(style_image: str | Path, content_folder: str | Path) -> Path:
         raise PairError(f"{content_folder}: no such folder (content_dir of {style_image.parent})")
     twins = [path for path in list_images(content_folder) if path.stem == style_image.stem]
     if not twins:
-        raise PairError(f"{style_image}: no content image named {style_image.stem}.* in {content_folder}; pairs match by name")
+        raise PairError(
+            f"{style_image}: no content image named {style_image.stem}.* in {content_folder}; pairs match by name"
+        )
     if len(twins) > 1:
-        raise PairError(f"{style_image}: {len(twins)} content images have this name: {', '.join(map(str, twins))}; keep one")
+        names = ", ".join(map(str, twins))
+        raise PairError(f"{style_image}: {len(twins)} content images have this name ({names}); keep one")
     return twins[0]
 
 
@@ -69,7 +72,7 @@ def check_pair(content: str | Path, style: str | Path) -> None:
     # Resizing w × h to another size of the same shape rounds each side by at most half a pixel.
     if abs(cw * sh - sw * ch) > max(cw + ch, sw + sh) / 2:
         raise PairError(
-            f"{content} is {cw}x{ch}, but its twin {style} is {sw}x{sh}: a pair needs one aspect ratio; crop one of them"
+            f"{content} is {cw}x{ch}, but its twin {style} is {sw}x{sh}: a pair needs one aspect ratio; crop one"
         )
 
 

@@ -130,7 +130,7 @@ class PairTraining:
             loss = loss + penalty.to(loss.device)
         if not torch.isfinite(loss):
             raise PairError(
-                f"the loss is {loss.item()} at step {self.pair_step}: training stopped, files saved earlier are intact; "
+                f"the loss is {loss.item()} at step {self.pair_step}: training stopped, files saved before are intact; "
                 "lower the learning rate, or train with mixed_precision bf16 or no"
             )
         if accelerator.sync_gradients:

@@ -9,7 +9,7 @@ def make_unet(kind="sd", seed=0):
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(seed)
-    common = dict(sample_size=8, in_channels=4, out_channels=4, norm_num_groups=8, cross_attention_dim=32)
+    common = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "norm_num_groups": 8, "cross_attention_dim": 32}
     if kind == "sd":
         return UNet2DConditionModel(
             **common,

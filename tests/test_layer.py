@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from pair_network import PairError
 from pair_network.config import PairConfig
 from pair_network.layer import CoupledLayer
-from pair_network.route import BASE_ROW, Row, Routing, content_rows, style_rows
+from pair_network.route import BASE_ROW, Routing, Row, content_rows, style_rows
 
 LAYERS = {
     "linear": (lambda: nn.Linear(10, 7), (4, 5, 10)),
@@ -76,9 +76,7 @@ def test_output_and_every_gradient_equal_plain_autograd(kind, route, orthogonali
     """Fails if a branch reaches a wrong row, a scale is off, or a shielded factor gets a gradient."""
     make, shape = LAYERS[kind]
     torch.manual_seed(0)
-    config = PairConfig(
-        rank=3, alpha=2.0, content_rank=2, content_alpha=5.0, num_pairs=2, orthogonality=orthogonality
-    )
+    config = PairConfig(rank=3, alpha=2.0, content_rank=2, content_alpha=5.0, num_pairs=2, orthogonality=orthogonality)
     layer = coupled(make().double(), config)
     layer.base.requires_grad_(False)
     rows = ROUTES[route]
@@ -104,7 +102,10 @@ def test_style_rows_leave_exactly_zero_on_content_ups_and_an_unshielded_row_does
     torch.manual_seed(0)
     layer = coupled(nn.Linear(10, 7).double())
     x = torch.randn(2, 5, 10, dtype=torch.float64)
-    for shielded, expect_zero in ((True, True), (False, False)):  # the second case is the companion that fails the claim
+    for shielded, expect_zero in (
+        (True, True),
+        (False, False),
+    ):  # the second case shows the check can fail
         layer.routing.set([Row(pair=0, style=1.0, shielded=shielded)] * 2)
         layer.content_up.grad = None
         layer.base(x).square().sum().backward()
@@ -148,7 +149,10 @@ def test_equals_two_peft_adapters_and_the_merged_weight():
     torch.manual_seed(0)
     base = nn.Sequential(nn.Linear(10, 7)).double()
     layer = coupled(copy.deepcopy(base)[0], PairConfig(rank=3, alpha=2.0, content_rank=2, content_alpha=5.0))
-    config = {"content": LoraConfig(r=2, lora_alpha=5, target_modules=["0"]), "style": LoraConfig(r=3, lora_alpha=2, target_modules=["0"])}
+    config = {
+        "content": LoraConfig(r=2, lora_alpha=5, target_modules=["0"]),
+        "style": LoraConfig(r=3, lora_alpha=2, target_modules=["0"]),
+    }
     model = get_peft_model(copy.deepcopy(base), config["content"], adapter_name="content")
     model.add_adapter("style", config["style"])
     model.base_model.set_adapter(["content", "style"])
@@ -245,7 +249,7 @@ def test_text_encoder_chunks_repeat_the_route():
     x = torch.randn(6, 4, 10, dtype=torch.float64)
     changed = (base(x) - plain(x)).flatten(1).abs().amax(1) > 0
     assert changed.tolist() == [False] * 3 + [True] * 3
-    with pytest.raises(RuntimeError, match="5 rows.*2"):
+    with pytest.raises(RuntimeError, match=r"5 rows.*2"):
         base(x[:5])
 
 

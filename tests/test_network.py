@@ -21,7 +21,7 @@ def new_network(unet, text_encoder=None, dim=4, alpha=2.0, **network_args):
     return network
 
 
-# --- targets ---------------------------------------------------------------------------------------------------------
+# --- targets -------------------------------------------------------------------------------------------------------
 
 
 def test_attention_is_the_default_and_the_keys_are_kohyas(unet):
@@ -33,7 +33,12 @@ def test_attention_is_the_default_and_the_keys_are_kohyas(unet):
 
 @pytest.mark.parametrize(
     ("targets", "expected"),
-    [("attention+ff", "ff_net_0_proj"), ("ff", "proj_in"), ("attention+conv", "resnets_0_conv1"), ("conv", "upsamplers_0_conv")],
+    [
+        ("attention+ff", "ff_net_0_proj"),
+        ("ff", "proj_in"),
+        ("attention+conv", "resnets_0_conv1"),
+        ("conv", "upsamplers_0_conv"),
+    ],
 )
 def test_more_layers_on_request(unet, targets, expected):
     keys = list(new_network(unet, targets=targets).layers)
@@ -51,11 +56,22 @@ def test_text_encoder_keys_carry_text_model_whatever_the_transformers_version(un
 def test_sdxl_of_diffusers_gets_the_original_block_names(sdxl_unet):
     keys = set(new_network(sdxl_unet, targets="attention+ff+conv").layers)
     assert not any("down_blocks" in key or "up_blocks" in key or "mid_block" in key for key in keys)
-    expected = """input_blocks_1_0_in_layers_2 input_blocks_1_0_emb_layers_1 input_blocks_3_0_op input_blocks_4_0_skip_connection
-        input_blocks_4_1_transformer_blocks_1_attn2_to_k input_blocks_6_0_op input_blocks_8_1_proj_in
-        middle_block_0_out_layers_3 middle_block_1_transformer_blocks_0_ff_net_2 middle_block_2_in_layers_2
-        output_blocks_2_2_conv output_blocks_5_2_conv output_blocks_3_1_transformer_blocks_1_attn1_to_out_0
-        output_blocks_8_0_out_layers_3""".split()
+    expected = [
+        "input_blocks_1_0_in_layers_2",
+        "input_blocks_1_0_emb_layers_1",
+        "input_blocks_3_0_op",
+        "input_blocks_4_0_skip_connection",
+        "input_blocks_4_1_transformer_blocks_1_attn2_to_k",
+        "input_blocks_6_0_op",
+        "input_blocks_8_1_proj_in",
+        "middle_block_0_out_layers_3",
+        "middle_block_1_transformer_blocks_0_ff_net_2",
+        "middle_block_2_in_layers_2",
+        "output_blocks_2_2_conv",
+        "output_blocks_5_2_conv",
+        "output_blocks_3_1_transformer_blocks_1_attn1_to_out_0",
+        "output_blocks_8_0_out_layers_3",
+    ]
     assert {f"lora_unet_{name}" for name in expected} <= keys
     layers = [m for path, m in sdxl_unet.named_modules() if hasattr(m, "weight") and m.weight.dim() in (2, 4)]
     outside = 2 + 2 + 2  # conv_in, conv_out, time_embedding, add_embedding
@@ -98,7 +114,7 @@ def test_zero_matched_layers_is_an_error():
         create_network(1.0, 4, 4, None, None, torch.nn.Sequential(torch.nn.Linear(8, 8)))
 
 
-# --- behaviour on a real U-Net -----------------------------------------------------------------------------------------
+# --- behaviour on a real U-Net -------------------------------------------------------------------------------------
 
 
 def test_new_network_changes_nothing_and_restore_leaves_no_trace(unet, run_unet, perturb):
@@ -178,10 +194,10 @@ def test_max_norm_scales_style_ups_only(unet, perturb):
     assert scaled > 0 and largest <= 0.5 + 1e-6 and mean <= largest
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]) == ("style_up" not in name)
-    assert max(float(layer.delta().norm()) for layer in network.coupled_layers()) <= 0.5 + 1e-5
+    assert max(layer.delta().norm().item() for layer in network.coupled_layers()) <= 0.5 + 1e-5
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
+# --- files ---------------------------------------------------------------------------------------------------------
 
 
 def test_both_files_round_trip_on_perturbed_weights(unet, run_unet, perturb, tmp_path):
@@ -265,7 +281,9 @@ def test_damaged_files_name_file_and_remedy(unet, tmp_path, how):
     network.save_weights(str(path), None, {})
     network.load_weights(str(path))
     damaged(path, how)
-    with pytest.raises(PairError, match=r"a\.safetensors: not an intact safetensors file .*; copy or download") as caught:
+    with pytest.raises(
+        PairError, match=r"a\.safetensors: not an intact safetensors file .*; copy or download"
+    ) as caught:
         network.load_weights(str(path))
     assert "\n" not in str(caught.value)
 
@@ -277,7 +295,7 @@ def test_wrong_files_are_refused(unet, sdxl_unet, tmp_path):
         network.load_weights(str(tmp_path / "a.ckpt"))
     with pytest.raises(PairError, match="no such file"):
         network.load_weights(str(tmp_path / "none.safetensors"))
-    with pytest.raises(PairError, match="only .safetensors is written"):
+    with pytest.raises(PairError, match=r"only .safetensors is written"):
         network.save_weights(str(tmp_path / "a.pt"), None, {})
     new_network(sdxl_unet).save_weights(str(tmp_path / "xl.safetensors"), None, {})
     with pytest.raises(PairError, match=r"xl\.safetensors: its layers are not this network's"):
@@ -288,14 +306,14 @@ def test_wrong_files_are_refused(unet, sdxl_unet, tmp_path):
     with pytest.raises(PairError, match="--dim_from_weights"):
         network.load_weights(str(tmp_path / "r2.safetensors"))
     save_file({"lora_unet_x.hada_w1_a": torch.zeros(2)}, tmp_path / "loha.safetensors")
-    with pytest.raises(PairError, match="hada_w1_a.*convert the file first"):
+    with pytest.raises(PairError, match=r"hada_w1_a.*convert the file first"):
         network.load_weights(str(tmp_path / "loha.safetensors"))
 
 
 def test_another_number_of_pairs_is_refused(unet, tmp_path):
     new_network(unet, num_pairs="2").save_weights(str(tmp_path / "a.safetensors"), None, {})
     network = new_network(unet, num_pairs="3")
-    with pytest.raises(PairError, match="holds 2 pair.s., but the dataset has 3"):
+    with pytest.raises(PairError, match=r"holds 2 pair.s., but the dataset has 3"):
         network.load_weights(str(tmp_path / "a.pair.safetensors"))
     network.load_weights(str(tmp_path / "a.safetensors"))
 

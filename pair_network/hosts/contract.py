@@ -38,7 +38,9 @@ def broken_hooks(trainer: type) -> list[str]:
             problems.append(f"{name} is missing")
             continue
         kinds = [parameter.kind for parameter in inspect.signature(method).parameters.values()][1:]
-        takes = sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+        takes = sum(
+            kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds
+        )
         if takes < len(expected) and inspect.Parameter.VAR_POSITIONAL not in kinds:
             problems.append(f"{name} takes {takes} arguments instead of {len(expected)}")
     return problems

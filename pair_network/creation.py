@@ -1,0 +1,89 @@
+"""Making networks: the two functions that kohya's hosts call on a network module."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import checkpoint
+from .config import PairConfig, parse_network_args
+from .errors import PairError
+from .network import PairNetwork, TextEncoders
+from .targets import all_layers, block_ranks, find_targets
+
+# network_args that may differ from those that a coupled checkpoint was trained with: they shape no tensor.
+FREE_TO_CHANGE = ("penalty_weight", "dropout", "rank_dropout", "module_dropout", "content_lr", "style_lr")
+
+
+def create_network(
+    multiplier: float,
+    network_dim: int | None,
+    network_alpha: float | None,
+    vae: nn.Module | None,
+    text_encoder: TextEncoders,
+    unet: nn.Module | None,
+    neuron_dropout: float | None = None,
+    **network_args: Any,
+) -> PairNetwork:
+    """A new network with ups at zero, as kohya's hosts ask for one.
+
+    Raises:
+        PairError: An unknown or unusable network_args entry, no matching layer, or a rank that does not fit.
+    """
+    config = parse_network_args(network_dim, network_alpha, neuron_dropout, network_args)
+    targets = find_targets(config, text_encoder, unet)
+    return PairNetwork(config, targets, block_ranks(config, targets), multiplier)
+
+
+def create_network_from_weights(
+    multiplier: float,
+    file: str,
+    vae: nn.Module | None,
+    text_encoder: TextEncoders,
+    unet: nn.Module | None,
+    weights_sd: dict[str, Tensor] | None = None,
+    for_inference: bool = False,
+    **network_args: Any,
+) -> tuple[PairNetwork, dict[str, Tensor]]:
+    """A network with the ranks and layers of ``file``, its weights loaded, and the file's tensors.
+
+    A coupled checkpoint brings its own config, of which ``network_args`` may only change what does not shape it;
+    a plain kohya LoRA becomes the style branch.
+
+    Raises:
+        PairError: The file is unreadable, or names layers that the model does not have.
+    """
+    tensors, metadata = checkpoint.read(file)
+    if checkpoint.is_pair_file(metadata):
+        content, style_tensors = checkpoint.split_branches(tensors, file)
+        config = _updated(checkpoint.read_config(metadata, file), network_args, file)
+        style = checkpoint.layers_of(style_tensors, file)
+        content_ranks = {key: down.shape[0] for key, (down, _, _) in checkpoint.layers_of(content, file).items()}
+    else:
+        style = checkpoint.layers_of(tensors, file)
+        rank = max(down.shape[0] for down, _, _ in style.values())
+        if for_inference:
+            network_args = {"orthogonality": "none", "content_dim": "1"}
+        config = parse_network_args(rank, rank, None, network_args)
+        content_ranks = {key: min(config.content_rank, down.shape[0]) for key, (down, _, _) in style.items()}
+    targets = [target for target in all_layers(text_encoder, unet) if target.key in style]
+    unknown = sorted(set(style) - {target.key for target in targets})
+    if unknown:
+        raise PairError(
+            f"{file}: {len(unknown)} of its {len(style)} layers are not in this model, the first is {unknown[0]}; "
+            "was it trained on another model family?"
+        )
+    ranks = {key: (down.shape[0], content_ranks[key]) for key, (down, _, _) in style.items()}
+    network = PairNetwork(config, targets, ranks, multiplier)
+    network.load_weights(file)
+    return network, tensors
+
+
+def _updated(config: PairConfig, network_args: dict[str, Any], file: str) -> PairConfig:
+    """The checkpoint's config with the network_args that leave its shape alone."""
+    given = parse_network_args(config.rank, config.alpha, None, network_args)
+    if network_args.get("num_pairs") is not None and given.num_pairs != config.num_pairs:
+        raise PairError(f"{file}: holds {config.num_pairs} pair(s), but the dataset has {given.num_pairs}")
+    return replace(config, **{key: getattr(given, key) for key in FREE_TO_CHANGE if network_args.get(key) is not None})
