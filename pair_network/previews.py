@@ -14,7 +14,7 @@ BACKGROUND, INK = (255, 255, 255), (30, 30, 30)
 
 
 def grid(
-    rows: Sequence[Sequence[Image.Image]],
+    rows: Sequence[Sequence[Image.Image | None]],
     column_labels: Sequence[str],
     row_labels: Sequence[str] = (),
     title: str = "",
@@ -23,7 +23,7 @@ def grid(
     """One picture of all images, each scaled to fit a square tile, with labels above the columns and left of the rows.
 
     Args:
-        rows: Images by row; rows may be shorter than the labels.
+        rows: Images by row; rows may be shorter than the labels, and None leaves a tile empty.
         column_labels: One for each column.
         row_labels: One for each row, or none.
         title: Line above the columns.
@@ -45,7 +45,8 @@ def grid(
         if row_labels:
             draw.text((MARGIN, y + tile // 2), row_labels[number], INK, font, anchor="lm")
         for column, image in enumerate(images):
-            sheet.paste(_fitted(image, tile), (left + column * (tile + MARGIN), y))
+            if image is not None:
+                sheet.paste(_fitted(image, tile), (left + column * (tile + MARGIN), y))
     return sheet
 
 

@@ -1,0 +1,68 @@
+"""Image pairs that cannot be trained on are refused with file, cause and remedy."""
+
+import pytest
+from PIL import Image
+
+from pair_network import PairError
+from pair_network.pairs import check_no_orphans, check_pair, find_twin, image_size, list_images
+
+
+def picture(path, size=(64, 48)):
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", size, (10, 200, 30)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(("content", "style"), [((64, 48), (64, 48)), ((128, 96), (64, 48)), ((513, 384), (683, 512))])
+def test_pairs_of_one_shape_fit(tmp_path, content, style):
+    check_pair(picture(tmp_path / "a.png", content), picture(tmp_path / "b.png", style))
+
+
+@pytest.mark.parametrize("style", [(64, 64), (64, 46), (48, 64)])
+def test_pairs_of_different_shape_are_refused(tmp_path, style):
+    with pytest.raises(PairError, match=r"a\.png is 64x48, but its twin .*b\.png is \d+x\d+: .* crop one"):
+        check_pair(picture(tmp_path / "a.png"), picture(tmp_path / "b.png", style))
+
+
+def test_unreadable_images_are_named(tmp_path):
+    good = picture(tmp_path / "good.png")
+    assert image_size(good) == (64, 48)
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(good.read_bytes()[:60])
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    for path, message in (
+        (cut, "cut.png: not a readable image"),
+        (empty, "empty.png: the file is empty"),
+        (text, "text.png: not a readable image"),
+        (tmp_path / "none.png", "none.png: no such image"),
+    ):
+        with pytest.raises(PairError, match=message.replace(".", r"\.")) as caught:
+            check_pair(good, path)
+        assert "\n" not in str(caught.value)
+
+
+def test_twins_match_by_name_whatever_the_suffix(tmp_path):
+    style = picture(tmp_path / "style" / "dog.png")
+    with pytest.raises(PairError, match=r"content: no such folder"):
+        find_twin(style, tmp_path / "content")
+    other = picture(tmp_path / "content" / "cat.jpg")
+    with pytest.raises(PairError, match=r"style.dog\.png: no content image named dog\.\*"):
+        find_twin(style, tmp_path / "content")
+    with pytest.raises(PairError, match=r"cat\.jpg: no style image has this name"):
+        check_no_orphans([style], tmp_path / "content")
+    other.unlink()
+    twin = picture(tmp_path / "content" / "dog.jpg")
+    assert find_twin(style, tmp_path / "content") == twin
+    check_no_orphans([style], tmp_path / "content")
+    picture(tmp_path / "content" / "dog.webp")
+    with pytest.raises(PairError, match="2 content images have this name"):
+        find_twin(style, tmp_path / "content")
+
+
+def test_empty_folders_are_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(PairError, match="no image in this folder"):
+        list_images(tmp_path)
