@@ -29,7 +29,6 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
         "--style_prompt",
         help='words added to the content caption for the style, e.g. "in digital art style"; also the trigger words',
     )
-    group.add_argument("--repeats", type=int, default=1, help="repeats of each pair in an epoch with --content/--style")
     group.add_argument(
         "--style_start_step", type=int, help="number of content-only steps at the start (default: a third of the run)"
     )
@@ -71,7 +70,7 @@ def write_pair_dataset(args: argparse.Namespace) -> Path | None:
         content, style = (_copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
     subset: dict[str, Any] = {
         "image_dir": str(style),
-        "num_repeats": args.repeats,
+        "num_repeats": args.dataset_repeats,
         "caption_extension": _caption_suffix(style) or CAPTION_SUFFIXES[0],
         "custom_attributes": {"content_dir": str(content)},
     }

@@ -14,6 +14,7 @@ def parse(tmp_path, *argv):
     parser = argparse.ArgumentParser()
     for name in ("--output_dir", "--output_name", "--dataset_config"):
         parser.add_argument(name)
+    parser.add_argument("--dataset_repeats", type=int, default=1)
     add_pair_options(parser)
     return parser.parse_args(["--output_dir", str(tmp_path / "out"), "--output_name", "me", *map(str, argv)])
 
@@ -29,7 +30,7 @@ PROMPTS = ("--content_prompt", "a photo of a sbu dog", "--style_prompt", "in dig
 
 def test_single_images_become_folders_that_match_by_name(tmp_path):
     content, style = picture(tmp_path / "photo.jpg"), picture(tmp_path / "drawing.png")
-    args = parse(tmp_path, "--content", content, "--style", style, "--repeats", 5, *PROMPTS)
+    args = parse(tmp_path, "--content", content, "--style", style, "--dataset_repeats", 5, *PROMPTS)
     (subset,) = toml.load(write_pair_dataset(args))["datasets"][0]["subsets"]
     assert subset["num_repeats"] == 5
     assert subset["class_tokens"] == "a photo of a sbu dog in digital art style"
