@@ -21,7 +21,10 @@ def test_wide_images_keep_their_shape_and_labels_widen_the_sheet():
     sheet = grid([[wide]], ["x"], tile=64)
     pixels = [sheet.getpixel((MARGIN + 32, sheet.height - 72 + y)) for y in (2, 32, 61)]
     assert pixels == [(255, 255, 255), (255, 0, 0), (255, 255, 255)]
-    assert grid([[wide]], ["x"], ["a long row label"], "and a title that is far longer than the picture is wide").width > 200
+    assert (
+        grid([[wide]], ["x"], ["a long row label"], "and a title that is far longer than the picture is wide").width
+        > 200
+    )
 
 
 def test_pictures_are_written_whole(tmp_path):
