@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .errors import PairError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+EXIF_ORIENTATION = 0x0112
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -27,11 +29,12 @@ def list_images(folder: str | Path) -> list[Path]:
     return images
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in pixels, after decoding the whole file.
+def open_image(path: str | Path) -> Image.Image:
+    """The whole image, decoded to RGB.
 
     Raises:
-        PairError: The file is missing, empty or no readable image.
+        PairError: The file is missing, empty, cut off or no image, has more than 8 bits for a colour, or carries a
+            rotation that trainers do not apply.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,10 +43,20 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise PairError(f"{path}: the file is empty; save or copy it again")
     try:
         with Image.open(path) as image:
-            image.load()
-            return image.size
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as cause:
+            if image.mode in DEEP_MODES:
+                raise PairError(f"{path}: more than 8 bits per pixel (mode {image.mode}); save it as an 8-bit image")
+            if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+                raise PairError(f"{path}: the camera stored it rotated (EXIF), which trainers ignore; save it upright")
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
+        if isinstance(cause, PairError):
+            raise
         raise PairError(f"{path}: not a readable image ({cause}); save it again as PNG or JPEG") from cause
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels of an image that was decoded to its end; raises as ``open_image`` does."""
+    return open_image(path).size
 
 
 def find_twin(style_image: str | Path, content_folder: str | Path) -> Path:

@@ -44,6 +44,18 @@ def test_unreadable_images_are_named(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_rotated_photos_and_deep_images_are_refused(tmp_path):
+    """Trainers ignore the rotation that a phone stores, and would cut 16-bit images to black."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(tmp_path / "phone.jpg", exif=exif)
+    Image.new("I;16", (64, 48)).save(tmp_path / "deep.png")
+    with pytest.raises(PairError, match=r"phone\.jpg: the camera stored it rotated .* save it upright"):
+        image_size(tmp_path / "phone.jpg")
+    with pytest.raises(PairError, match=r"deep\.png: more than 8 bits"):
+        image_size(tmp_path / "deep.png")
+
+
 def test_twins_match_by_name_whatever_the_suffix(tmp_path):
     style = picture(tmp_path / "style" / "dog.png")
     with pytest.raises(PairError, match=r"content: no such folder"):
