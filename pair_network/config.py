@@ -12,7 +12,7 @@ from typing import Any
 from .errors import PairError
 
 ORTHOGONALITY = ("frozen", "penalty", "none")
-TARGETS = ("attention", "ff", "conv", "text_encoder")
+TARGETS = ("attention", "ff", "conv", "modulation", "full", "text_encoder", "t5")
 DEFAULT_RANK = 16
 
 
@@ -31,6 +31,7 @@ class PairConfig:
         basis_seed: Seed of every layer's private generator.
         targets: Kinds of layer to train, a subset of ``TARGETS``.
         block_dims: (part of a layer's path, style rank) pairs; rank 0 leaves the block out.
+        split_qkv: Fused q, k, v (and MLP) layers of FLUX, SD3, Lumina and HunyuanImage get factors for each part.
         num_pairs: Number of training pairs; the content branch holds one up-factor for each.
         dropout: Probability that an element of the low-rank projection is zeroed while training.
         rank_dropout: Probability that a whole rank is zeroed for a row while training.
@@ -48,6 +49,7 @@ class PairConfig:
     basis_seed: int = 0
     targets: tuple[str, ...] = ("attention",)
     block_dims: tuple[tuple[str, int], ...] = ()
+    split_qkv: bool = False
     num_pairs: int = 1
     dropout: float = 0.0
     rank_dropout: float = 0.0
@@ -154,6 +156,12 @@ def _choice(accepted: tuple[str, ...]) -> Callable[[Any], str]:
     return parse
 
 
+def _boolean(value: Any) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise ValueError("must be True or False")
+    return str(value).lower() == "true"
+
+
 def _targets(value: Any) -> tuple[str, ...]:
     names = [part.strip() for part in str(value).split("+")]
     return tuple(dict.fromkeys(_choice(TARGETS)(name) for name in names))
@@ -181,6 +189,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "basis_seed": int,
     "targets": _targets,
     "block_dims": _block_dims,
+    "split_qkv": _boolean,
     "num_pairs": _positive_int,
     "dropout": _probability,
     "rank_dropout": _probability,

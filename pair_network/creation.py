@@ -11,7 +11,7 @@ from . import checkpoint
 from .config import PairConfig, parse_network_args
 from .errors import PairError
 from .network import PairNetwork, TextEncoders
-from .targets import all_layers, block_ranks, find_targets
+from .targets import all_layers, block_ranks, find_targets, split_targets
 
 # network_args that may differ from those that a coupled checkpoint was trained with: they shape no tensor.
 FREE_TO_CHANGE = ("penalty_weight", "dropout", "rank_dropout", "module_dropout", "content_lr", "style_lr")
@@ -75,7 +75,11 @@ def create_network_from_weights(
             f"{file}: {len(unknown)} of its {len(style)} layers are not in this model, the first is {unknown[0]}; "
             "was it trained on another model family?"
         )
-    ranks = {key: (down.shape[0], content_ranks[key]) for key, (down, _, _) in style.items()}
+    targets = split_targets(targets) if config.split_qkv else targets
+    parts = {target.key: max(1, len(target.splits)) for target in targets}
+    ranks = {
+        key: (down.shape[0] // parts[key], content_ranks[key] // parts[key]) for key, (down, _, _) in style.items()
+    }
     network = PairNetwork(config, targets, ranks, multiplier)
     network.load_weights(file)
     return network, tensors

@@ -30,7 +30,10 @@ class CoupledUp(torch.autograd.Function):
         """``base`` (rows, n, out); ``hidden`` (rows, n, ranks), masked and scaled; ups (pairs, out, rc), (out, rs)."""
         ctx.save_for_backward(hidden, content_up, style_up)
         ctx.plan = plan
-        return base + hidden @ _joined_up(content_up, style_up, plan).mT
+        up = _joined_up(content_up, style_up, plan)
+        if up.dim() == 2:
+            return torch.addmm(base.flatten(0, 1), hidden.flatten(0, 1), up.mT).view(base.shape)
+        return torch.baddbmm(base, hidden, up.mT)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -67,6 +70,34 @@ def _outer(grad: Tensor, hidden: Tensor) -> Tensor:
     return grad.flatten(0, 1).mT @ hidden.flatten(0, 1)
 
 
+def spread_parts(up: Tensor, splits: tuple[int, ...]) -> Tensor:
+    """Ups of a fused layer's parts ``(…, out, rank)`` as one block-diagonal factor ``(…, out, parts · rank)``.
+
+    Part by part, so that q, k and v each read inputs of their own, as kohya's files with split q, k and v do.
+    """
+    if not splits:
+        return up
+    if up.dim() > 2:
+        return torch.stack([spread_parts(one, splits) for one in up])
+    return torch.block_diag(*up.split(list(splits)))
+
+
+def gather_parts(up: Tensor, splits: tuple[int, ...], name: str) -> Tensor:
+    """The inverse of ``spread_parts``.
+
+    Raises:
+        PairError: Something stands outside the diagonal blocks.
+    """
+    if not splits:
+        return up
+    rows = up.split(list(splits), dim=-2)
+    blocks = [part.chunk(len(splits), dim=-1)[i] for i, part in enumerate(rows)]
+    gathered = torch.cat(blocks, dim=-2)
+    if not torch.equal(spread_parts(gathered, splits), up):
+        raise PairError(f"{name}: its q, k and v share factors in this file; train without split_qkv")
+    return gathered
+
+
 class CoupledLayer(nn.Module):
     """Content and style branch of one linear or convolution layer.
 
@@ -75,7 +106,8 @@ class CoupledLayer(nn.Module):
         base: The ``nn.Linear`` or ``nn.Conv2d``; it is not registered here, only hooked by ``attach``.
         config: The network's settings.
         routing: Route and strength, shared by all layers of the network.
-        style_rank, content_rank: Ranks in this layer.
+        style_rank, content_rank: Ranks in this layer; with ``splits``, in each part of it.
+        splits: Output widths of the parts of a fused layer (q, k, v, …) that get factors of their own; empty: one part.
 
     Raises:
         PairError: The ranks do not fit the layer's input, or the layer is a grouped convolution.
@@ -85,11 +117,19 @@ class CoupledLayer(nn.Module):
     down: Tensor  # frozen: content rows, then style rows
 
     def __init__(
-        self, name: str, base: nn.Module, config: PairConfig, routing: Routing, style_rank: int, content_rank: int
+        self,
+        name: str,
+        base: nn.Module,
+        config: PairConfig,
+        routing: Routing,
+        style_rank: int,
+        content_rank: int,
+        splits: tuple[int, ...] = (),
     ):
         super().__init__()
-        self.name, self.config, self.routing = name, config, routing
-        self.style_rank, self.content_rank = style_rank, content_rank
+        self.name, self.config, self.routing, self.splits = name, config, routing, splits
+        parts = max(1, len(splits))
+        self.style_rank, self.content_rank = style_rank * parts, content_rank * parts
         # alpha / rank is the same in every block, also in those that block_dims gives another rank.
         self.style_scale = config.alpha / config.rank
         self.content_scale = config.content_alpha / config.content_rank
@@ -98,7 +138,7 @@ class CoupledLayer(nn.Module):
         out_dim, down_shape = _layer_shape(base, name)
         down = self._initial_down(math.prod(down_shape))
         content_down, style_down = (
-            rows.reshape(-1, *down_shape) for rows in down.split([content_rank, style_rank], dim=0)
+            rows.reshape(-1, *down_shape) for rows in down.split([self.content_rank, self.style_rank], dim=0)
         )
         if config.trains_downs:
             self.content_down = nn.Parameter(content_down.clone())
@@ -117,6 +157,21 @@ class CoupledLayer(nn.Module):
         # kohya's own initialisation, kaiming_uniform_(a=√5), is uniform within ±1/√width.
         return (torch.rand(count, width, generator=generator) * 2 - 1) / math.sqrt(width)
 
+    def ups(self) -> tuple[Tensor, Tensor]:
+        """The content up ``(pairs, out, rank)`` and the style up ``(out, rank)``; a fused layer's parts spread out."""
+        return spread_parts(self.content_up, self.splits), spread_parts(self.style_up, self.splits)
+
+    @torch.no_grad()
+    def set_up(self, branch: str, up: Tensor) -> None:
+        """Takes the values of an up-factor in the shape that ``ups`` gives it, or with a convolution's two extra axes.
+
+        Raises:
+            PairError: The layer has parts, and the factor mixes them.
+        """
+        own = self.style_up if branch == "style" else self.content_up
+        rank = self.style_rank if branch == "style" else self.content_rank
+        own.copy_(gather_parts(up.reshape(*own.shape[:-1], rank), self.splits, self.name))
+
     def downs(self) -> tuple[Tensor, Tensor]:
         """The content and the style down, each ``(rank, in)`` or ``(rank, in, kh, kw)``."""
         if self.config.trains_downs:
@@ -128,9 +183,9 @@ class CoupledLayer(nn.Module):
         """Weight difference alpha / rank · up @ down of one branch, in the base weight's shape and float32."""
         content_down, style_down = self.downs()
         if branch == "style":
-            delta = self.style_scale * self.style_up.float() @ style_down.float().flatten(1)
+            delta = self.style_scale * self.ups()[1].float() @ style_down.float().flatten(1)
         else:
-            delta = self.content_scale * self.content_up[pair].float() @ content_down.float().flatten(1)
+            delta = self.content_scale * self.ups()[0][pair].float() @ content_down.float().flatten(1)
         return delta.view(self.base.weight.shape)
 
     def attach(self) -> None:
@@ -168,8 +223,8 @@ class CoupledLayer(nn.Module):
         hidden = self._drop(_positions_first(hidden, self.base)) * plan.weights(
             self.content_rank, self.style_rank, self.content_scale, self.style_scale, dtype
         )
-        content_up = self.content_up.to(dtype) if plan.has_content else None
-        style_up = self.style_up.to(dtype) if plan.has_style else None
+        content_up = spread_parts(self.content_up, self.splits).to(dtype) if plan.has_content else None
+        style_up = spread_parts(self.style_up, self.splits).to(dtype) if plan.has_style else None
         flat = _positions_first(output, self.base)
         return _positions_back(CoupledUp.apply(flat, hidden, content_up, style_up, plan), output, self.base)
 

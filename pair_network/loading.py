@@ -43,7 +43,7 @@ def _load_style(network: PairNetwork, loaded: FileLayers, source: str) -> None:
         style.copy_(down)
         # Another alpha goes into the up-factor alone: the down's rows must stay orthonormal.
         ratio = alpha / down.shape[0] / layer.style_scale
-        layer.style_up.copy_(up.reshape(layer.style_up.shape) * ratio)
+        layer.set_up("style", up * ratio)
 
 
 def _load_content(network: PairNetwork, loaded: FileLayers, source: str) -> None:
@@ -57,7 +57,7 @@ def _load_content(network: PairNetwork, loaded: FileLayers, source: str) -> None
             )
         content.copy_(down)
         ratio = alpha / down.shape[0] / layer.content_scale
-        layer.content_up.copy_(up.reshape(layer.content_up.shape) * ratio)
+        layer.set_up("content", up * ratio)
 
 
 def _renew_content(network: PairNetwork) -> None:

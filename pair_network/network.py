@@ -40,10 +40,13 @@ class PairNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.routing = Routing(float(multiplier))
+        self.is_plain = False  # one branch, no pairs: kohya's stock scripts
         self.is_text_encoder_layer = {target.key: target.is_text_encoder for target in targets}
         self.layers = nn.ModuleDict(
             {
-                target.key: CoupledLayer(target.key, target.module, config, self.routing, *ranks[target.key])
+                target.key: CoupledLayer(
+                    target.key, target.module, config, self.routing, *ranks[target.key], target.splits
+                )
                 for target in targets
                 if target.key in ranks
             }
@@ -112,6 +115,28 @@ class PairNetwork(nn.Module):
 
     # --- training ------------------------------------------------------------------------------------------------
 
+    @property
+    def train_t5xxl(self) -> bool:
+        """Asked by sd-scripts' SD3 and FLUX trainers."""
+        return "t5" in self.config.targets
+
+    def prepare_network(self, args: Any) -> None:
+        """Looks at the host's options: in kohya's stock scripts, this trains as a plain LoRA on orthonormal rows.
+
+        Raises:
+            PairError: The dataset names content images, which a stock script would leave out without a word.
+        """
+        self.is_plain = not hasattr(args, "pair_schedule")
+        if not self.is_plain:
+            return
+        config = getattr(args, "dataset_config", None)
+        if config and "content_dir" in Path(config).read_text(encoding="utf-8"):
+            raise PairError(
+                f"{config}: content_dir needs pair training, which kohya's own scripts do not know; start "
+                "train_pair_network.py --sd_scripts DIR with the same options, or remove content_dir for a plain LoRA"
+            )
+        logger.warning("no pairs in this script: training one plain LoRA; for pairs start train_pair_network.py")
+
     def prepare_optimizer_params(
         self, text_encoder_lr: float | Sequence[float] | None, unet_lr: float | None, default_lr: float | None = None
     ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -122,7 +147,8 @@ class PairNetwork(nn.Module):
         if isinstance(text_encoder_lr, (list, tuple)):
             text_encoder_lr = text_encoder_lr[0] if text_encoder_lr else None
         groups, names = [], []
-        for branch, own_lr in (("content", self.config.content_lr), ("style", self.config.style_lr)):
+        branches = (("content", self.config.content_lr), ("style", self.config.style_lr))
+        for branch, own_lr in branches[1:] if self.is_plain else branches:
             for in_text_encoder, lr in ((False, unet_lr), (True, text_encoder_lr)):
                 parameters = self._branch_parameters(branch, in_text_encoder)
                 rate = next((r for r in (own_lr, lr, default_lr) if r is not None), None)
@@ -200,10 +226,11 @@ class PairNetwork(nn.Module):
         tensors = {}
         for layer in self.coupled_layers():
             content, style = layer.downs()
+            content_up, style_up = layer.ups()
             down, up, scale = (
-                (style, layer.style_up, layer.style_scale)
+                (style, style_up, layer.style_scale)
                 if branch == "style"
-                else (content, layer.content_up, layer.content_scale)
+                else (content, content_up, layer.content_scale)
             )
             tensors[f"{layer.name}.lora_down.weight"] = down.detach().to("cpu", dtype)
             kernel = (1,) * (down.dim() - 2)  # convolutions: (out, rank, 1, 1)
@@ -222,6 +249,8 @@ class PairNetwork(nn.Module):
         report = {f"pair_network_{name}": f"{value:.3e}" for name, value in self.orthogonality_report().items()}
         metadata = {**(metadata or {}), **report}
         checkpoint.write(file, self.style_tensors(dtype), metadata)
+        if self.is_plain:
+            return
         config = {checkpoint.CONFIG_KEY: self.config.to_json()}
         checkpoint.write(checkpoint.pair_path(file), self.pair_tensors(dtype), {**metadata, **config})
 

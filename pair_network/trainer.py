@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from .route import Row, content_rows, style_rows
 
 logger = logging.getLogger(__name__)
 
+STATE_FILE = "pair_state.json"
+
 
 class PairTraining:
     """Mixin over a host's trainer: ``class Trainer(PairTraining, HostTrainer)``.
@@ -39,7 +42,10 @@ class PairTraining:
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.pair_step: int | None = None  # optimizer updates made; known once a resumed state was read
+        self.pair_network: PairNetwork | None = None
+        self._resumed_step: int | None = None
         self.pair_captions: list[tuple[str, str]] = []
+        self._is_main_process = False
         self._phase = Phase.JOINT
         self._last_losses: dict[str, Tensor] = {}
         self._open = contextlib.ExitStack()
@@ -47,23 +53,56 @@ class PairTraining:
     # --- set-up --------------------------------------------------------------------------------------------------
 
     def assert_extra_args(self, args: argparse.Namespace, train_dataset_group: Any, val_dataset_group: Any) -> None:
+        # Before the host's own checks: they depend on whether a text encoder trains.
+        if not trains_text_encoder(args.network_args or []):
+            args.network_train_unet_only = True
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)  # type: ignore[misc]
         self.pair_captions = self.attach_twins(args, train_dataset_group, val_dataset_group)  # type: ignore[attr-defined]
         args.network_args = [*(args.network_args or []), f"num_pairs={len(self.pair_captions)}"]
-        if not any(arg.startswith("targets=") and "text_encoder" in arg for arg in args.network_args):
-            args.network_train_unet_only = True
 
     def post_process_network(self, args: argparse.Namespace, accelerator: Any, network: Any, *models: Any) -> None:
-        super().post_process_network(args, accelerator, network, *models)  # type: ignore[misc]
         if not isinstance(network, PairNetwork):
             raise PairError(f"--network_module {args.network_module}: pair training needs pair_network")
+        self.pair_network = network
+        if network.config.alpha < network.config.rank / 2:
+            logger.warning(
+                "network_alpha %g with network_dim %d scales the style by %.2g: expect a weak effect, or set "
+                "network_alpha to network_dim as the paper does",
+                network.config.alpha, network.config.rank, network.config.alpha / network.config.rank,
+            )  # fmt: skip
+        super().post_process_network(args, accelerator, network, *models)  # type: ignore[misc]
+        accelerator.register_save_state_pre_hook(self._write_state)
+        accelerator.register_load_state_pre_hook(self._read_state)
 
     def train(self, args: argparse.Namespace) -> None:
         """Trains, and says at the end how orthogonal the branches stayed."""
         with self._open:
             super().train(args)  # type: ignore[misc]
+        if self.pair_network is not None and self._is_main_process:
+            report = self.pair_network.orthogonality_report()
+            print(
+                f"orthogonality: largest |Gram - I| {report['gram_defect']:.1e}, "
+                f"largest |cosine| between content and style rows {report['branch_overlap']:.1e}"
+            )
 
     # --- the step ------------------------------------------------------------------------------------------------
+
+    def on_step_start(
+        self,
+        args: argparse.Namespace,
+        accelerator: Any,
+        network: Any,
+        text_encoders: Any,
+        unet: Any,
+        batch: dict[str, Any],
+        weight_dtype: Any,
+        is_train: bool = True,
+    ) -> None:
+        """What the host does to a batch is done to its twins too."""
+        for part in (batch, batch[pair_batch.TWINS]):
+            super().on_step_start(  # type: ignore[misc]
+                args, accelerator, network, text_encoders, unet, part, weight_dtype, is_train
+            )
 
     def process_batch(
         self,
@@ -85,7 +124,7 @@ class PairTraining:
     ) -> Tensor:
         """The step's loss: eq. 4, eq. 6 or their sum (eq. 7), plus the overlap penalty when it is on."""
         pair_network: PairNetwork = accelerator.unwrap_model(network)
-        phase = self._begin_step(args, pair_network) if is_train else Phase.JOINT
+        phase = self._begin_step(args, pair_network, accelerator) if is_train else Phase.JOINT
         rows, joined = routed_batch(batch, phase)
         # A training route outlives this call: the host runs backward, which may recompute the forward, afterwards.
         route = contextlib.nullcontext() if is_train else pair_network.route(rows)
@@ -109,18 +148,25 @@ class PairTraining:
         self._last_losses = branch_losses(loss, self._phase)
         return loss
 
-    def _begin_step(self, args: argparse.Namespace, network: PairNetwork) -> Phase:
+    def _write_state(self, models: list[Any], weights: list[Any], output_dir: str) -> None:
+        """Beside the host's saved state: the number of updates made, which decides a resumed run's phase."""
+        path = Path(output_dir) / STATE_FILE
+        path.write_text(json.dumps({"pair_step": self.pair_step or 0}), encoding="utf-8")
+
+    def _read_state(self, models: list[Any], input_dir: str) -> None:
+        self._resumed_step = steps_of_state(input_dir)
+
+    def _begin_step(self, args: argparse.Namespace, network: PairNetwork, accelerator: Any) -> Phase:
         if self.pair_step is None:
+            self._is_main_process = accelerator.is_main_process
             self._begin_training(args, network)
         assert self.pair_step is not None
         return phase_of(self.pair_step, args.style_start_step, args.pair_schedule)
 
     def _begin_training(self, args: argparse.Namespace, network: PairNetwork) -> None:
         """First step: the host knows the number of steps, and has restored a resumed state."""
-        if args.style_start_step is None:
-            args.style_start_step = default_style_start(args.max_train_steps)
-        check_schedule(args.style_start_step, args.max_train_steps)
-        self.pair_step = steps_of_state(args.resume)
+        settle_schedule(args)
+        self.pair_step = self._resumed_step if self._resumed_step is not None else first_step(args)
         self._open.enter_context(absent_pairs_kept([layer.content_up for layer in network.coupled_layers()]))
 
     def _finish_step(self, loss: Tensor, network: PairNetwork, accelerator: Any) -> Tensor:
@@ -153,6 +199,7 @@ class PairTraining:
 
     def update_metadata(self, metadata: dict[str, Any], args: argparse.Namespace) -> None:
         super().update_metadata(metadata, args)  # type: ignore[misc]
+        settle_schedule(args)
         metadata["pair_network_schedule"] = args.pair_schedule
         metadata["pair_network_style_start_step"] = args.style_start_step
         metadata["pair_network_num_pairs"] = len(self.pair_captions)
@@ -178,9 +225,36 @@ def routed_batch(batch: dict[str, Any], phase: Phase) -> tuple[list[Row], dict[s
     return content_rows(pairs) + style_rows(pairs), pair_batch.join_twins(batch)
 
 
+def trains_text_encoder(network_args: Sequence[str]) -> bool:
+    targets = [arg.partition("=")[2] for arg in network_args if arg.startswith("targets=")]
+    return any(kind in ("text_encoder", "t5") for value in targets for kind in value.split("+"))
+
+
+def settle_schedule(args: argparse.Namespace) -> None:
+    """Fills in the default of --style_start_step, once the number of steps is known, and checks it."""
+    if args.style_start_step is None:
+        args.style_start_step = default_style_start(args.max_train_steps)
+    check_schedule(args.style_start_step, args.max_train_steps)
+
+
+def first_step(args: argparse.Namespace) -> int:
+    """The step to begin with when no state was restored: --initial_step, or 0.
+
+    Raises:
+        PairError: --initial_epoch, from which the content-only steps cannot be counted.
+    """
+    if getattr(args, "initial_epoch", None):
+        raise PairError("--initial_epoch: the content-only steps are counted in steps; use --initial_step")
+    return getattr(args, "initial_step", None) or 0
+
+
 def steps_of_state(resume: str | None) -> int:
-    """Optimizer updates made before a resumed state was saved, from its train_state.json; 0 without one."""
-    state = Path(resume) / "train_state.json" if resume else None
-    if state is None or not state.is_file():
-        return 0
-    return int(json.loads(state.read_text(encoding="utf-8"))["current_step"])
+    """Optimizer updates made before a state was saved, over all resumed runs; 0 without a state.
+
+    The host's own train_state.json counts from the last resume, so it is only read where ours is missing.
+    """
+    for name, key in ((STATE_FILE, "pair_step"), ("train_state.json", "current_step")):
+        state = Path(resume) / name if resume else None
+        if state is not None and state.is_file():
+            return int(json.loads(state.read_text(encoding="utf-8"))[key])
+    return 0

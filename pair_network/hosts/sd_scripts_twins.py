@@ -17,9 +17,11 @@ from typing import Any
 from library.train_util import DreamBoothDataset  # of the checkout
 
 from ..batch import PAIR_INDICES, TWINS
+from ..config import nearest
 from ..errors import PairError
-from ..pairs import check_no_orphans, check_pair, find_twin, image_size
+from ..pairs import check_no_orphans, check_pair, find_twin, image_size, list_images
 
+ATTRIBUTES = ("content_dir", "content_class_tokens")
 _PER_IMAGE_CACHES = (
     "latents", "latents_flipped", "latents_npz", "latents_original_size", "latents_crop_ltrb", "image",
     "text_encoder_outputs", "text_encoder_outputs_npz", "alpha_mask",
@@ -29,6 +31,7 @@ _PER_IMAGE_CACHES = (
 class PairedDataset(DreamBoothDataset):
     """A DreamBooth dataset whose batches carry their content twins. Made by changing an instance's class."""
 
+    image_data: dict[str, Any]
     twin_data: dict[str, Any]
     pair_numbers: dict[str, int]
 
@@ -74,7 +77,9 @@ class PairedDataset(DreamBoothDataset):
             example[TWINS] = super().__getitem__(index)
         random.setstate(after)
         if example["flippeds"] != example[TWINS]["flippeds"]:
-            raise RuntimeError("the images of a pair were flipped differently: this sd-scripts draws flips in a new way")
+            raise RuntimeError(
+                "the images of a pair were flipped differently: this sd-scripts draws flips in a new way"
+            )
         place = self.buckets_indices[index]
         first = place.batch_index * place.bucket_batch_size
         keys = self.bucket_manager.buckets[place.bucket_index][first : first + place.bucket_batch_size]
@@ -92,31 +97,51 @@ def attach_twins(train_group: Any, val_group: Any = None) -> list[tuple[str, str
         PairError: A subset without content_dir or with an option that would break the alignment, a missing twin, or
             images that do not fit together.
     """
+    datasets = [dataset for group in (train_group, val_group) if group is not None for dataset in group.datasets]
+    for dataset in datasets:
+        _check_dataset(dataset)
+    _check_orphans([subset for dataset in datasets for subset in dataset.subsets])
     infos: dict[str, tuple[str, str]] = {}
     for dataset in train_group.datasets:
         infos.update(_attach(dataset))
     numbers = {path: number for number, path in enumerate(sorted(infos))}
     for dataset in val_group.datasets if val_group is not None else []:
         _attach(dataset)
-    for group in (train_group, val_group):
-        for dataset in group.datasets if group is not None else []:
-            dataset.pair_numbers = numbers
+    for dataset in datasets:
+        dataset.pair_numbers = numbers
     return [infos[path] for path in sorted(infos)]
 
 
 def _attach(dataset: Any) -> dict[str, tuple[str, str]]:
     """Captions of both sides by the style image's path."""
-    if type(dataset) is not DreamBoothDataset:
-        raise PairError(f"pairs need DreamBooth subsets (image_dir), not a {type(dataset).__name__}")
-    for subset in dataset.subsets:
-        _check_subset(subset)
-    dataset.twin_data = {
-        key: _twin_of(info, dataset.image_to_subset[key]) for key, info in dataset.image_data.items()
-    }
+    dataset.twin_data = {key: _twin_of(info, dataset.image_to_subset[key]) for key, info in dataset.image_data.items()}
     dataset.__class__ = PairedDataset
     return {
         info.absolute_path: (dataset.twin_data[key].caption, info.caption) for key, info in dataset.image_data.items()
     }
+
+
+def _check_dataset(dataset: Any) -> None:
+    if type(dataset) is not DreamBoothDataset:
+        raise PairError(f"pairs need DreamBooth subsets (image_dir), not a {type(dataset).__name__}")
+    for subset in dataset.subsets:
+        _check_subset(subset)
+        # An inline table of the toml package cannot be pickled: loader workers would wait for it forever.
+        subset.custom_attributes = _plain(subset.custom_attributes)
+
+
+def _plain(value: Any) -> Any:
+    return {key: _plain(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+
+
+def _check_orphans(subsets: list[Any]) -> None:
+    """Every content image has a style image in one of the subsets that name its folder."""
+    style_images: dict[str, list[Path]] = {}
+    for subset in subsets:
+        images = style_images.setdefault(subset.custom_attributes["content_dir"], [])
+        images += list_images(subset.image_dir)
+    for content_folder, images in style_images.items():
+        check_no_orphans(images, content_folder)
 
 
 def _check_subset(subset: Any) -> None:
@@ -127,9 +152,18 @@ def _check_subset(subset: Any) -> None:
         raise PairError(
             f'{where}: name the folder of the content images: custom_attributes = {{ content_dir = "pairs/content" }}'
         )
-    for option in ("random_crop", "face_crop_aug_range"):
+    for key in subset.custom_attributes:
+        if key.startswith("content") and key not in ATTRIBUTES:
+            raise PairError(f"{where}: custom_attributes: unknown key {key!r}{nearest(key, ATTRIBUTES)}")
+    if subset.custom_attributes.get("diff_output_preservation"):
+        raise PairError(
+            f"{where}: diff_output_preservation replaces the target by the base model's output; "
+            "pair training keeps content out of the style by itself, remove it"
+        )
+    for option in ("random_crop", "face_crop_aug_range", "color_aug"):
         if getattr(subset, option):
-            raise PairError(f"{where}: {option} would crop the two images of a pair differently; turn it off")
+            what = "recolour" if option == "color_aug" else "crop"
+            raise PairError(f"{where}: {option} would {what} the two images of a pair differently; turn it off")
 
 
 def _twin_of(info: Any, subset: Any) -> Any:

@@ -1,63 +1,47 @@
-"""Runs in sd-scripts' own environment: trains a tiny SD1.5 made of its own classes on kohya's NetworkTrainer.
+"""Runs in sd-scripts' own environment: trains a tiny model of its own classes on kohya's trainer of the family.
 
-Arguments: the checkout, the project's folder, then sd-scripts' own options.
+Arguments: the checkout, the project's folder, then sd-scripts' own options. PAIR_PATCH names a module of this folder
+whose ``patch(host)`` is called first.
 """
 
+import importlib
+import os
 import sys
-from unittest import mock
-
-import torch
-
-
-def tiny_text_encoder(hidden=32):
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=49408, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
-            num_attention_heads=4, max_position_embeddings=77, bos_token_id=0, eos_token_id=2, pad_token_id=1,
-        )
-    )  # fmt: skip
-
-
-def tiny_unet(context=32):
-    """kohya reads its U-Net's widths from module globals while constructing it."""
-    from library import original_unet
-
-    widths = {"BLOCK_OUT_CHANNELS": (32, 64, 64, 64), "TIMESTEP_INPUT_DIM": 32, "TIME_EMBED_DIM": 128}
-    with mock.patch.multiple(original_unet, **widths):
-        return original_unet.UNet2DConditionModel(sample_size=64, attention_head_dim=8, cross_attention_dim=context)
-
-
-def tiny_vae():
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        sample_size=64, latent_channels=4, layers_per_block=1, block_out_channels=(32,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
-
-
-class TinyModel:
-    """Stands in for the checkpoint on disk; everything else is kohya's."""
-
-    def load_target_model(self, args, weight_dtype, accelerator):
-        from library import train_util
-
-        torch.manual_seed(0)
-        unet = tiny_unet()
-        train_util.replace_unet_modules(unet, args.mem_eff_attn, args.xformers, args.sdpa)
-        return "sd_v1", tiny_text_encoder(), tiny_vae(), unet
+from pathlib import Path
 
 
 def main():
     checkout, project, *options = sys.argv[1:]
-    sys.path.insert(0, project)
-    from pair_network.hosts import sd_scripts
+    sys.path[:0] = [project, str(Path(__file__).parent)]
+    import sd_scripts_tiny
 
-    host = sd_scripts.import_sd_scripts(checkout)
-    host.NetworkTrainer = type("TinyTrainer", (TinyModel, host.NetworkTrainer), {})
-    sd_scripts.train(checkout, options)
+    from pair_network.hosts import sd_scripts
+    from pair_network.hosts.sd_scripts_families import family_of
+
+    family = family_of(options[options.index("--model_type") + 1])
+    host = sd_scripts.import_sd_scripts(checkout, family.module)
+    tiny = type("TinyTrainer", (sd_scripts_tiny.MIXINS[family.name], getattr(host, family.trainer)), {})
+    setattr(host, family.trainer, tiny)
+    if os.environ.get("PAIR_PATCH"):
+        importlib.import_module(os.environ["PAIR_PATCH"]).patch(host)
+    try:
+        if os.environ.get("PAIR_STOCK"):  # what the checkout's own script does when it is started
+            stock_main(host, tiny, options)
+        else:
+            sd_scripts.train(checkout, options)
+    except sd_scripts.PairError as mistake:
+        sys.exit(f"error: {mistake}")
+
+
+def stock_main(host, trainer, options):
+    from library import train_util
+
+    at = options.index("--model_type")
+    sys.argv[1:] = options[:at] + options[at + 2 :]
+    parser = host.setup_parser()
+    args = parser.parse_args()
+    train_util.verify_command_line_training_args(args)
+    trainer().train(train_util.read_config_from_file(args, parser))
 
 
 if __name__ == "__main__":

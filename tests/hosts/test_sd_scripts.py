@@ -1,99 +1,245 @@
-"""The mixin on kohya's real NetworkTrainer, in a subprocess of the user's sd-scripts environment."""
+"""The sd-scripts host without a checkout: the contract, model types, config files, previews' schedule, old files."""
 
-import os
-import subprocess
-import sys
+import argparse
+import json
+import struct
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file
+import torch
 
-ROOT = Path(__file__).parents[2]
-NEEDED = ("SD_SCRIPTS_DIR", "SD_SCRIPTS_PYTHON", "SD_SCRIPTS_TOKENIZERS")
-needs_checkout = [
-    pytest.mark.sd_scripts,
-    pytest.mark.skipif(
-        not all(os.environ.get(name) for name in NEEDED), reason=f"set {', '.join(NEEDED)} to run against sd-scripts"
-    ),
-]
+from pair_network import PairError
+from pair_network.hosts.contract import HOOKS, broken_hooks, compare
+from pair_network.hosts.sd_scripts import choose_model_type, pair_trainer_class, remove_lone_pair_files
+from pair_network.hosts.sd_scripts_config import check_config, config_path, read_config
+from pair_network.hosts.sd_scripts_families import FAMILIES, PreviewInputs, detect_model_type, family_of, type_of_names
+from pair_network.hosts.sd_scripts_previews import StyleGuide, are_due, sheet_path
+from pair_network.route import Row
+from pair_network.trainer import PairTraining
 
-
-def picture(path, color, size=(128, 128)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", size, color)
-    image.paste(tuple(255 - c for c in color), (8, 8, 30, 60))
-    image.save(path)
-    return path
+# --- the checkout ---
 
 
-def run(tmp_path, *options, **environment):
-    command = [
-        os.environ["SD_SCRIPTS_PYTHON"], str(ROOT / "tests/hosts/sd_scripts_run.py"), os.environ["SD_SCRIPTS_DIR"], str(ROOT),
-        "--pretrained_model_name_or_path", "tiny", "--tokenizer_cache_dir", os.environ["SD_SCRIPTS_TOKENIZERS"],
-        "--output_dir", str(tmp_path / "out"), "--output_name", "style", "--seed", "1", "--resolution", "128",
-        "--network_dim", "4", "--network_alpha", "4", "--max_train_steps", "4", "--learning_rate", "1e-2",
-        "--max_data_loader_n_workers", "0", "--save_precision", "float", *options,
-    ]  # fmt: skip
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.environ["SD_SCRIPTS_DIR"]}
-    shim = os.environ.get("SD_SCRIPTS_PYTHONPATH")  # e.g. a folder with a stand-in for a missing optional package
-    if shim:
-        env["PYTHONPATH"] += os.pathsep + shim
-    done = subprocess.run(command, env={**env, **environment}, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout + done.stderr
-
-
-@pytest.fixture
-def pair(tmp_path):
-    return [
-        "--content", str(picture(tmp_path / "content.png", (200, 40, 40))),
-        "--style", str(picture(tmp_path / "styled.png", (20, 60, 160))),
-        "--content_prompt", "a photo of a sbu house", "--style_prompt", "in digital art style",
-    ]  # fmt: skip
-
-
-class TestOnSdScripts:
-    pytestmark = needs_checkout
-
-    def test_trains_four_steps_with_gradient_checkpointing_and_saves_both_files(self, tmp_path, pair):
-        """Steps 0 is content-only, 1 to 3 are joint: both branches must have moved, and only the ups."""
-        log = run(tmp_path, *pair, "--gradient_checkpointing", "--style_start_step", "1", "--cache_latents")
-        style, coupled = tmp_path / "out/style.safetensors", tmp_path / "out/style.pair.safetensors"
-        ups = {key: value for key, value in load_file(style).items() if "lora_up" in key}
-        assert len(ups) == 128 and all(value.abs().max() > 0 for value in ups.values()), log[-2000:]
-        content = {k: v for k, v in load_file(coupled).items() if k.startswith("content.") and "lora_up" in k}
-        assert len(content) == 128 and all(value.abs().max() > 0 for value in content.values())
-        with safe_open(style, "pt") as handle:
-            metadata = handle.metadata()
-        assert metadata["ss_network_module"] == "pair_network" and float(metadata["pair_network_gram_defect"]) < 1e-5
-        assert metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
-        assert metadata["modelspec.trigger_phrase"] == "in digital art style"
-
-    def test_content_only_steps_leave_style_ups_at_zero(self, tmp_path, pair):
-        run(tmp_path, *pair, "--style_start_step", "3", "--save_every_n_steps", "3")
-        before = load_file(tmp_path / "out/style-step00000003.safetensors")
-        after = load_file(tmp_path / "out/style.safetensors")
-        assert all(value.abs().max() == 0 for key, value in before.items() if "lora_up" in key)
-        assert any(value.abs().max() > 0 for key, value in after.items() if "lora_up" in key)
-
-
-def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train_pair_network.py"), "--sd_scripts", str(tmp_path)], capture_output=True, text=True
-    )
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path, run_entry):
+    done = run_entry("--sd_scripts", tmp_path, "--model_type", "sd")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --sd_scripts") and "no train_network.py" in done.stderr
 
 
-def test_a_host_without_the_hooks_is_refused_by_name():
-    from pair_network import PairError
-    from pair_network.hosts.sd_scripts import pair_trainer_class
+def test_a_checkout_without_the_familys_trainer_needs_a_newer_sd_scripts(tmp_path, run_entry):
+    (tmp_path / "train_network.py").write_text("")
+    done = run_entry("--sd_scripts", tmp_path, "--model_type", "anima")
+    assert done.returncode == 2 and "no anima_train_network.py; this model needs a newer sd-scripts" in done.stderr
 
+
+def trainer_like(hooks):
+    """A class with the methods of a contract, as a host of that version has them."""
+
+    def method(names):
+        namespace = {}
+        exec(f"def method(self, {', '.join(names)}): ...", namespace)
+        return namespace["method"]
+
+    return type("Trainer", (), {name: method(names) for name, names in hooks.items()})
+
+
+def test_the_committed_contract_is_what_the_mixin_overrides():
+    assert broken_hooks(trainer_like(HOOKS)) == []
+    own = {name for name in vars(PairTraining) if name in HOOKS}
+    assert own >= {"assert_extra_args", "process_batch", "post_process_loss", "on_step_start", "update_metadata"}
+    for comparison in compare("mixin", PairTraining, {name: HOOKS[name] for name in own}):
+        assert not comparison.problem
+
+
+def test_missing_and_shorter_hooks_are_named():
+    hooks = {name: names for name, names in HOOKS.items() if name != "train"}
+    hooks["post_process_loss"] = hooks["post_process_loss"][:3]
+    assert broken_hooks(trainer_like(hooks)) == [
+        "post_process_loss takes 3 arguments instead of 4",
+        "train is missing",
+    ]
+
+
+def test_a_host_without_the_hooks_is_refused_by_name():
     class OldTrainer:
         def train(self, args): ...
         def call_unet(self, args): ...
 
     with pytest.raises(PairError, match=r"process_batch is missing.*v0\.10\.0 or later"):
         pair_trainer_class(OldTrainer)
+
+
+# --- model types ---
+
+
+def checkpoint(path, names):
+    header = json.dumps({name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    return path
+
+
+NAMES = {
+    "sd": ["cond_stage_model.a", "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"],
+    "sdxl": ["model.diffusion_model.label_emb.0.0.weight", "conditioner.embedders.1.model.a"],
+    "sd3": ["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"],
+    "flux": ["double_blocks.0.img_attn.qkv.weight", "single_blocks.0.linear1.weight"],
+    "chroma": ["double_blocks.0.img_attn.qkv.weight", "distilled_guidance_layer.in_proj.weight"],
+    "lumina": ["model.diffusion_model.noise_refiner.0.attention.qkv.weight"],
+    "hunyuan_image": ["double_blocks.0.img_attn_qkv.weight"],
+    "anima": ["net.llm_adapter.blocks.0.cross_attn.q_proj.weight", "net.blocks.0.mlp.layer1.weight"],
+}
+
+
+@pytest.mark.parametrize("model_type", NAMES)
+def test_a_checkpoints_header_shows_its_type(tmp_path, model_type):
+    path = checkpoint(tmp_path / "model.safetensors", NAMES[model_type])
+    assert detect_model_type(str(path)) == model_type
+    assert choose_model_type(["--pretrained_model_name_or_path", str(path)], {}) == model_type
+
+
+def test_diffusers_folders_show_theirs(tmp_path):
+    for name, expected in (("StableDiffusionXLPipeline", "sdxl"), ("StableDiffusionPipeline", "sd"), ("Other", None)):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+        assert detect_model_type(str(tmp_path)) == expected
+
+
+def test_an_uncertain_model_needs_the_option_and_a_wrong_one_is_refused(tmp_path):
+    assert type_of_names(["something.weight"]) is None
+    for model in ("runwayml/stable-diffusion-v1-5", str(checkpoint(tmp_path / "other.safetensors", ["a"]))):
+        with pytest.raises(PairError, match=r"--model_type is missing.*give one of sd, sdxl"):
+            choose_model_type(["--pretrained_model_name_or_path", model], {})
+    sdxl = str(checkpoint(tmp_path / "xl.safetensors", NAMES["sdxl"]))
+    with pytest.raises(PairError, match="is a checkpoint of type sdxl"):
+        choose_model_type(["--model_type", "sd"], {"pretrained_model_name_or_path": sdxl})
+    with pytest.raises(PairError, match=r"did you mean sdxl\?"):
+        choose_model_type(["--model_type", "sdlx"], {})
+    (tmp_path / "cut.safetensors").write_bytes(b"\xff" * 20)
+    with pytest.raises(PairError, match="not an intact safetensors file"):
+        detect_model_type(str(tmp_path / "cut.safetensors"))
+
+
+def test_the_command_line_goes_before_the_config_files_type():
+    assert choose_model_type(["--model_type", "flux"], {"model_type": "sd"}) == "flux"
+    assert choose_model_type([], {"model_type": "chroma"}) == "chroma" and family_of("chroma") is FAMILIES["flux"]
+
+
+# --- the config file ---
+
+
+@pytest.fixture
+def parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--learning_rate", type=float)
+    parser.add_argument("--max_train_steps", type=int)
+    parser.add_argument("--cache_latents", action="store_true")
+    parser.add_argument("--loss_type", choices=["l2", "huber"])
+    parser.add_argument("--network_args", nargs="*")
+    parser.add_argument("--resolution", type=str)
+    return parser
+
+
+def test_a_good_file_passes(tmp_path, parser):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'model_type = "sd"\n[a]\nlearning_rate = 1\nmax_train_steps = 4\ncache_latents = true\n[b]\nloss_type = "l2"\n'
+        'network_args = ["targets=attention"]\nresolution = "512,512"\n'
+    )
+    check_config(read_config(path), parser, path)
+    assert config_path(["--config_file", str(tmp_path / "run")]) == path
+    assert config_path(["--config_file", "x", "--output_config"]) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("learning_rat = 1e-4", r"unknown key 'learning_rat' \(did you mean learning_rate\?\)"),
+        ('learning_rate = "1e-4"', "learning_rate = '1e-4': must be a number"),
+        ("max_train_steps = 1.5", "must be a whole number"),
+        ("max_train_steps = true", "must be a whole number"),
+        ("cache_latents = 1", "must be true or false"),
+        ('loss_type = "hubr"', r"must be one of l2, huber \(did you mean huber\?\)"),
+        ("resolution = 512", "must be text in quotes"),
+        ("network_args = [1]", "must be text in quotes"),
+        ("[a]\nlearning_rate = 1\n[b]\nlearning_rate = 2", "'learning_rate' is set twice"),
+        ("learning_rate =", "not a TOML file"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_the_nearest_option(tmp_path, parser, line, message):
+    path = tmp_path / "run.toml"
+    path.write_text(line)
+    with pytest.raises(PairError, match=message) as caught:
+        check_config(read_config(path), parser, path)
+    assert "run.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- previews ---
+
+
+@pytest.mark.parametrize(
+    ("options", "due"),
+    [
+        ({"sample_every_n_steps": 2}, [(None, 2), (None, 4)]),
+        ({"sample_every_n_epochs": 1}, [(1, 3)]),
+        ({"sample_every_n_steps": 2, "sample_every_n_epochs": 1}, [(1, 3)]),
+        ({"sample_at_first": True, "sample_every_n_steps": 4}, [(0, 0), (None, 4)]),
+        ({"sample_every_n_steps": 2, "sample_prompts": None}, []),
+        ({}, []),
+    ],
+)
+def test_previews_come_when_kohyas_samples_come(options, due):
+    none = dict.fromkeys(("sample_every_n_steps", "sample_every_n_epochs", "sample_at_first"))
+    args = argparse.Namespace(**{**none, "sample_prompts": "prompts.txt", **options})
+    moments = [(0, 0), (None, 1), (None, 2), (None, 3), (1, 3), (None, 4)]
+    assert [moment for moment in moments if are_due(args, *moment)] == due
+
+
+def test_sheets_are_named_like_kohyas_samples():
+    args = argparse.Namespace(output_dir="out", output_name="ink")
+    assert sheet_path(args, None, 20, 1, 7) == Path("out/sample/ink_000020_01_7.png")
+    assert sheet_path(args, 3, 20, 0, 7).name == "ink_e000003_00_7.png"
+
+
+class Denoiser(torch.nn.Module):
+    """Adds its text to its input: predictions can be worked by hand."""
+
+    def forward(self, x, t, context=None):
+        return x + context
+
+
+class Network:
+    def route(self, rows):
+        assert rows == [Row(style=1.0)]
+        return torch.no_grad()
+
+
+@pytest.mark.parametrize(("cond_row", "rows"), [(-1, 2), (0, 2), (-1, 1)])
+def test_the_guide_shifts_every_row_by_the_styles_difference(cond_row, rows):
+    """x = 10, cond text 1, style text 3, λ = 2: δ = 2 · ((10 + 3) − (10 + 1)) = 4, on the uncond row too."""
+    model = Denoiser()
+    guide = StyleGuide(Network(), model, PreviewInputs(("context",), cond_row, 4), 2.0, 0.5)
+    texts = torch.zeros(rows, 1)
+    texts[cond_row] = 3.0
+    x = torch.full((rows, 1), 10.0)
+    with guide.recording():
+        for _ in range(4):
+            model(x, 0, context=texts)
+    texts[cond_row] = 1.0
+    with guide.guiding():
+        plain, _, guided, _ = (model(x, 0, context=texts) for _ in range(4))
+    assert torch.equal(plain, x + texts), "the first half of the calls stays without style"
+    assert torch.equal(guided, x + texts + 4)
+    assert torch.equal(model(x, 0, context=texts), x + texts), "outside the block nothing is shifted"
+
+
+# --- old checkpoints ---
+
+
+def test_only_the_runs_numbered_coupled_files_without_style_file_are_removed(tmp_path):
+    for name in (
+        "ink.pair", "ink-step00000010.pair", "ink-step00000020.pair", "ink-step00000020", "ink-000002.pair",
+        "ink-mine.pair", "inkwell-000002.pair", "other.pair",
+    ):  # fmt: skip
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    removed = remove_lone_pair_files(tmp_path, "ink")
+    assert sorted(path.name for path in removed) == ["ink-000002.pair.safetensors", "ink-step00000010.pair.safetensors"]
+    assert not any(path.exists() for path in removed)
