@@ -38,6 +38,20 @@ def style_guided(
     return plain + style_shift(cond, styles, scales)
 
 
+def shift_for_rescale(uncond: Tensor, shift: Tensor, guidance_scale: float) -> Tensor:
+    """The null prediction u' with u' + s (cond − u') = uncond + s (cond − uncond) + δ: the whole of δ on the null rows.
+
+    For hosts that combine the two themselves and then rescale to the spread of cond (guidance_rescale), which must
+    therefore stay unshifted.
+
+    Args:
+        uncond: Null-prompt prediction, of any shape.
+        shift: δ, shaped like ``uncond``.
+        guidance_scale: s, above 1.
+    """
+    return uncond - shift / (guidance_scale - 1)
+
+
 def is_in_interval(progress: float, start: float, end: float) -> bool:
     """Whether a step that begins at ``progress`` (0 at the first step, 1 after the last) uses the style."""
     return start <= progress < end or (progress >= 1 <= end)

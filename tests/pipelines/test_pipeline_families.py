@@ -1,0 +1,191 @@
+"""Every diffusers pipeline under style guidance, step by step, against eq. 10 and 11 written from the paper."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pair_network.pipelines import Style, style_guidance
+
+WORDS = ["in ink style", "as oil painting", "in chalk"]
+
+
+def picture(seed=0, size=16):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8))
+
+
+def mask(size=16):
+    array = np.zeros((size, size), dtype=np.uint8)
+    array[:, size // 2 :] = 255
+    return Image.fromarray(array)
+
+
+def three_styles(networks):
+    """Different scales, one of them negative, and intervals that start, end and overlap."""
+    numbers = [(3.0, 0.2, 1.0), (1.5, 0.0, 0.5), (-2.0, 0.5, 0.75)]
+    return [Style(n, w, scale=s, start=a, end=b) for n, w, (s, a, b) in zip(networks, WORDS, numbers, strict=False)]
+
+
+def check(tools, pipe, prompt, styles, cfg=4.0, rescale=0.0, images=1, joined=True, **settings):
+    """Runs the pipeline with style guidance and compares every step; returns the Steps."""
+    model = tools.denoiser_of(pipe)
+    settings = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": cfg, **settings}
+    if "prompt_embeds" not in settings:
+        settings["prompt"] = prompt
+    with tools.Steps(pipe) as steps, style_guidance(pipe, styles, joined=joined):
+        pipe(num_images_per_prompt=images, generator=torch.Generator().manual_seed(0), **settings)
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    embeds = [tools.encode(pipe, [f"{one} {style.prompt_words}" for one in prompts], images) for style in styles]
+    models = [tools.merged_copy(model, style.file_or_network, style.multiplier) for style in styles]
+    true_cfg = settings.get("true_cfg_scale", 1.0) if "Flux" in type(pipe).__name__ else cfg
+    assert len(steps.steps) == len(pipe.scheduler.timesteps) or "strength" in settings
+    assert tools.check_equation(steps, styles, models, embeds, true_cfg, rescale) > 0
+    return steps
+
+
+def one_style(tools, pipe, **numbers):
+    return [Style(tools.make_network(tools.denoiser_of(pipe), seed=1), WORDS[0], **numbers)]
+
+
+def sizes(pipe):
+    return {} if "Img2Img" in type(pipe).__name__ else {"height": 16, "width": 16}
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+def test_text_to_image(tools, family, cfg):
+    pipe = getattr(tools, f"make_{family}")()
+    extra = {"true_cfg_scale": cfg, "negative_prompt": "blurry"} if family == "flux" else {}
+    steps = check(tools, pipe, "a dog", one_style(tools, pipe), cfg=cfg, height=16, width=16, **extra)
+    base = 1 if cfg == 1 or family == "flux" else 2
+    calls = [base + 1, 1] if cfg > 1 and family == "flux" else [base + 1]
+    assert steps.inner_rows == [base] * len(calls) + calls * 3, (
+        "the style rows join the prompt's call, after the first step"
+    )
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+def test_three_styles_on_a_batch(tools, family):
+    pipe = getattr(tools, f"make_{family}")()
+    networks = [tools.make_network(tools.denoiser_of(pipe), seed) for seed in (1, 2, 3)]
+    extra = {"true_cfg_scale": 3.0} if family == "flux" else {}
+    check(
+        tools, pipe, ["a dog", "a cat"], three_styles(networks), images=2, negative_prompt=["blurry", "bad, red"],
+        height=16, width=16, **extra,
+    )  # fmt: skip
+
+
+def test_calls_of_their_own_equal_the_joined_batch(tools):
+    pipe = tools.make_sdxl()
+    networks = [tools.make_network(pipe.unet, seed) for seed in (1, 2, 3)]
+    steps = check(tools, pipe, ["a dog", "a cat"], three_styles(networks), joined=False, height=16, width=16)
+    assert steps.inner_rows == [4, 2, 4, 2, 2, 4, 2, 2, 4, 2]
+
+
+def test_velocity_prediction(tools):
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(
+        prediction_type="v_prediction", clip_sample=False, rescale_betas_zero_snr=True, timestep_spacing="trailing",
+        steps_offset=1,
+    )  # fmt: skip
+    pipe = tools.make_sd(scheduler)
+    check(tools, pipe, "a dog", one_style(tools, pipe), height=16, width=16)
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_guidance_rescale_measures_the_unshifted_prompt(tools, family):
+    pipe = getattr(tools, f"make_{family}")()
+    check(
+        tools, pipe, ["a dog", "a cat"], one_style(tools, pipe), rescale=0.7, guidance_rescale=0.7, height=16, width=16
+    )
+    with pytest.raises(AssertionError):
+        check(tools, pipe, "a dog", one_style(tools, pipe), rescale=0.6, guidance_rescale=0.7, height=16, width=16)
+
+
+@pytest.mark.parametrize("family", ["StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux"])
+def test_image_to_image(tools, family):
+    import diffusers
+
+    short = {"StableDiffusion": "sd", "StableDiffusionXL": "sdxl", "StableDiffusion3": "sd3", "Flux": "flux"}[family]
+    base = getattr(tools, f"make_{short}")()
+    pipe = tools.ready(getattr(diffusers, f"{family}Img2ImgPipeline")(**base.components))
+    extra = {"height": 16, "width": 16} if short in ("sd3", "flux") else {}
+    check(tools, pipe, "a dog", one_style(tools, pipe), image=picture(), strength=0.75, images=2, **extra)
+
+
+@pytest.mark.parametrize("family", ["StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux"])
+def test_inpainting(tools, family):
+    import diffusers
+
+    short = {"StableDiffusion": "sd", "StableDiffusionXL": "sdxl", "StableDiffusion3": "sd3", "Flux": "flux"}[family]
+    base = getattr(tools, f"make_{short}")()
+    pipe = tools.ready(getattr(diffusers, f"{family}InpaintPipeline")(**base.components))
+    check(
+        tools,
+        pipe,
+        "a dog",
+        one_style(tools, pipe),
+        image=picture(),
+        mask_image=mask(),
+        strength=1.0,
+        height=16,
+        width=16,
+    )
+
+
+def test_inpainting_model_with_nine_channels(tools):
+    from diffusers import StableDiffusionInpaintPipeline
+
+    pipe = tools.ready(StableDiffusionInpaintPipeline(**tools.make_sd(in_channels=9).components))
+    steps = check(tools, pipe, "a dog", one_style(tools, pipe), image=picture(), mask_image=mask(), height=16, width=16)
+    assert steps.steps[0][1][0]["sample"].shape[1] == 9
+
+
+@pytest.mark.parametrize("family", ["StableDiffusion", "StableDiffusionXL"])
+@pytest.mark.parametrize("guess_mode", [False, True])
+def test_controlnet(tools, family, guess_mode):
+    import diffusers
+
+    base = tools.make_sd() if family == "StableDiffusion" else tools.make_sdxl()
+    pipe = tools.ready(
+        getattr(diffusers, f"{family}ControlNetPipeline")(
+            controlnet=tools.make_controlnet(base.unet), **base.components
+        )
+    )
+    steps = check(
+        tools, pipe, ["a dog", "a cat"], one_style(tools, pipe), image=[picture(1), picture(2)], guess_mode=guess_mode,
+        controlnet_conditioning_scale=0.8, height=16, width=16,
+    )  # fmt: skip
+    residual = steps.steps[0][1][0]["mid_block_additional_residual"]
+    assert residual.abs().max() > 0, "a ControlNet that adds nothing proves nothing"
+
+
+def test_distilled_flux_adds_the_style_to_the_only_prediction(tools):
+    pipe = tools.make_flux(guidance_embeds=True)
+    steps = check(tools, pipe, ["a dog", "a cat"], one_style(tools, pipe), cfg=3.5, height=16, width=16)
+    assert steps.inner_rows == [2, 4, 4, 4]
+
+
+def test_skipped_layers_of_sd3_cancel_out_of_the_shift(tools):
+    """noise += s (cond − skipped): both move by δ, so that what the style adds stays δ."""
+    pipe = tools.make_sd3()
+    settings = {
+        "num_inference_steps": 3, "output_type": "latent", "height": 16, "width": 16, "skip_guidance_layers": [1],
+        "skip_layer_guidance_start": -0.1, "skip_layer_guidance_stop": 1.0, "guidance_scale": 4.0,
+    }  # fmt: skip
+    style = one_style(tools, pipe, start=0.0)[0]
+    with tools.Steps(pipe) as plain:
+        pipe("a dog", generator=torch.Generator().manual_seed(0), **settings)
+    with tools.Steps(pipe) as guided, style_guidance(pipe, style):
+        pipe("a dog", generator=torch.Generator().manual_seed(0), **settings)
+    call = guided.steps[0][1][0]
+    call = {k: v[1:] if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    text, pooled = tools.encode(pipe, f"a dog {WORDS[0]}")
+    with torch.no_grad():
+        cond = pipe.transformer(**call)[0]
+        model = tools.merged_copy(pipe.transformer, style.file_or_network)
+        styled = model(**{**call, "encoder_hidden_states": text, "pooled_projections": pooled})[0]
+    shift = guided.steps[0][2] - plain.steps[0][2]
+    torch.testing.assert_close(shift, 3.0 * (styled - cond), rtol=0, atol=1e-8)
+    assert len(guided.steps[0][1]) == 2, "the skipped-layers call must have been made"
