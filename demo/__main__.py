@@ -1,0 +1,115 @@
+"""python -m demo: trains a style LoRA on the bundled pair and paints other subjects with it.
+
+Everything a user of the real thing does: the same entry point and options, the saved file loaded again, diffusers'
+own pipeline with style guidance. The last row is what only this model can show: the true answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from demo.model_config import MODEL_DIR, load_pipeline
+from demo.scenes import to_picture
+from demo.styles import HELD_OUT_STYLES
+from pair_network import PairError
+from pair_network.hosts import embedded
+from pair_network.pipelines import Style, style_guidance
+from pair_network.previews import grid, save_picture
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPTS = (
+    "a photo of a green tree on a blue background",
+    "a photo of a blue fish on a yellow background",
+    "a photo of a purple mug on a gray background",
+    "a photo of an orange cat on a blue background",
+    "a photo of a red flower on a green background",
+    "a photo of a yellow boat on a pink background",
+)
+STEPS, GUIDANCE_SCALE = 30, 3.0
+
+
+def main() -> int:
+    args = parse_arguments()
+    started = time.monotonic()
+    content = ROOT / "demo/pairs/content" / f"{args.pair}.png"
+    twin = ROOT / "demo/pairs" / args.style / f"{args.pair}.png"
+    print(f"1/2 learning the style of {twin.relative_to(ROOT)} from one pair", flush=True)
+    status = train(args, content, twin)
+    if status:
+        return status
+    trained = time.monotonic()
+    print(f"2/2 painting other subjects (trained in {trained - started:.0f} s)", flush=True)
+    picture = args.output_dir / "demo.png"
+    save_picture(picture, paint(args, content, twin))
+    for file in (f"{args.style}.safetensors", f"{args.style}.pair.safetensors", picture.name):
+        print(args.output_dir / file)
+    print(f"done in {time.monotonic() - started:.0f} s")
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="demo", description="Learn a style from one image pair and show it.")
+    parser.add_argument("--style", choices=list(HELD_OUT_STYLES), default="poster", help="which bundled style")
+    pairs = sorted(path.stem for path in (ROOT / "demo/pairs/content").glob("*.png"))
+    parser.add_argument("--pair", choices=pairs, default="house", help="which bundled picture")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / "output" / "demo", help="folder for files and picture")
+    parser.add_argument("--scale", type=float, default=3.0, help="style guidance scale (the paper's lambda_style)")
+    parser.add_argument("--start", type=float, default=0.2, help="share of the steps without style guidance")
+    parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="further training options; comes last")
+    return parser.parse_args()
+
+
+def train(args: argparse.Namespace, content: Path, twin: Path) -> int:
+    """Trains by the preset, as train_pair_network.py does."""
+    return embedded.train(
+        [
+            "--config_file", str(ROOT / "presets/embedded.toml"),
+            "--pretrained_model_name_or_path", str(MODEL_DIR),
+            "--content", str(content), "--style", str(twin), "--style_prompt", f"in {args.style} style",
+            "--output_dir", str(args.output_dir), "--output_name", args.style, *args.train,
+        ]
+    )  # fmt: skip
+
+
+def paint(args: argparse.Namespace, content: Path, twin: Path) -> Image.Image:
+    """The labelled grid: the pair, then every prompt by base model, style LoRA, style guidance and the true operator."""
+    pipe = load_pipeline(MODEL_DIR)
+    pipe.set_progress_bar_config(disable=True)
+    file = str(args.output_dir / f"{args.style}.safetensors")
+    words = f"in {args.style} style"
+    base = sample(pipe, PROMPTS)
+    with style_guidance(pipe, Style(file, words, scale=args.scale, start=args.start)):
+        guided = sample(pipe, PROMPTS)
+    pipe.load_lora_weights(file)
+    lora = sample(pipe, [f"{prompt} {words}" for prompt in PROMPTS])
+    truth = [to_picture(HELD_OUT_STYLES[args.style](np.asarray(image, np.float32) / 255)) for image in base]
+    pair = [Image.open(content), Image.open(twin)]
+    rows = [[pair[0], *base], [pair[1], *lora], [None, *guided], [None, *truth]]
+    labels = ["base model", "style LoRA", f"style guidance {args.scale:g}", "true answer"]
+    columns = ["the pair", *(prompt.split(" on ")[0].removeprefix("a photo of ") for prompt in PROMPTS)]
+    return grid(rows, columns, labels, title=f"One pair (left) taught “{words}”; the model was never shown this style")
+
+
+def sample(pipe: object, prompts: tuple[str, ...] | list[str]) -> list[Image.Image]:
+    """One picture for each prompt, from the same noise in every call."""
+    generators = [torch.Generator().manual_seed(11 + number) for number in range(len(prompts))]
+    return pipe(  # type: ignore[operator]
+        list(prompts), num_inference_steps=STEPS, guidance_scale=GUIDANCE_SCALE, generator=generators
+    ).images
+
+
+if __name__ == "__main__":
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    try:
+        sys.exit(main())
+    except PairError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(2)

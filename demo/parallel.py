@@ -1,0 +1,66 @@
+"""Several training processes on one machine, with gloo between them; or one, on a GPU."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def run_parallel(function: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Runs `function(args)` in `args.processes` processes that can reduce gradients, each with one thread.
+
+    Where a GPU is present, one process uses it and nothing is spawned.
+    """
+    if torch.cuda.is_available() or args.processes == 1:
+        function(args)
+        return
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_worker, (function, args, port), nprocs=args.processes)
+
+
+def _worker(rank: int, function: Callable[[argparse.Namespace], None], args: argparse.Namespace, port: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://localhost:{port}", rank=rank, world_size=args.processes)
+    try:
+        function(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 when alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come this far."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast() -> contextlib.AbstractContextManager:
+    """bfloat16 compute; on a CPU without bfloat16 instructions it is slower than fp32 but still right."""
+    return torch.autocast(device().type, torch.bfloat16)
+
+
+def data_parallel(module: torch.nn.Module) -> torch.nn.Module:
+    """`module` with gradients averaged over the processes, itself when alone."""
+    return torch.nn.parallel.DistributedDataParallel(module) if world_size() > 1 else module

@@ -1,0 +1,132 @@
+"""Random pictures that show no scene: gratings, dots, strokes and recoloured scenes.
+
+The autoencoder must reproduce styles that nobody has thought of yet, so it also meets textures drawn at random; the
+held-out operators are not among them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from demo.scenes import SIZE
+from demo.styles import luminance, outline
+
+# Share of pictures under a fine regular screen: the hardest thing for the autoencoder, which squeezes 4 x 4 pixels into
+# one latent, and what most printed or woven styles are made of.
+SCREEN_SHARE = 0.6
+
+
+def random_texture(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
+    """A random picture; some kinds keep the shapes of `scene` under it.
+
+    Args:
+        rng: source of every choice.
+        scene: (SIZE, SIZE, 3) in [0, 1].
+
+    Returns:
+        (SIZE, SIZE, 3) float32 in [0, 1].
+    """
+    if rng.random() < SCREEN_SHARE:
+        return np.clip(_screened(rng, scene), 0, 1).astype(np.float32)
+    kind = rng.integers(5)
+    if kind == 0:
+        image = _strokes(rng)
+    elif kind == 1:
+        image = _recoloured(rng, scene)
+    elif kind == 2:
+        image = _outlined(rng, scene)
+    elif kind == 3:
+        image = _patterned(rng, scene)
+    else:
+        image = _patterned(rng, _outlined(rng, _recoloured(rng, scene)))
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def _strokes(rng: np.random.Generator) -> np.ndarray:
+    """Lines, ellipses and polygons in random colours."""
+    picture = Image.new("RGB", (2 * SIZE, 2 * SIZE), tuple(rng.integers(256, size=3).tolist()))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(rng.integers(4, 16)):
+        colour = tuple(rng.integers(256, size=3).tolist())
+        points = [tuple(p) for p in rng.integers(0, 2 * SIZE, (rng.integers(3, 5), 2)).tolist()]
+        form = rng.integers(3)
+        if form == 0:
+            draw.line(points, fill=colour, width=int(rng.integers(2, 9)))
+        elif form == 1:
+            draw.polygon(points, fill=colour)
+        else:
+            (x, y), radius = points[0], int(rng.integers(4, 30))
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    return np.asarray(picture.reduce(2), np.float32) / 255
+
+
+def _recoloured(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
+    """The scene's brightness mapped to a random palette, smoothly or in steps."""
+    palette = rng.random((rng.integers(2, 6), 3), dtype=np.float32)
+    position = scene.mean(-1) * (len(palette) - 1)
+    below = np.floor(position).astype(int).clip(0, len(palette) - 2)
+    share = (position - below)[..., None]
+    if rng.random() < 0.5:
+        share = np.clip((share - 0.5) * 30 + 0.5, 0, 1)
+    return palette[below] * (1 - share) + palette[below + 1] * share
+
+
+def _outlined(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
+    """The scene with outlines in a random colour."""
+    cover = outline(scene, rng.uniform(0.05, 0.15), rng.uniform(0.05, 0.3))[..., None]
+    return scene * (1 - cover) + rng.random(3) * cover
+
+
+def _patterned(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
+    """The scene under one or two gratings of random direction, period (3 to 10 px), sharpness and colour."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    angle = rng.uniform(0, np.pi)
+    # Half of the periods are whole pixels along an axis or a diagonal, as in drawn textures.
+    period = rng.uniform(3, 10)
+    if rng.random() < 0.5:
+        angle, period = rng.integers(4) * np.pi / 4, float(rng.choice([4, 4, 8]))
+    wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period + rng.uniform(0, 6.3))
+    if rng.random() < 0.5:
+        wave = wave * np.sin((y * np.cos(angle) - x * np.sin(angle)) * 2 * np.pi / period)
+    cover = np.clip(wave * rng.uniform(0.5, 4) + 0.5 + rng.uniform(-0.3, 0.3), 0, 1)
+    if rng.random() < 0.5:
+        cover = cover * np.clip(1.3 - scene.mean(-1), 0, 1)
+    cover = (cover * rng.uniform(0.2, 0.9))[..., None]
+    return scene * (1 - cover) + rng.random(3) * cover
+
+
+def _screened(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
+    """The scene, its blocks or a recoloured form of it printed through a screen of random shape and colours."""
+    if rng.random() < 0.2:
+        scene = _recoloured(rng, scene)
+    if rng.random() < 0.4:
+        blocks = scene.reshape(SIZE // 4, 4, SIZE // 4, 4, 3).mean((1, 3))
+        scene = blocks.repeat(4, 0).repeat(4, 1)
+    height = np.tile(_screen_tile(rng), (SIZE // 8, SIZE // 8))
+    tone = luminance(scene) if rng.random() < 0.3 else 1 - luminance(scene)
+    if rng.random() < 0.4:
+        tone = np.full_like(tone, rng.uniform(0.2, 0.6))
+    cover = np.clip((rng.uniform(0.7, 1.5) * tone - height) * rng.uniform(2, 12) + 0.5, 0, 1)
+    cover = (cover * rng.uniform(0.25, 1.0))[..., None]
+    if rng.random() < 0.4:
+        cover = np.maximum(cover, outline(scene, rng.uniform(0.05, 0.15))[..., None])
+    ink = rng.random(3) * rng.uniform(0, 1) if rng.random() < 0.6 else scene * rng.uniform(0.4, 1.1)
+    paper = rng.uniform(0.75, 1, 3) if rng.random() < 0.5 else scene
+    return paper * (1 - cover) + ink * cover
+
+
+def _screen_tile(rng: np.random.Generator) -> np.ndarray:
+    """One period of a screen, (8, 8) in [0, 1] with all heights about equally frequent; most repeat every 4 pixels."""
+    y, x = np.mgrid[0:8, 0:8]
+    period = 8 if rng.random() < 0.15 else 4
+    shift_x, shift_y = rng.integers(0, 2 * period, 2) / 2
+    dx = np.abs((x - shift_x + period / 2) % period - period / 2)
+    dy = np.abs((y - shift_y + period / 2) % period - period / 2)
+    diagonal = np.abs((x + rng.choice([-1, 1]) * y - shift_x) % period - period / 2)
+    shapes = (np.hypot(dx, dy), np.maximum(dx, dy), np.minimum(dx, dy), dx, dy, diagonal, diagonal)
+    tile = shapes[rng.integers(len(shapes))]
+    if rng.random() < 0.3:
+        tile = tile.max() - tile
+    order = np.searchsorted(np.sort(tile.flatten()), tile, side="right")
+    return order / tile.size

@@ -1,0 +1,117 @@
+"""Trains the autoencoder on photos, base styles and random textures."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional
+
+from demo import parallel
+from demo.data import HELD_OUT_SEED, Scenes, load_scenes, to_tensor
+from demo.model_config import build_vae
+from demo.scenes import render_scene
+from demo.styles import STYLES
+from demo.training import Budget, Training
+
+log = logging.getLogger(__name__)
+
+KL_WEIGHT = 1e-6
+EDGE_WEIGHT = 0.5
+LATENT_NOISE = 0.02  # deviation, as a part of the latents' own, of the noise that the decoder learns to ignore
+TEXTURE_SHARE = 0.5
+
+
+class ReconstructionLoss(torch.nn.Module):
+    """The autoencoder's training loss: L1 on pixels and on their differences, and a KL term that only bounds scale.
+
+    The differences weigh edges, which L1 alone leaves soft.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Loss of a batch of pixels (batch, 3, height, width) in [-1, 1], a scalar."""
+        posterior = self.vae.encode(pixels).latent_dist
+        # A little fixed noise in place of the posterior's own: keeps the latent space smooth at a known scale.
+        latents = posterior.mean.float()
+        noisy = latents + LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
+        output = self.vae.decode(noisy).sample.float()
+        loss = functional.l1_loss(output, pixels)
+        for axis in (2, 3):
+            loss = loss + EDGE_WEIGHT * functional.l1_loss(output.diff(dim=axis), pixels.diff(dim=axis))
+        return loss + KL_WEIGHT * posterior.kl().float().mean()
+
+
+def batches(scenes: Scenes, textures: Scenes, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor]]:
+    """Endless random batches (batch_size, 3, height, width), `TEXTURE_SHARE` of them textures."""
+    rng = np.random.default_rng(seed)
+    texture_count = round(batch_size * TEXTURE_SHARE)
+    while True:
+        picked = rng.integers(len(scenes.images), size=batch_size - texture_count)
+        others = rng.integers(len(textures.images), size=texture_count)
+        yield (to_tensor(np.concatenate([scenes.images[np.sort(picked)], textures.images[np.sort(others)]])),)
+
+
+@torch.no_grad()
+def psnr_by_style(vae: AutoencoderKL, count: int = 32) -> dict[str, float]:
+    """Mean PSNR in dB of `count` unseen photos and of each style of them, held-out operators included."""
+    photos = [render_scene(HELD_OUT_SEED + i).image for i in range(count)]
+    figures = {}
+    for name, style in {"photo": lambda image: image, **STYLES}.items():
+        pixels = to_tensor(np.stack([style(photo) for photo in photos]) * 255).to(vae.device)
+        output = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+        error = ((output - pixels) / 2).square().mean((1, 2, 3))
+        figures[name] = round(float((-10 * error.log10()).mean()), 2)
+    return figures
+
+
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, pixels: torch.Tensor) -> None:
+    """Folds the latents' mean and deviation into the 1x1 convolutions around them, in place.
+
+    Latents of `pixels` then have mean 0 and deviation 1 in each channel, so the scaling factor is 1.
+    """
+    means = vae.encode(pixels).latent_dist.mean
+    mean, std = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    n = len(mean)
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    post.bias += (post.weight * mean[None, :, None, None]).sum((1, 2, 3))
+    post.weight *= std[None, :, None, None]
+    quant.weight[:n] /= std[:, None, None, None]
+    quant.bias[:n] = (quant.bias[:n] - mean) / std
+    # The second half gives log variances, which the loss leaves to the KL term: a sample of that posterior would be
+    # half noise. The posterior becomes the mean with the noise that the decoder knows.
+    quant.weight[n:].zero_()
+    quant.bias[n:].fill_(2 * math.log(LATENT_NOISE))
+
+
+def train_vae(args: argparse.Namespace) -> None:
+    """Trains until `args.vae_steps` or `args.vae_minutes` and writes the result to the folder `vae` in `args.work`."""
+    device = parallel.device()
+    torch.manual_seed(args.seed)
+    vae = build_vae()
+    if args.vae_init is not None:
+        vae.load_state_dict(AutoencoderKL.from_pretrained(args.vae_init).float().state_dict())
+    model = ReconstructionLoss(vae).to(device)
+    budget = Budget(args.vae_steps, args.vae_minutes, args.vae_lr, warm_up=100, ema=0.998, save_every=args.save_every)
+    training = Training("vae", args.work, model, budget)
+    scenes = load_scenes(args.work, args.scenes, args.processes)
+    textures = load_scenes(args.work, args.textures, args.processes, textures=True)
+    # Each process, and each resumed run, draws other batches.
+    seed = args.seed + 1000 * parallel.rank() + training.step
+    torch.manual_seed(seed)
+    training.run(batches(scenes, textures, args.vae_batch, seed))
+    if parallel.rank() == 0:
+        model.load_state_dict(training.average.values, strict=False)
+        normalise_latents(model.vae, to_tensor(scenes.images[:1000]).to(device))
+        log.info("PSNR %s", psnr_by_style(model.vae))
+        model.vae.save_pretrained(args.work / "vae")
+    parallel.wait_for_all()
