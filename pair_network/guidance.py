@@ -1,4 +1,4 @@
-"""Style guidance as functions of tensors (paper, eq. 9 to 11); linear, so they hold for ε, v, x0 and flow predictions."""
+"""Style guidance as functions of tensors (paper, eq. 9 to 11); linear, so it holds for ε, v, x0 and flow models."""
 
 from __future__ import annotations
 

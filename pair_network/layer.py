@@ -188,9 +188,13 @@ class CoupledLayer(nn.Module):
             delta = self.content_scale * self.ups()[0][pair].float() @ content_down.float().flatten(1)
         return delta.view(self.base.weight.shape)
 
+    @property
+    def is_attached(self) -> bool:
+        return self._handle is not None
+
     def attach(self) -> None:
         """Adds the branches to the base layer's output from now on."""
-        if self._handle is None:
+        if not self.is_attached:
             self._handle = self.base.register_forward_hook(self._add_branches)
 
     def detach_from_base(self) -> None:

@@ -122,7 +122,9 @@ class GuidedDenoiser:
             except torch.OutOfMemoryError:
                 self.is_joined = False
                 logger.warning("no memory for the style rows in the batch; each style now gets a call of its own")
-        _empty_cache()  # outside the except block, whose traceback would keep the failed call's tensors alive
+            # Not in the except block, whose traceback keeps the failed call's tensors alive.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         output = self._routed_forward(inputs, [], base_rows=1, images=0)
         images = cond.stop - cond.start
         alone = [with_style_rows(inputs, cond, [prompt], keeps_base=False) for prompt in prompts]
@@ -162,11 +164,6 @@ class GuidedDenoiser:
 def _replaced(output: Any, prediction: Tensor) -> Any:
     """``output``, a tuple or diffusers' output class, with another prediction."""
     return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
-
-
-def _empty_cache() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def _is_compiled(model: nn.Module) -> bool:
 @contextmanager
 def _attached(network: PairNetwork, device: torch.device) -> Iterator[None]:
     """Hooks the network in, on the pipeline's device and without dropout, and puts everything back as it was."""
-    unhooked = [layer for layer in network.coupled_layers() if layer._handle is None]
+    unhooked = [layer for layer in network.coupled_layers() if not layer.is_attached]
     was_training, home = network.training, next(network.parameters()).device
     try:
         network.eval().to(device)

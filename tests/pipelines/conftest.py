@@ -150,14 +150,14 @@ def denoiser_of(pipe):
     return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
 
 
-def make_network(model, seed, rank=3):
-    """A style network on the attention layers with random ups, in the model's precision."""
+def make_network(model, seed, rank=3, part=".to_"):
+    """A style network on the layers with ``part`` in their path, with random ups, in the model's precision."""
     from pair_network.config import parse_network_args
     from pair_network.network import PairNetwork
     from pair_network.targets import all_layers
 
     config = parse_network_args(rank, 2.0, None, {})
-    targets = [target for target in all_layers(None, model) if "to_" in target.path]
+    targets = [target for target in all_layers(None, model) if part in target.path]
     network = PairNetwork(config, targets, {target.key: (rank, rank) for target in targets})
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -199,7 +199,8 @@ def test_half_precision(tools, sd, dtype):
 def test_compiled_model(tools, in_place):
     """Compiled code does not notice hooks that come and go: two rows plain, with a style, and plain again."""
     pipe = tools.make_flux()
-    style, two = style_on(tools, pipe, start=0.0), {"num_images_per_prompt": 2, "steps": 1}
+    network = tools.make_network(pipe.transformer, 1, part="single_transformer_blocks.0.attn.to_q")
+    style, two = Style(network, "in ink style", start=0.0), {"num_images_per_prompt": 2, "steps": 1}
     base, expected = run(pipe, **two), guided(pipe, style, steps=1)
     torch.compiler.reset()
     if in_place:

@@ -189,3 +189,29 @@ def test_skipped_layers_of_sd3_cancel_out_of_the_shift(tools):
     shift = guided.steps[0][2] - plain.steps[0][2]
     torch.testing.assert_close(shift, 3.0 * (styled - cond), rtol=0, atol=1e-8)
     assert len(guided.steps[0][1]) == 2, "the skipped-layers call must have been made"
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3"])
+def test_controlnet_of_the_transformers(tools, family):
+    import diffusers
+
+    base = getattr(tools, f"make_{family}")()
+    torch.manual_seed(3)
+    if family == "flux":
+        shape = dict(base.transformer.config) | {"guidance_embeds": False}
+        net = diffusers.FluxControlNetModel.from_config(shape)
+    else:
+        net = diffusers.SD3ControlNetModel.from_transformer(
+            base.transformer, num_layers=1, num_extra_conditioning_channels=0, load_weights_from_transformer=False
+        )
+    with torch.no_grad():
+        for parameter in net.double().parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    kind = "FluxControlNetPipeline" if family == "flux" else "StableDiffusion3ControlNetPipeline"
+    pipe = tools.ready(getattr(diffusers, kind)(controlnet=net, **base.components))
+    extra = {"true_cfg_scale": 3.0, "negative_prompt": "blurry"} if family == "flux" else {}
+    steps = check(
+        tools, pipe, ["a dog", "a cat"], one_style(tools, pipe), control_image=picture(), height=16, width=16, **extra
+    )
+    residuals = next(value for key, value in steps.steps[0][1][0].items() if "block" in key and value is not None)
+    assert residuals[0].abs().max() > 0

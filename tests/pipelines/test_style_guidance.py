@@ -1,6 +1,8 @@
 """Style guidance in StableDiffusionPipeline against the paper's eq. 10 written out, and what it leaves behind."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -100,3 +102,12 @@ def test_network_that_is_attached_stays_attached(sd, tools):
 def test_style_without_words_is_refused(sd, tools):
     with pytest.raises(PairError, match="prompt_words"):
         Style(tools.make_network(sd.unet, seed=1))
+
+
+def test_no_import_of_diffusers():
+    """The training previews and the UIs import this package where diffusers may be missing."""
+    code = (
+        "import sys, pair_network.pipelines, pair_network.__main__; print([m for m in sys.modules if 'diffusers' in m])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,1 @@
+"""The command line for making pictures; ``pair_network.pipelines`` does the work."""

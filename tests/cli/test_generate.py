@@ -1,0 +1,133 @@
+"""``generate`` on a tiny model: what it writes, and that each picture is what its label says."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pair_network.__main__ import main
+from pair_network.checkpoint import write
+from pair_network.cli import generate
+from pair_network.cli.models import pipeline_of
+from pair_network.cli.tasks import task_of
+from pair_network.errors import PairError
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_one_picture_for_each_prompt_and_seed(args, tmp_path):
+    paths = generate.run([*args("--seed 3 4 --width 16 --height 16"), "--prompt", "a dog", "a cat"])
+    assert [path.name for path in paths] == [f"generate_000{n}_{s}.png" for n, s in zip("1234", "3434", strict=True)]
+    assert len({pixels(path).tobytes() for path in paths}) == 4
+    text = Image.open(paths[3]).info["parameters"]
+    assert text.startswith("a cat\nSteps: 2, Sampler: DDIM, CFG scale: 5, Seed: 4, Size: 16x16, Model: model, ")
+    assert "Style guidance 1: ink | in ink style | scale 3 | start 0.2" in text
+    again = generate.run([*args("--seed 4 --width 16 --height 16"), "--prompt", "a cat"])
+    assert again[0].name == "generate_0005_4.png"
+    assert np.array_equal(pixels(again[0]), pixels(paths[3]))
+
+
+def test_comparison_shows_base_lora_and_guidance(args):
+    base, lora, guided, sheet = generate.run([*args("--compare --width 16 --height 16 --start 0"), "--prompt", "a dog"])
+    (alone,) = generate.run([*args("--width 16 --height 16", style=False), "--prompt", "a dog"])
+    assert np.array_equal(pixels(base), pixels(alone))
+    assert len({pixels(path).tobytes() for path in (base, lora, guided)}) == 3
+    assert Image.open(sheet).size[0] > 3 * 256
+    assert Image.open(lora).info["parameters"].startswith("a dog in ink style <lora:ink:1>\n")
+    assert "Style guidance" not in Image.open(lora).info["parameters"]
+
+
+def test_grid_over_scale_and_strength(args):
+    run = args("--grid_scale 0 4 --grid_multiplier 0.5 1 --width 16 --height 16 --start 0")
+    *cells, sheet = generate.run([*run, "--prompt", "a dog"])
+    none_half, some_half, none_full, some_full = (pixels(cell) for cell in cells)
+    assert np.array_equal(none_half, none_full), "scale 0 is the base picture at any strength"
+    assert not np.array_equal(some_half, some_full)
+    assert sheet.name.endswith("_sheet.png")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--image @photo.png --strength 0.5",
+        "--image @photo.png --mask @mask.png --strength 1",
+        "--controlnet @controlnet --control_image @photo.png",
+        "--controlnet @controlnet --control_image @photo.png --image @photo.png",
+        "--guidance_rescale 0.5 --sampler dpmpp_2m_karras --width 16 --height 16 --low_memory",
+    ],
+)
+def test_pictures_to_start_from(args, options):
+    (guided,) = generate.run([*args(options + " --start 0"), "--prompt", "a dog"])
+    (base,) = generate.run([*args(options, style=False), "--prompt", "a dog"])
+    assert Image.open(guided).size == (16, 16)
+    assert not np.array_equal(pixels(guided), pixels(base))
+
+
+def test_two_styles_of_their_own_strength(args, folder):
+    more = ["--style", *[str(folder / "ink.safetensors")] * 2, "--words", "in ink", "as chalk", "--scale", "1", "2"]
+    (path,) = generate.run([*args("--width 16 --height 16", style=False), *more, "--prompt", "a dog"])
+    text = Image.open(path).info["parameters"]
+    assert "1: ink | in ink | scale 1" in text
+    assert "2: ink | as chalk | scale 2" in text
+
+
+@pytest.mark.parametrize("kind", ["flux", "sd3", "sdxl"])
+def test_settings_of_the_other_families(builders, folder, kind):
+    pipe = getattr(builders, f"make_{kind}")()
+    line = f"--model m --prompt x --cfg 2 --negative bad --width 16 --height 16 --image {folder / 'photo.png'}"
+    task = task_of(generate.parser().parse_args(line.split()), pipe)
+    assert type(task.pipe).__name__.endswith("Img2ImgPipeline")
+    cfg = "true_cfg_scale" if kind == "flux" else "guidance_scale"
+    assert task.settings[cfg] == 2
+    assert task.settings["negative_prompt"] == "bad"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline"),
+    [
+        ("double_blocks.0.img_attn.qkv.weight", "FluxPipeline"),
+        ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "StableDiffusion3Pipeline"),
+        ("conditioner.embedders.1.model.ln_final.weight", "StableDiffusionXLPipeline"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "StableDiffusionPipeline"),
+    ],
+)
+def test_checkpoints_in_one_file_are_recognised(tmp_path, tensor, pipeline):
+    import torch
+
+    write(tmp_path / "model.safetensors", {tensor: torch.zeros(1)}, {})
+    assert pipeline_of(tmp_path / "model.safetensors") == pipeline
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("generate", "--model"),
+        ("generate --model m --prompt x --stile a", "unrecognized arguments: --stile"),
+        ("generate --model nowhere --prompt x", "--model nowhere: diffusers cannot load it"),
+        ("generate --model model.ckpt --prompt x", "pickled weights"),
+        ("generate --model none.safetensors --prompt x", "no such file"),
+        ("generate --model m --prompt x --compare", "name it with --style"),
+        ("generate --model m --prompt x --style none.safetensors", "none.safetensors: no such file"),
+        ("generate --model m --prompt x --style @ink.safetensors --scale 1 2", "--scale has 2 values for 1 styles"),
+        ("generate --model m --prompt x --style @ink.safetensors --compare --grid_scale 1", "two sheets"),
+        ("generate --model m --prompt x --mask @mask.png", "--image"),
+        ("generate --model m --prompt x --controlnet c", "--control_image"),
+        ("generate --model m --prompt x --image @ink.safetensors", "not a picture"),
+        ("restyle none.png --model m --style @ink.safetensors", "no such file"),
+        ("restyle @photo.png --model m", "--style FILE"),
+        ("paint", "unknown verb"),
+    ],
+)
+def test_mistakes_are_one_line(folder, capsys, line, message):
+    assert main(line.replace("@", f"{folder}/").split()) == 2
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_option_lists_fit_the_styles(folder):
+    line = f"--model m --prompt x --style {folder / 'ink.safetensors'} --start 0.6 --end 0.5"
+    with pytest.raises(PairError, match=r"start=0.6"):
+        generate.cells_of(generate.parser().parse_args(line.split()))

@@ -1,0 +1,62 @@
+"""Style guidance as tensor formulas: numbers worked by hand, and what must hold for any numbers."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pair_network.guidance import is_in_interval, shift_for_rescale, style_guided, style_shift
+
+NUMBERS = st.floats(-10, 10)
+VALUES = st.lists(NUMBERS, min_size=3, max_size=3).map(lambda values: torch.tensor(values, dtype=torch.float64))
+
+
+def one(value):
+    return torch.tensor([value], dtype=torch.float64)
+
+
+def test_equation_10_by_hand():
+    """ε0(∅) = 1, ε0(c) = 3, ε_style = 4: 1 + 5 · (3 − 1) + 2 · (4 − 3) = 13."""
+    assert style_guided(one(1.0), one(3.0), [one(4.0)], 5.0, [2.0]) == 13
+
+
+def test_equation_11_by_hand():
+    """A second style 1 with λ = 0.5: 13 + 0.5 · (1 − 3) = 12."""
+    assert style_guided(one(1.0), one(3.0), [one(4.0), one(1.0)], 5.0, [2.0, 0.5]) == 12
+
+
+def test_scale_equal_to_cfg_keeps_the_base_model_in_the_null_row():
+    """λ_style = λ_cfg is no special case: the null prediction stays the base model's (METHOD.md §2.6)."""
+    assert style_guided(one(1.0), one(3.0), [one(4.0)], 5.0, [5.0]) == 16
+
+
+def test_without_cfg():
+    """cond + λ (style − cond) = 3 + 2 · 1."""
+    assert style_guided(None, one(3.0), [one(4.0)], 5.0, [2.0]) == 5
+
+
+def test_a_scale_is_missing():
+    with pytest.raises(ValueError, match="shorter"):
+        style_shift(one(1.0), [one(2.0), one(3.0)], [1.0])
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(VALUES, VALUES, VALUES, st.floats(-8, 8), st.floats(-8, 8))
+def test_shifting_both_rows_shifts_any_combination(null, cond, style, cfg, scale):
+    shift = style_shift(cond, [style], [scale])
+    combined = (null + shift) + cfg * ((cond + shift) - (null + shift))
+    torch.testing.assert_close(combined, style_guided(null, cond, [style], cfg, [scale]), rtol=0, atol=1e-9)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(VALUES, VALUES, VALUES, st.floats(1.01, 20))
+def test_shift_on_the_null_rows_alone_comes_to_the_same(null, cond, shift, cfg):
+    moved = shift_for_rescale(null, shift, cfg)
+    torch.testing.assert_close(moved + cfg * (cond - moved), null + cfg * (cond - null) + shift, rtol=0, atol=1e-6)
+
+
+def test_interval_is_half_open():
+    steps = [i / 10 for i in range(10)]
+    assert [i for i, at in enumerate(steps) if is_in_interval(at, 0.2, 0.5)] == [2, 3, 4]
+    assert [i for i, at in enumerate(steps) if is_in_interval(at, 0.0, 1.0)] == list(range(10))
+    assert not any(is_in_interval(at, 0.3, 0.3) for at in steps)
