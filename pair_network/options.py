@@ -110,13 +110,19 @@ def _caption_suffix(path: Path) -> str:
 
 
 def _copied_alone(image: Path, folder: Path) -> Path:
-    """The folder, holding a copy of the image named pair.* and its caption file, and nothing else of that name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("pair.*"):
-        old.unlink()
-    for source in (image, *(image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES)):
-        if source.is_file():
-            shutil.copyfile(source, folder / f"pair{source.suffix.lower()}")
+    """The folder, holding a copy of the image named pair.* and its caption file, and nothing else of that name.
+
+    The processes of a distributed run all do this at once: every file is replaced whole, none is ever half there.
+    """
+    files = (image, *(image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES))
+    copies = {folder / f"pair{source.suffix.lower()}": source for source in files if source.is_file()}
+    for copy, source in copies.items():
+        with atomic_file(copy) as temporary:
+            shutil.copyfile(source, temporary)
+    # Latents and text that kohya cached beside the images of an earlier run know neither their image nor their caption.
+    for old in (*folder.glob("pair.*"), *folder.glob("pair*.npz")):
+        if old not in copies:
+            old.unlink(missing_ok=True)
     return folder
 
 

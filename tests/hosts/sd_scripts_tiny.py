@@ -18,7 +18,10 @@ def clip(hidden=32, layers=2, projection=False):
         num_attention_heads=4, max_position_embeddings=77, projection_dim=hidden, bos_token_id=0, eos_token_id=2,
         pad_token_id=1,
     )  # fmt: skip
-    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+    model = (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+    # kohya's sampler divides by the embeddings' mean, which a fresh layer norm makes zero.
+    nn.init.constant_(model.text_model.final_layer_norm.bias, 0.5)
+    return model
 
 
 def t5(width):
@@ -51,7 +54,7 @@ def randomized(model, scale=0.05):
             if parameter.dim() > 1:
                 parameter.normal_(std=scale)
             else:  # some norms are made of uninitialised memory, to be filled by a checkpoint
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
     return model
 
 

@@ -78,6 +78,18 @@ def test_sdxl_caches_text_encoder_outputs(sd_scripts):
     assert len(caches) == 2, "latents and text of the content image are cached beside it"
 
 
+def test_the_quick_form_forgets_the_disk_caches_of_other_images(sd_scripts, make_picture):
+    """kohya's cache files are named after the image alone: a new image of that size would never be looked at."""
+    options = ["--cache_latents", "--cache_latents_to_disk", "--max_train_steps", "2"]
+    sd_scripts.train(*options)
+    (cache,) = (sd_scripts.out / "style-dataset/style").glob("*.npz")
+    first = cache.read_bytes()
+    other = sd_scripts.pair()
+    make_picture(other[3], (250, 250, 10))
+    sd_scripts.train(*options, *other)
+    assert cache.read_bytes() != first
+
+
 def test_trains_in_bf16_throughout(sd_scripts):
     sd_scripts.train("--mixed_precision", "bf16", "--full_bf16")
     values = ups(sd_scripts.out / "style.safetensors")

@@ -1,0 +1,90 @@
+"""Every preset of the sd-scripts host against the parser of its family: keys, types, choices, and a reason for each."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pair_network import PairError
+from pair_network.config import parse_network_args
+from pair_network.hosts.sd_scripts_config import check_config, read_config
+from pair_network.hosts.sd_scripts_families import FAMILIES, FAMILY_OF_TYPE
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = ROOT / "tests/hosts/sd_scripts_options.json"
+PRESETS = sorted(path for path in (ROOT / "presets").glob("*.toml") if path.name != "embedded.toml")
+SD15 = ROOT / "presets/sd15.toml"
+TYPES = {"int": int, "float": float, "str": str}
+
+
+def committed_parser(family):
+    """A parser with the options that sd-scripts' own parser of the family has, from the committed list."""
+    lists = json.loads(OPTIONS.read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser()
+    for name, (kind, *facts) in {**lists["all"], **lists[family]}.items():
+        nargs, choices = (*facts, None, None)[:2]
+        if kind == "bool":
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.add_argument(f"--{name}", type=TYPES.get(kind, str), nargs=nargs, choices=choices)
+    return parser
+
+
+def test_every_family_and_memory_size_has_a_preset():
+    assert {path.stem for path in PRESETS} >= {
+        "sd15", "sd15_vpred_zsnr", "sd2", "sdxl_8gb", "sdxl_12gb", "sdxl_24gb", "sdxl_illustrious_pony",
+        "sdxl_vpred_noobai", "sd3", "flux_12gb", "flux_16gb", "flux_24gb", "lumina", "anima", "hunyuan_image",
+    }  # fmt: skip
+    assert {FAMILY_OF_TYPE[read_config(path)["model_type"]] for path in PRESETS} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_keys_types_and_choices_fit_the_committed_options(path):
+    values = read_config(path)
+    check_config(values, committed_parser(FAMILY_OF_TYPE[values["model_type"]]), path)
+    given = dict(entry.split("=", 1) for entry in values["network_args"])
+    assert parse_network_args(values["network_dim"], values["network_alpha"], None, given).rank == values["network_dim"]
+    assert values["style_start_step"] < values["max_train_steps"]
+
+
+def test_the_committed_options_reject_a_slip(tmp_path):
+    path = tmp_path / "slip.toml"
+    path.write_text(SD15.read_text(encoding="utf-8").replace("learning_rate =", "learning_rat ="), encoding="utf-8")
+    with pytest.raises(PairError, match=r"unknown key .learning_rat. \(did you mean"):
+        check_config(read_config(path), committed_parser("sd"), path)
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_value_says_what_it_is(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert "Not run on real weights here" in "\n".join(lines[:4])
+    for before, line in zip(["", *lines], lines, strict=False):
+        if re.match(r"\w+ =", line):
+            comment = line.partition("  # ")[2] or before.removeprefix("# ")
+            assert len(comment) > 3, f"{path.name}: {line}"
+
+
+@pytest.mark.sd_scripts
+def test_presets_and_the_committed_options_fit_the_real_parsers():
+    """The committed list may be older than the checkout, but must not name an option otherwise than it does."""
+    if not all(os.environ.get(name) for name in ("SD_SCRIPTS_DIR", "SD_SCRIPTS_PYTHON")):
+        pytest.skip("needs a checkout of sd-scripts: set SD_SCRIPTS_DIR and SD_SCRIPTS_PYTHON")
+
+    def run(task, *rest):
+        command = [os.environ["SD_SCRIPTS_PYTHON"], "tests/hosts/sd_scripts_options.py", os.environ["SD_SCRIPTS_DIR"]]
+        done = subprocess.run([*command, ".", task, *map(str, rest)], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    verdicts = re.findall(r"CHECKED (\S+) (.*)", run("check", *PRESETS))
+    assert len(verdicts) == len(PRESETS)
+    assert {verdict for _, verdict in verdicts} <= {"ok", "no such family here"}, verdicts
+    real = json.loads(run("dump"))
+    committed = json.loads(OPTIONS.read_text(encoding="utf-8"))
+    for family in set(real) - {"all"}:
+        ours, theirs = ({**lists["all"], **lists[family]} for lists in (committed, real))
+        assert {name: fact for name, fact in ours.items() if theirs.get(name, fact) != fact} == {}
