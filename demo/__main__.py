@@ -7,13 +7,15 @@ own pipeline with style guidance. The last row is what only this model can show:
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 
 from demo.model_config import MODEL_DIR, load_pipeline
@@ -33,7 +35,7 @@ PROMPTS = (
     "a photo of a red flower on a green background",
     "a photo of a yellow boat on a pink background",
 )
-STEPS, GUIDANCE_SCALE = 30, 3.0
+GUIDANCE_SCALE = 3.0
 
 
 def main() -> int:
@@ -60,9 +62,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--style", choices=list(HELD_OUT_STYLES), default="poster", help="which bundled style")
     pairs = sorted(path.stem for path in (ROOT / "demo/pairs/content").glob("*.png"))
     parser.add_argument("--pair", choices=pairs, default="house", help="which bundled picture")
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "output" / "demo", help="folder for files and picture")
-    parser.add_argument("--scale", type=float, default=3.0, help="style guidance scale (the paper's lambda_style)")
-    parser.add_argument("--start", type=float, default=0.2, help="share of the steps without style guidance")
+    parser.add_argument("--output_dir", type=Path, default=ROOT / "output/demo", help="folder for files and picture")
+    parser.add_argument("--scale", type=float, default=5.0, help="style guidance scale (the paper's lambda_style)")
+    parser.add_argument("--start", type=float, default=0.1, help="share of the steps without style guidance")
+    parser.add_argument("--steps", type=int, default=30, help="sampling steps")
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="further training options; comes last")
     return parser.parse_args()
 
@@ -80,16 +83,16 @@ def train(args: argparse.Namespace, content: Path, twin: Path) -> int:
 
 
 def paint(args: argparse.Namespace, content: Path, twin: Path) -> Image.Image:
-    """The labelled grid: the pair, then every prompt by base model, style LoRA, style guidance and the true operator."""
+    """The labelled grid: the pair, and every prompt by base model, style LoRA, style guidance and the true operator."""
     pipe = load_pipeline(MODEL_DIR)
     pipe.set_progress_bar_config(disable=True)
     file = str(args.output_dir / f"{args.style}.safetensors")
     words = f"in {args.style} style"
-    base = sample(pipe, PROMPTS)
+    base = sample(pipe, PROMPTS, args.steps)
     with style_guidance(pipe, Style(file, words, scale=args.scale, start=args.start)):
-        guided = sample(pipe, PROMPTS)
+        guided = sample(pipe, PROMPTS, args.steps)
     pipe.load_lora_weights(file)
-    lora = sample(pipe, [f"{prompt} {words}" for prompt in PROMPTS])
+    lora = sample(pipe, [f"{prompt} {words}" for prompt in PROMPTS], args.steps)
     truth = [to_picture(HELD_OUT_STYLES[args.style](np.asarray(image, np.float32) / 255)) for image in base]
     pair = [Image.open(content), Image.open(twin)]
     rows = [[pair[0], *base], [pair[1], *lora], [None, *guided], [None, *truth]]
@@ -98,16 +101,16 @@ def paint(args: argparse.Namespace, content: Path, twin: Path) -> Image.Image:
     return grid(rows, columns, labels, title=f"One pair (left) taught “{words}”; the model was never shown this style")
 
 
-def sample(pipe: object, prompts: tuple[str, ...] | list[str]) -> list[Image.Image]:
+def sample(pipe: Any, prompts: Sequence[str], steps: int) -> list[Image.Image]:
     """One picture for each prompt, from the same noise in every call."""
     generators = [torch.Generator().manual_seed(11 + number) for number in range(len(prompts))]
-    return pipe(  # type: ignore[operator]
-        list(prompts), num_inference_steps=STEPS, guidance_scale=GUIDANCE_SCALE, generator=generators
-    ).images
+    result = pipe(list(prompts), num_inference_steps=steps, guidance_scale=GUIDANCE_SCALE, generator=generators)
+    return result.images
 
 
 if __name__ == "__main__":
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
     try:
         sys.exit(main())
     except PairError as mistake:
