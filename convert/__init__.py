@@ -1,0 +1,1 @@
+"""Converters: ``python -m convert VERB INPUT… -o OUTPUT`` (see docs/convert.md)."""

@@ -1,0 +1,77 @@
+"""Metadata of a converted file: carried over, corrected where the conversion changed it, never invented."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pair_network.checkpoint import CONFIG_KEY
+
+from .layers import Adapter, Branch
+
+# What describes the bytes or the wrapping of the old file and is wrong for any other.
+STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata", CONFIG_KEY)
+HISTORY_KEY = "pair_network_converted"
+TRIGGER_KEYS = ("modelspec.trigger_phrase",)
+
+
+def converted(adapter: Adapter, verb: str, facts: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """The adapter's metadata without what no longer holds, and one line of history.
+
+    Args:
+        adapter: What was read.
+        verb: The conversion.
+        facts: Choices that changed the numbers (strength, rank, …), kept with the verb.
+    """
+    values = {key: value for key, value in adapter.metadata.items() if key not in STALE}
+    entry = {"verb": verb, "from": adapter.format, **(facts or {})}
+    values[HISTORY_KEY] = json.dumps([*_history(adapter.metadata), entry])
+    return values
+
+
+def _history(metadata: Mapping[str, str]) -> list[Any]:
+    try:
+        entries = json.loads(metadata.get(HISTORY_KEY, "[]"))
+    except ValueError:
+        return []
+    return entries if isinstance(entries, list) else []
+
+
+def set_rank(values: dict[str, str], branch: Branch) -> None:
+    """``ss_network_dim`` and ``ss_network_alpha`` of the layers as they are; "Dynamic" as kohya writes mixed ones."""
+    ranks = {layer.rank for layer in branch.values()}
+    alphas = {layer.alpha for layer in branch.values()}
+    values["ss_network_dim"] = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
+    values["ss_network_alpha"] = f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic"
+
+
+def set_kohya(values: dict[str, str], adapter: Adapter, branch: Branch, output_name: str) -> None:
+    """What makes the UIs recognise family and format; the file's own words are kept where they agree."""
+    family = adapter.family
+    set_rank(values, branch)
+    if adapter.is_sure:
+        if not values.get("ss_base_model_version", "").startswith(family.base_model_version):
+            values["ss_base_model_version"] = family.base_model_version
+        values["ss_v2"] = str(family.is_v2)
+        if not _same_family(values.get("modelspec.architecture", ""), family.architecture):
+            values["modelspec.architecture"] = family.architecture
+    values["ss_network_module"] = "networks.lora"
+    values["ss_output_name"] = safe_name(output_name)
+
+
+def _same_family(found: str, wanted: str) -> bool:
+    # Forge compares these two for equality; the other families have several spellings that are as right.
+    if wanted.startswith(("stable-diffusion-v1", "stable-diffusion-xl", "flux")):
+        return found == wanted
+    return found.startswith(wanted[:18]) and found.endswith("/lora")
+
+
+def safe_name(name: str) -> str:
+    """A name that A1111's ``<lora:NAME:weight>`` can hold and that it does not parse as JSON."""
+    return re.sub(r"[:,<>]", "_", name).lstrip("{") or "lora"
+
+
+def trigger_words(metadata: Mapping[str, str]) -> str:
+    return next((metadata[key] for key in TRIGGER_KEYS if metadata.get(key)), "")

@@ -1,0 +1,141 @@
+"""Layer names of every format, read and written through the key maps of ``keys``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .families import Family
+from .keys.entry import Entry
+from .keys.text import clip_modules, t5_modules
+
+Modules = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a layer name in a file stands for.
+
+    Attributes:
+        modules: diffusers layers with their component (``unet.…``) whose rows the layer's up covers, in order.
+        swaps: Its rows may be (shift, scale), see ``Entry.swaps``.
+        style: Naming it belongs to: "kohya", "kohya-diffusers", "dotted", "native", "onetrainer" or "xflux".
+    """
+
+    modules: Modules
+    swaps: bool = False
+    style: str = "dotted"
+
+
+def underscored(name: str) -> str:
+    return name.replace(".", "_")
+
+
+@lru_cache
+def names_of(family: Family) -> dict[str, Name]:
+    """Every name under which a file may give a layer of this family, without the tensor's suffix."""
+    names: dict[str, Name] = {}
+    for entry in family.entries:
+        _add_entry(names, family, entry)
+    for encoder in family.text_encoders:
+        for module in encoder.modules:
+            target = (f"{encoder.component}.{module}",)
+            flat = module.removeprefix("text_model.")  # transformers 5 dropped this level
+            for form in (module, flat):
+                names[f"{encoder.prefix}_{underscored(form)}"] = Name(target, style="kohya")
+                names[f"{encoder.component}.{form}"] = Name(target)
+            if encoder.kind != "t5":
+                names.setdefault(_old_attention(target[0], "self_attn.to_"), Name(target))
+    if family.name == "flux":
+        names.update(_xflux_names())
+    return names
+
+
+def _add_entry(names: dict[str, Name], family: Family, entry: Entry) -> None:
+    target = tuple(f"{family.component}.{module}" for module in entry.modules)
+    native_style, module_style = ("kohya", "kohya-diffusers") if family.kohya_is_native else ("kohya-native", "kohya")
+    names[f"lora_unet_{underscored(entry.native)}"] = Name(target, entry.swaps, native_style)
+    for prefix in ("diffusion_model.", "model.diffusion_model."):
+        names[prefix + entry.native] = Name(target, entry.swaps, "native")
+    for module, full in zip(entry.modules, target, strict=True):
+        one = (full,)
+        names.setdefault(f"lora_unet_{underscored(module)}", Name(one, style=module_style))
+        names[f"lora_{family.component}_{underscored(module)}"] = names.get(
+            f"lora_{family.component}_{underscored(module)}", Name(one, style="onetrainer")
+        )
+        names[full] = Name(one)
+        if full.endswith(".to_out.0"):
+            names[full.removesuffix(".0")] = Name(one)
+
+
+def _old_attention(module: str, replacement: str) -> str:
+    """``…self_attn.q_proj`` as diffusers' first releases wrote it, ``…self_attn.to_q``."""
+    stem, _, part = module.rpartition("self_attn.")
+    return f"{stem}{replacement}{part.removesuffix('_proj')}" if stem else module
+
+
+# xflux, the code under the official FLUX release: processor attributes and the layers that they add to.
+XFLUX_DOUBLE = {
+    "qkv_lora1": "img_attn.qkv",
+    "proj_lora1": "img_attn.proj",
+    "qkv_lora2": "txt_attn.qkv",
+    "proj_lora2": "txt_attn.proj",
+}
+XFLUX_SINGLE_QKV, XFLUX_SINGLE_PROJ = "qkv_lora", "proj_lora"
+
+
+@lru_cache
+def xflux_targets() -> dict[str, Modules]:
+    """xflux layer name -> diffusers modules, for all blocks. Its single qkv leaves linear1's proj_mlp rows alone."""
+    from .families import FAMILIES
+
+    by_native = {entry.native: tuple(f"transformer.{m}" for m in entry.modules) for entry in FAMILIES["flux"].entries}
+    targets = {}
+    for native, modules in by_native.items():
+        block, _, rest = native.partition(".")
+        number, _, layer = rest.partition(".")
+        place = f"{block}.{number}.processor"
+        if block == "double_blocks":
+            targets.update({f"{place}.{name}": modules for name, known in XFLUX_DOUBLE.items() if known == layer})
+        elif block == "single_blocks" and layer == "linear1":
+            targets[f"{place}.{XFLUX_SINGLE_QKV}"] = modules[:3]
+        elif block == "single_blocks" and layer == "linear2":
+            targets[f"{place}.{XFLUX_SINGLE_PROJ}"] = modules
+    return targets
+
+
+def _xflux_names() -> dict[str, Name]:
+    return {
+        prefix + name: Name(modules, style="xflux")
+        for name, modules in xflux_targets().items()
+        for prefix in ("", "diffusion_model.")
+    }
+
+
+@lru_cache
+def kohya_entries(family: Family) -> dict[str, tuple[Modules, bool]]:
+    """kohya's key of every layer -> (modules in the key's row order, whether rows may swap): what is written."""
+    written: dict[str, tuple[Modules, bool]] = {}
+    for entry in family.entries:
+        target = tuple(f"{family.component}.{module}" for module in entry.modules)
+        name = entry.native if family.kohya_is_native else entry.modules[0]
+        written[f"lora_unet_{underscored(name)}"] = (target, entry.swaps and family.kohya_is_native)
+    for encoder in family.text_encoders:
+        for module in encoder.modules:
+            written[f"{encoder.prefix}_{underscored(module)}"] = ((f"{encoder.component}.{module}",), False)
+    return written
+
+
+@lru_cache
+def peft_modules(family: Family) -> dict[str, Modules]:
+    """Bare module paths, as PEFT adapters of one model name them, -> candidates with their component."""
+    bare: dict[str, list[str]] = {}
+    for entry in family.entries:
+        for module in entry.modules:
+            bare.setdefault(module, []).append(f"{family.component}.{module}")
+    for encoder in family.text_encoders:
+        known = t5_modules() if encoder.kind == "t5" else clip_modules(encoder.layers)
+        for module in known:
+            for form in {module, module.removeprefix("text_model.")}:
+                bare.setdefault(form, []).append(f"{encoder.component}.{module}")
+    return {name: tuple(targets) for name, targets in bare.items()}

@@ -1,0 +1,110 @@
+"""Any LoRA, or a branch of a coupled checkpoint → a plain LoRA for A1111, Forge or ComfyUI, with what their cards show.
+
+Names: kohya's, which all of them read whole. ``--ui a1111`` with SD3 writes the diffusers names that are the only ones
+A1111 reads there. The strength goes into alpha, so that no weight is rounded.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pair_network.errors import PairError
+
+from .. import lazy, metadata, sidecars
+from ..install import install_webui, webui_lora_folder
+from ..layers import Adapter, Branch, by_module, fold_alpha, strengthened
+from ..lazy import Lazy
+from ..options import DTYPES, add_branch, chosen_branch, read_source
+from ..writer import write_tensors
+from .kohya import diffusers_keys, kohya_layers, tensors_of
+
+HELP = "a plain style LoRA for A1111, Forge and ComfyUI"
+SUFFIX = "-a1111.safetensors"
+UIS = ("all", "a1111", "forge", "comfyui")
+# The only SD3 layers that A1111's table names: the image stream's attention.
+A1111_SD3 = tuple(f".attn.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0"))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_branch(parser)
+    parser.add_argument("--strength", type=float, default=1.0, help="factor of every delta, folded in (1)")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="dtype of the weights (the file's own)")
+    parser.add_argument("--ui", choices=UIS, default="all", help="UI it is for; all: names that each reads (all)")
+    naming_help = "block names of SD and SDXL: kohya's, or diffusers' (kohya)"
+    parser.add_argument("--naming", choices=("kohya", "diffusers"), default="kohya", help=naming_help)
+    parser.add_argument("--drop-unmatched", action="store_true", help="leave out layers that the UI cannot read")
+    webui_help = "A1111 or Forge folder: LoRA into models/Lora, guidance script into extensions"
+    parser.add_argument("--webui", type=Path, metavar="DIR", help=webui_help)
+    sidecars.add_arguments(parser)
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes the LoRA, and beside it what the UI's card shows; returns all that was written.
+
+    Raises:
+        PairError: The UI cannot read this family, or some of its layers.
+    """
+    adapter = read_source(source, options)
+    branch = _shaped(chosen_branch(adapter, options), options)
+    if options.webui is not None:
+        target = webui_lora_folder(options.webui) / target.name.replace(SUFFIX, ".safetensors")
+        if target.exists() and not options.overwrite:
+            raise PairError(f"{target}: exists already; pass --overwrite, or name another output with -o")
+    tensors = _tensors(adapter, branch, options)
+    values = metadata.converted(adapter, "a1111", {"strength": options.strength, "branch": options.branch})
+    metadata.set_kohya(values, adapter, branch, target.stem)
+    card = sidecars.Card.of(source, adapter, options)
+    card.embed(values)
+    write_tensors(target, tensors, values)
+    written = [target, *card.write(target)]
+    if options.webui is not None:
+        written.append(install_webui(options.webui / "extensions"))
+    return written
+
+
+def _shaped(branch: Branch, options: argparse.Namespace) -> Branch:
+    """Strength and dtype applied."""
+    if not torch.isfinite(torch.tensor(options.strength)) or options.strength == 0:
+        raise PairError(f"--strength {options.strength}: a LoRA of this strength does nothing; give another number")
+    dtype = DTYPES.get(options.dtype)
+    return {
+        key: replace(
+            strengthened(layer, options.strength), down=lazy.cast(layer.down, dtype), up=lazy.cast(layer.up, dtype)
+        )
+        for key, layer in branch.items()
+    }
+
+
+def _tensors(adapter: Adapter, branch: Branch, options: argparse.Namespace) -> dict[str, Lazy]:
+    family, source = adapter.family, adapter.source
+    if options.ui == "a1111" and family.name == "flux":
+        raise PairError(f"{source}: A1111 has no FLUX; load it in Forge or ComfyUI (--ui forge)")
+    if options.ui == "a1111" and family.name == "sd3":
+        return _a1111_sd3(branch, source, options.drop_unmatched)
+    if options.naming == "diffusers" and family.component == "unet":
+        return tensors_of(diffusers_keys(branch, family, source))
+    return tensors_of(kohya_layers(branch, family, source))
+
+
+def _a1111_sd3(branch: Branch, source: Path, drop: bool) -> dict[str, Lazy]:
+    """diffusers' names without alpha, which would make A1111 drop the whole file."""
+    tensors: dict[str, Lazy] = {}
+    left_out = []
+    for (module,), layer in by_module(branch, source).items():
+        if not (module.startswith("transformer.transformer_blocks.") and module.endswith(A1111_SD3)):
+            left_out.append(module)
+            continue
+        folded = fold_alpha(layer)
+        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = folded.down, folded.up
+    if left_out and not drop:
+        raise PairError(
+            f"{source}: A1111 reads only the image stream's attention of SD3; {len(left_out)} layers would be lost, "
+            f"the first is {left_out[0]}; pass --drop-unmatched, or use Forge or ComfyUI"
+        )
+    if not tensors:
+        raise PairError(f"{source}: holds no layer that A1111 reads in SD3")
+    return tensors

@@ -1,0 +1,120 @@
+"""Style guidance at a given λ, approximated in a plain LoRA for UIs without a script.
+
+It is an approximation and stays one: guidance evaluates the LoRA beside the base model, a plain LoRA sits in both of
+CFG's predictions and cannot pause for the first steps. Without ``--model`` the LoRA is rescaled to λ / CFG scale, the
+strength at which CFG multiplies it back to λ. With ``--model`` the nearest strength is measured on that model, and with
+``--fit ups`` the up-factors are trained towards the guided predictions; how near each comes is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pair_network.errors import PairError
+
+from .. import distill, metadata
+from ..distill import Attached, Setting
+from ..layers import Branch, by_module, strengthened
+from ..options import add_branch, chosen_branch, read_source
+from ..writer import write_tensors
+from .kohya import kohya_layers, tensors_of
+
+HELP = "style guidance approximated in a plain LoRA"
+SUFFIX = "-baked.safetensors"
+TEST_SEED = 1000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_branch(parser)
+    parser.add_argument("--lambda", dest="style_scale", type=float, default=3.0, help="style guidance scale (3)")
+    parser.add_argument("--cfg", type=float, default=5.0, help="CFG scale that the UI will use (5)")
+    parser.add_argument("--start", type=float, default=0.2, help="share of the steps without style in guidance (0.2)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="diffusers folder (SD 1 or 2) to measure and fit on")
+    parser.add_argument("--prompts", nargs="+", default=[], help="plain prompts, at least two; the last third measures")
+    parser.add_argument("--style-words", metavar="TEXT", help="words added to a prompt (the trigger words)")
+    parser.add_argument("--fit", choices=("strength", "ups"), default="strength", help="what to fit (strength)")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps of the measurement (20)")
+    parser.add_argument("--fit-steps", type=int, default=200, help="training steps of --fit ups (200)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of --fit ups (1e-3)")
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes the baked LoRA in kohya's naming; returns what was written.
+
+    Raises:
+        PairError: Settings out of range, or a model that cannot be measured on.
+    """
+    if not options.cfg > 0 or not 0 <= options.start < 1 or options.steps < 1 or options.fit_steps < 1:
+        raise PairError("--cfg must be above 0, --start in [0, 1), --steps and --fit-steps at least 1")
+    adapter = read_source(source, options)
+    branch = chosen_branch(adapter, options)
+    facts: dict[str, Any] = {"lambda": options.style_scale, "cfg": options.cfg}
+    if options.model is None:
+        strength = options.style_scale / options.cfg
+        branch = {key: strengthened(layer, strength) for key, layer in branch.items()}
+        print(f"{source.name}: strength λ / CFG = {strength:.3f}, not measured (give --model for that)")
+    else:
+        words = options.style_words or metadata.trigger_words(adapter.metadata)
+        branch, strength = _fitted(by_module(branch, source), words, options, facts)
+    values = metadata.converted(adapter, "bake", {**facts, "strength": round(strength, 4)})
+    metadata.set_kohya(values, adapter, branch, target.stem)
+    write_tensors(target, tensors_of(kohya_layers(branch, adapter.family, source)), values)
+    return [target]
+
+
+def _fitted(branch: Branch, words: str, options: argparse.Namespace, facts: dict[str, Any]) -> tuple[Branch, float]:
+    """The branch at its best strength, or with fitted ups, and that strength; prints how near it comes."""
+    if len(options.prompts) < 2:
+        raise PairError("--prompts: give at least two plain prompts; some are for fitting, some for measuring")
+    pipeline = _pipeline(options.model)
+    lora = Attached(pipeline.unet, branch)
+    setting = Setting(options.style_scale, options.cfg, options.steps, options.start)
+    held = max(1, len(options.prompts) // 3)
+    fitting = distill.prompts_with_style(options.prompts[:-held], words)
+    testing = distill.prompts_with_style(options.prompts[-held:], words)
+    states, _ = distill.guided_states(pipeline, lora, fitting, [0], setting)
+    tests, finals = distill.guided_states(pipeline, lora, testing, [TEST_SEED], setting)
+    strength, _ = distill.best_strength(lora, pipeline.unet, states, setting)
+
+    def show(name: str) -> float:
+        error = distill.relative_error(pipeline.unet, tests, options.cfg)
+        final = distill.final_error(pipeline, lora, testing, [TEST_SEED], finals, setting)
+        print(f"  {name:24} prediction {error:.3f}  picture {final:.3f}")
+        return error
+
+    print(
+        f"squared error against guidance λ {options.style_scale:g}, CFG {options.cfg:g}, on held-out prompts; "
+        "1 is no style at all:"
+    )
+    for name, value in (("strength 1", 1.0), (f"best strength {strength:.3f}", strength)):
+        with lora.at(value):
+            facts["relative_error"] = round(show(name), 4)
+    if options.fit == "ups":
+        with torch.no_grad():
+            for up in lora.ups:
+                up.mul_(strength)
+        distill.fit_ups(lora, pipeline.unet, states, setting, options.fit_steps, options.rate)
+        facts["relative_error"] = round(show("fitted ups"), 4)
+        return lora.layers(branch, 1.0), strength
+    return lora.layers(branch, strength), strength
+
+
+def _pipeline(folder: Path) -> Any:
+    """The model, in float32 on the CPU."""
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
+    if not (folder / "model_index.json").is_file():
+        raise PairError(f"--model {folder}: is no diffusers folder (no model_index.json)")
+    kwargs = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "safety_checker": None}
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder, **kwargs)
+    if not issubclass(type(pipeline), StableDiffusionPipeline):
+        raise PairError(
+            f"--model {folder}: only Stable Diffusion 1 and 2 can be measured; bake without --model, or there"
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.vae = None  # nothing is decoded
+    return pipeline

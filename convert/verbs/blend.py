@@ -1,0 +1,108 @@
+"""Several style LoRAs with weights in one file: exact by putting their ranks side by side, or reduced to a rank."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pair_network.errors import PairError
+
+from .. import metadata, paths
+from ..layers import Adapter, Branch, Layer, by_module, strengthened
+from ..lowrank import factored, truncated
+from ..options import add_branch, add_reading, chosen_branch, read_source, stacked
+from ..writer import write_tensors
+from .kohya import kohya_layers, tensors_of
+
+HELP = "several LoRAs with weights in one file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="LORA")
+    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each LoRA (1)")
+    parser.add_argument("--rank", type=int, help="reduce to this rank by SVD; without it the blend is exact")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    add_reading(parser)
+    add_branch(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the blend; returns the exit status."""
+    weights = options.weights or [1.0] * len(options.inputs)
+    if len(weights) != len(options.inputs):
+        raise PairError(f"--weights: {len(weights)} given for {len(options.inputs)} LoRAs; give one for each")
+    for source in options.inputs:
+        paths.check_target(source, options.output, options.overwrite)
+    adapters = [read_source(source, options) for source in options.inputs]
+    families = {adapter.family.name for adapter in adapters}
+    if len(families) > 1:
+        raise PairError(
+            f"{options.inputs[0]} …: LoRAs of different families ({', '.join(sorted(families))}) cannot be blended"
+        )
+    branches = [chosen_branch(adapter, options) for adapter in adapters]
+    branch = summed([_weighted(b, weight) for b, weight in zip(branches, weights, strict=True)], options.output)
+    layers = dict(kohya_layers(branch, adapters[0].family, options.output))
+    loss = 0.0
+    if options.rank is not None:
+        layers, loss = _reduced(layers, options.rank)
+    _write(layers, adapters, weights, loss, options.output)
+    ranks = [layer.rank for layer in layers.values()]
+    print(f"{options.output}: ranks {min(ranks)} to {max(ranks)}, relative error {loss:.4f}")
+    return 0
+
+
+def _weighted(branch: Branch, weight: float) -> Branch:
+    if not math.isfinite(weight):
+        raise PairError(f"--weights {weight}: must be a number")
+    return {key: strengthened(layer, weight) for key, layer in branch.items()}
+
+
+def summed(branches: list[Branch], source: object) -> Branch:
+    """The layers of all branches, stacked where several have one."""
+    if len({frozenset(branch) for branch in branches}) > 1:
+        branches = [by_module(branch, source) for branch in branches]
+    gathered: dict = {}
+    for branch in branches:
+        for key, layer in branch.items():
+            gathered.setdefault(key, []).append(layer)
+    shapes = {key: {(layer.down.shape[1:], layer.out_dim) for layer in layers} for key, layers in gathered.items()}
+    for key, found in shapes.items():
+        if len(found) > 1:
+            raise PairError(
+                f"{source}: {key[0]} has different shapes in the LoRAs: {sorted(found)}; are they of one model?"
+            )
+    return {key: stacked(layers) for key, layers in gathered.items()}
+
+
+def _reduced(layers: dict[str, Layer], rank: int) -> tuple[dict[str, Layer], float]:
+    if rank < 1:
+        raise PairError(f"--rank {rank}: must be at least 1")
+    total = lost = 0.0
+    reduced = {}
+    for key, layer in tqdm(layers.items(), "reducing", leave=False, disable=None):
+        parts = factored(layer)
+        total, lost = total + float(parts.values.square().sum()), lost + parts.lost(rank)
+        reduced[key] = truncated(layer, rank)
+    return reduced, math.sqrt(lost / total) if total else 0.0
+
+
+def _write(layers: dict[str, Layer], adapters: list[Adapter], weights: list[float], loss: float, target: Path) -> None:
+    """The first LoRA's metadata is carried over only where all agree: a blend has no single training."""
+    first = adapters[0]
+    shared = {k: v for k, v in first.metadata.items() if all(a.metadata.get(k) == v for a in adapters)}
+    names = [adapter.metadata.get("ss_output_name") or adapter.source.stem for adapter in adapters]
+    words = [metadata.trigger_words(adapter.metadata) for adapter in adapters]
+    if any(words):
+        shared["modelspec.trigger_phrase"] = ", ".join(dict.fromkeys(word for word in words if word))
+    mixed = Adapter(first.family, {}, {}, shared, first.source, first.format, all(a.is_sure for a in adapters))
+    facts = {
+        "of": [f"{name} × {weight:g}" for name, weight in zip(names, weights, strict=True)],
+        "relative_error": loss,
+    }
+    values = metadata.converted(mixed, "blend", facts)
+    metadata.set_kohya(values, mixed, {layer.modules: layer for layer in layers.values()}, target.stem)
+    write_tensors(target, tensors_of(layers.items()), values)

@@ -1,0 +1,50 @@
+"""Any LoRA → diffusers' naming (``unet.….lora_A.weight``), exactly.
+
+diffusers takes the scale of such a file as 1, so alpha / rank is multiplied into up: where the file's dtype would round
+the product, that layer's up is stored in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .. import metadata
+from ..layers import Branch, by_module, fold_alpha
+from ..lazy import Lazy
+from ..options import add_branch, chosen_branch, read_source
+from ..writer import write_tensors
+
+HELP = "any LoRA into diffusers' naming, exactly"
+SUFFIX = "-diffusers.safetensors"
+# Suffixes of down and up: PEFT's, which diffusers writes today, and those of its first releases.
+SYNTAX = {"peft": (".lora_A.weight", ".lora_B.weight"), "lora": (".lora.down.weight", ".lora.up.weight")}
+OLD_TEXT_ENCODER = (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_branch(parser)
+    parser.add_argument(
+        "--syntax", choices=list(SYNTAX), default="peft", help="tensor suffixes: lora_A or lora.down (peft)"
+    )
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes ``source`` to ``target`` in diffusers' naming; returns what was written."""
+    adapter = read_source(source, options)
+    branch = chosen_branch(adapter, options)
+    values = metadata.converted(adapter, "diffusers")
+    values["format"] = "pt"
+    write_tensors(target, diffusers_tensors(branch, source, options.syntax), values)
+    return [target]
+
+
+def diffusers_tensors(branch: Branch, source: Path, syntax: str = "peft") -> dict[str, Lazy]:
+    """Two tensors of every diffusers module, alpha folded into up."""
+    tensors: dict[str, Lazy] = {}
+    for (module,), layer in by_module(branch, source).items():
+        folded = fold_alpha(layer)
+        is_old_text = syntax == "lora" and module.startswith("text_encoder")
+        down, up = OLD_TEXT_ENCODER if is_old_text else SYNTAX[syntax]
+        tensors[module + down], tensors[module + up] = folded.down, folded.up
+    return tensors

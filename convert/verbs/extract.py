@@ -1,0 +1,152 @@
+"""A style LoRA from the difference of two checkpoints: every weight's tuned − base, at its best rank.
+
+Both are .safetensors checkpoints in an original layout, or diffusers folders, of the same family.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pair_network.errors import PairError
+
+from .. import metadata, paths
+from ..checkpoints import (
+    Place,
+    component_places,
+    family_of_checkpoint,
+    family_of_folder,
+    layer_key,
+    single_file_places,
+    weight_files,
+)
+from ..families import Family
+from ..files import open_tensors
+from ..header import read_header
+from ..layers import Adapter, Branch, Layer, needs_swap, swap_halves
+from ..lazy import Lazy, from_tensor
+from ..lowrank import dense_factors
+from ..options import DTYPES
+from ..writer import write_tensors
+from .kohya import kohya_layers, tensors_of
+from .pair import kind_of
+
+HELP = "a LoRA from the difference of two checkpoints"
+KINDS = ("attention", "ff", "conv", "text_encoder", "other")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("base", type=Path, help="checkpoint or diffusers folder before the training")
+    parser.add_argument("tuned", type=Path, help="checkpoint or diffusers folder after it")
+    parser.add_argument("--rank", type=int, default=32, help="highest rank of a layer (32)")
+    parser.add_argument(
+        "--energy", type=float, default=1.0, help="share of the squared norm at which a layer may stop (1)"
+    )
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp16", help="dtype of the LoRA (fp16)")
+    parser.add_argument("--targets", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of layer (all)")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the LoRA to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Writes the LoRA; returns the exit status."""
+    for source in (options.base, options.tuned):
+        paths.check_target(source, options.output, options.overwrite)
+    if options.rank < 1 or not 0 < options.energy <= 1:
+        raise PairError("--rank must be at least 1, --energy above 0 and up to 1")
+    family, pairs = _weights(options.base, options.tuned)
+    branch: Branch = {}
+    total = lost = 0.0
+    for key, (place, base, tuned) in tqdm(pairs.items(), "extracting", leave=False, disable=None):
+        if kind_of(place.modules[0]) not in options.targets:
+            continue
+        layer, square, missed = _layer(key, place, base, tuned, options)
+        total, lost = total + square, lost + missed
+        if layer is not None:
+            branch[layer.modules] = layer
+    if not branch:
+        raise PairError(f"{options.tuned}: differs from {options.base} in no layer that a LoRA can carry")
+    loss = math.sqrt(max(lost, 0.0) / total)
+    adapter = Adapter(family, branch, {}, {}, options.tuned, "checkpoint")
+    values = metadata.converted(adapter, "extract", {"relative_error": round(loss, 6), "base": options.base.name})
+    metadata.set_kohya(values, adapter, branch, options.output.stem)
+    write_tensors(options.output, tensors_of(kohya_layers(branch, family, options.output)), values)
+    print(f"{options.output}: {len(branch)} layers, relative error {loss:.4f}")
+    return 0
+
+
+def _weights(base: Path, tuned: Path) -> tuple[Family, dict[str, tuple[Place, Lazy, Lazy]]]:
+    """The weights that a LoRA can carry, from both models, by key."""
+    if base.is_dir() != tuned.is_dir():
+        raise PairError(f"{tuned}: one is a file and the other a folder; give two of the same layout")
+    if not base.is_dir():
+        family, prefix = family_of_checkpoint(read_header(base))
+        other, other_prefix = family_of_checkpoint(read_header(tuned))
+        if (family.name, prefix) != (other.name, other_prefix):
+            raise PairError(
+                f"{tuned}: is {other.title} under {other_prefix!r}, the base is {family.title} under {prefix!r}"
+            )
+        return family, _common(base, tuned, single_file_places(family, prefix))
+    files, others = weight_files(base), weight_files(tuned)
+    family = family_of_folder(files)
+    pairs: dict[str, tuple[Place, Lazy, Lazy]] = {}
+    for component in files.keys() & others.keys():
+        places = component_places(family, component)
+        mine, theirs = (_opened(own[component]) for own in (files, others))
+        pairs.update({f"{component}.{key}": value for key, value in _matched(mine, theirs, places).items()})
+    return family, pairs
+
+
+def _opened(files: list[Path]) -> dict[str, Lazy]:
+    return {key: tensor for file in files for key, tensor in open_tensors(file)[0].items()}
+
+
+def _common(base: Path, tuned: Path, places: Mapping[str, Place]) -> dict[str, tuple[Place, Lazy, Lazy]]:
+    return _matched(open_tensors(base)[0], open_tensors(tuned)[0], places)
+
+
+def _matched(
+    base: Mapping[str, Lazy], tuned: Mapping[str, Lazy], places: Mapping[str, Place]
+) -> dict[str, tuple[Place, Lazy, Lazy]]:
+    pairs = {}
+    for key in base.keys() & tuned.keys():
+        place = places.get(layer_key(key))
+        if place is None or not key.endswith("weight"):
+            continue
+        if base[key].shape != tuned[key].shape:
+            raise PairError(f"{key}: has shape {base[key].shape} in the base and {tuned[key].shape} in the tuned model")
+        pairs[key] = (place, base[key], tuned[key])
+    return dict(sorted(pairs.items()))
+
+
+def _layer(
+    key: str, place: Place, base: Lazy, tuned: Lazy, options: argparse.Namespace
+) -> tuple[Layer | None, float, float]:
+    """The layer (None where nothing changed), the squared norm of the difference, and how much of it is lost."""
+    change = tuned.load().to(torch.float32) - base.load().to(torch.float32)
+    square = float(change.square().sum())
+    if not square:
+        return None, 0.0, 0.0
+    flat = change.flatten(1)
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "little")
+    parts = dense_factors(flat, min(options.rank, *flat.shape), torch.Generator().manual_seed(seed))
+    shares = parts.values.square().cumsum(0) / square
+    rank = min(int((shares < options.energy).sum()) + 1, len(parts.values))
+    layer = _shaped(place, change, parts.left[:, :rank] * parts.values[:rank], parts.right[:rank], options)
+    return layer, square, square - float(parts.values[:rank].square().sum())
+
+
+def _shaped(place: Place, change: Tensor, up: Tensor, down: Tensor, options: argparse.Namespace) -> Layer:
+    rank, dtype = down.shape[0], DTYPES[options.dtype]
+    kernel = change.shape[2:]
+    down = down.reshape(rank, change.shape[1], *kernel).to(dtype)
+    up = up.reshape(-1, rank, *(1,) * len(kernel)).to(dtype)
+    layer = Layer(place.modules, from_tensor(down.contiguous()), from_tensor(up.contiguous()), float(rank))
+    return swap_halves(layer) if place.swaps and needs_swap(layer) else layer

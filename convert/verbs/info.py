@@ -1,0 +1,199 @@
+"""What a file is: format, family, ranks, layers, orthogonality, norms, hashes, and what each UI will make of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pair_network.errors import PairError
+from pair_network.orthogonal import branch_overlap, gram_defect
+
+from .. import metadata
+from ..files import data_hash, file_hash, open_tensors
+from ..info_text import text_of
+from ..layers import Adapter, Branch, Layer
+from ..match import match_all
+from ..options import add_reading, read_source
+from ..peft_folder import ROOT, WEIGHTS, peft_folder
+from .official import SDXL_LAYERS
+from .pair import ORTHONORMAL, kind_of
+
+HELP = "what a file is, and what each UI will make of it"
+TITLES = {
+    "kohya": "kohya LoRA",
+    "diffusers": "diffusers LoRA (lora.down / lora.up)",
+    "diffusers-peft": "diffusers LoRA (lora_A / lora_B)",
+    "comfyui": "ComfyUI LoRA (diffusion_model.)",
+    "onetrainer": "OneTrainer LoRA",
+    "xflux": "xflux LoRA",
+    "pair": "coupled Pair Network checkpoint",
+    "peft": "PEFT adapter",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
+    parser.add_argument("--blocks", action="store_true", help="also the norm of the delta in every block")
+    add_reading(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints a report on every file; returns the exit status, 1 if one could not be read."""
+    reports = []
+    for path in options.inputs:
+        try:
+            reports.append(describe(path, options))
+        except PairError as error:
+            reports.append({"file": str(path), "error": str(error)})
+    if options.json:
+        print(json.dumps(reports, indent=2, ensure_ascii=False))
+    else:
+        print("\n\n".join(text_of(report, options.blocks) for report in reports))
+    return int(any("error" in report for report in reports))
+
+
+def describe(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All facts about one file, as JSON knows them."""
+    adapter = read_source(path, options)
+    file = path / WEIGHTS if path.is_dir() and (path / WEIGHTS).is_file() else path
+    report: dict[str, Any] = {"file": str(path), **_identity(adapter, path)}
+    report.update(_layers(adapter))
+    if adapter.content:
+        report["content"] = _content(adapter)
+    report["rows"] = _rows(adapter.style)
+    report["blocks"] = {block: round(norm, 6) for block, norm in block_norms(adapter.style).items()}
+    if file.is_file():
+        report["hashes"] = _hashes(file, adapter, options)
+        report["uis"] = _uis(file, adapter, options)
+    return report
+
+
+def _identity(adapter: Adapter, path: Path) -> dict[str, Any]:
+    values = adapter.metadata
+    is_peft = peft_folder(path) is not None if adapter.format != "pair" else False
+    return {
+        "format": "peft" if is_peft else adapter.format,
+        "title": _title(adapter, is_peft),
+        "family": adapter.family.name,
+        "family_is_certain": adapter.is_sure,
+        "trigger_words": metadata.trigger_words(values),
+        "output_name": values.get("ss_output_name", ""),
+        "base_model": values.get("ss_sd_model_name", ""),
+        "history": values.get(metadata.HISTORY_KEY, ""),
+    }
+
+
+def _title(adapter: Adapter, is_peft: bool) -> str:
+    """The format in words, with the tool that wrote it where the file tells."""
+    if is_peft:
+        return TITLES["peft"]
+    if adapter.format == "xflux":
+        return "official PairCustomization FLUX release (xflux)"
+    if is_official_sdxl(adapter):
+        return "official PairCustomization SDXL release (diffusers, lora.down / lora.up)"
+    title = TITLES.get(adapter.format, adapter.format)
+    if adapter.metadata.get("ss_network_module") == "network.lora":
+        return f"{title}, written by traintrain"
+    return f"{title}, written by ai-toolkit" if "ai-toolkit" in adapter.metadata.get("software", "") else title
+
+
+def is_official_sdxl(adapter: Adapter) -> bool:
+    """The release's fingerprint: SDXL attention only, and one block of orthonormal rows for each input width."""
+    if adapter.family.name != "sdxl" or adapter.format != "diffusers" or adapter.content:
+        return False
+    by_width: dict[int, torch.Tensor] = {}
+    for (module,), layer in adapter.style.items():
+        down = layer.down.load().float()
+        if not module.endswith(SDXL_LAYERS) or not torch.equal(by_width.setdefault(down.shape[1], down), down):
+            return False
+    return all(gram_defect(down) < ORTHONORMAL for down in by_width.values())
+
+
+def _layers(adapter: Adapter) -> dict[str, Any]:
+    layers = adapter.style.values()
+    modules = [module for layer in layers for module in layer.modules]
+    return {
+        "layers": len(adapter.style),
+        "parameters": sum(torch.Size(t.shape).numel() for layer in layers for t in (layer.down, layer.up)),
+        "dtypes": dict(
+            Counter(str(t.dtype).removeprefix("torch.") for layer in layers for t in (layer.down, layer.up))
+        ),
+        "ranks": {str(rank): count for rank, count in sorted(Counter(layer.rank for layer in layers).items())},
+        "alphas": {f"{alpha:g}": count for alpha, count in sorted(Counter(layer.alpha for layer in layers).items())},
+        "targets": dict(Counter(kind_of(module) for module in modules)),
+    }
+
+
+def _content(adapter: Adapter) -> dict[str, Any]:
+    both = [
+        (adapter.style[key].down.load(), layer.down.load())
+        for key, layer in adapter.content.items()
+        if key in adapter.style
+    ]
+    first = next(iter(adapter.content.values()))
+    joined = (torch.cat([style.float().flatten(1), content.float().flatten(1)]) for style, content in both)
+    return {
+        "pairs": first.up.shape[0],
+        "ranks": {
+            str(rank): count for rank, count in sorted(Counter(x.rank for x in adapter.content.values()).items())
+        },
+        "branch_overlap": max((branch_overlap(content, style) for style, content in both), default=0.0),
+        "gram_defect": max((gram_defect(rows) for rows in joined), default=0.0),
+        "orthogonality": adapter.config.orthogonality if adapter.config else "",
+    }
+
+
+def _rows(branch: Branch) -> dict[str, Any]:
+    """How far the style rows are from orthonormal: 0 where they are frozen rows of a basis."""
+    defect = max((gram_defect(layer.down.load()) for layer in branch.values()), default=0.0)
+    return {"gram_defect": defect, "are_orthonormal": defect < ORTHONORMAL}
+
+
+def delta_norm(layer: Layer) -> float:
+    """Frobenius norm of alpha / rank · up @ down, from the two small Gram matrices."""
+    down, up = layer.down.load().double().flatten(1), layer.up.load().double().reshape(-1, layer.rank)
+    return abs(layer.scale) * float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt())
+
+
+def block_norms(branch: Branch) -> dict[str, float]:
+    """Frobenius norm of the delta of each block, in the model's order of names."""
+    squares: Counter[str] = Counter()
+    for modules, layer in branch.items():
+        squares[_block(modules[0])] += delta_norm(layer) ** 2  # type: ignore[assignment]
+    return {block: value**0.5 for block, value in sorted(squares.items())}
+
+
+def _block(module: str) -> str:
+    component, _, path = module.partition(".")
+    parts = path.split(".")
+    if component.startswith("text_encoder"):
+        return component
+    return ".".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else parts[0]
+
+
+def _hashes(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str, str]:
+    whole = file_hash(file)
+    hashes = {"sha256": whole, "autov2": whole[:10]}
+    if file.suffix == ".safetensors":
+        data = data_hash(file)
+        stored = adapter.metadata.get("sshs_model_hash", "")
+        # A1111 believes the metadata and hashes the bytes behind the header only where it says nothing.
+        hashes.update(data_sha256=data, a1111=(stored or data)[:12], stored_hash_is_right=str(stored in ("", data)))
+    return hashes
+
+
+def _uis(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str, Any]:
+    tensors, values = open_tensors(file, options.allow_pickle)
+    keys = [key.removeprefix(ROOT) if key.startswith(ROOT) else key for key in tensors]
+    if adapter.format == "pair" or any(key.startswith(ROOT) for key in tensors):
+        keys = list(tensors)  # under these names no UI finds anything
+    return {
+        match.ui: {"matched": match.matched, "total": match.total, "verdict": match.verdict, "examples": match.examples}
+        for match in match_all(keys, adapter.family, values)
+    }

@@ -1,0 +1,82 @@
+"""Any LoRA → kohya's naming, exactly: the format that A1111, Forge, ComfyUI and diffusers all read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from pair_network.errors import PairError
+
+from .. import metadata
+from ..families import Family
+from ..layers import Branch, Layer, by_module, join, needs_swap, split, swap_halves
+from ..lazy import Lazy, from_tensor
+from ..names import Modules, kohya_entries
+from ..options import add_branch, chosen_branch, read_source
+from ..writer import write_tensors
+
+HELP = "any LoRA into kohya's naming, exactly"
+SUFFIX = "-kohya.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_branch(parser)
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes ``source`` to ``target`` in kohya's naming; returns what was written."""
+    adapter = read_source(source, options)
+    branch = chosen_branch(adapter, options)
+    values = metadata.converted(adapter, "kohya")
+    metadata.set_kohya(values, adapter, branch, target.stem)
+    write_tensors(target, tensors_of(kohya_layers(branch, adapter.family, source)), values)
+    return [target]
+
+
+def tensors_of(layers: Iterable[tuple[str, Layer]], prefix: str = "") -> dict[str, Lazy]:
+    """KEY.lora_down.weight, KEY.lora_up.weight and KEY.alpha (float32) of every layer."""
+    tensors: dict[str, Lazy] = {}
+    for key, layer in layers:
+        tensors[f"{prefix}{key}.lora_down.weight"] = layer.down
+        tensors[f"{prefix}{key}.lora_up.weight"] = layer.up
+        tensors[f"{prefix}{key}.alpha"] = from_tensor(torch.tensor(layer.alpha))
+    return tensors
+
+
+def kohya_layers(branch: Branch, family: Family, source: Path) -> Iterator[tuple[str, Layer]]:
+    """Layers under kohya's keys, joint and with their rows in the original order.
+
+    Raises:
+        PairError: A layer has no place in kohya's naming.
+    """
+    entries = kohya_entries(family)
+    key_of = {module: key for key, (modules, _) in entries.items() for module in modules}
+    gathered: dict[str, list[Layer]] = {}
+    for layer in branch.values():
+        for part in _fitting(layer, entries, key_of, source):
+            gathered.setdefault(key_of[part.modules[0]], []).append(part)
+    for key, parts in gathered.items():
+        modules, swaps = entries[key]
+        layer = join(parts, modules, source)
+        yield key, swap_halves(layer) if swaps and needs_swap(layer) else layer
+
+
+def _fitting(
+    layer: Layer, entries: Mapping[str, tuple[Modules, bool]], key_of: Mapping[str, str], source: Path
+) -> list[Layer]:
+    """The layer, or its parts where it covers more than one of kohya's layers."""
+    keys = {key_of.get(module) for module in layer.modules}
+    if None in keys:
+        raise PairError(f"{source}: kohya's naming has no layer {layer.modules[0]}")
+    return [layer] if len(keys) == 1 else split(layer, source)
+
+
+def diffusers_keys(branch: Branch, family: Family, source: Path) -> Iterator[tuple[str, Layer]]:
+    """Layers under kohya-style keys with diffusers' block names (``lora_unet_down_blocks_…``)."""
+    for layer in by_module(branch, source).values():
+        component, _, path = layer.modules[0].partition(".")
+        encoder = next((e.prefix for e in family.text_encoders if e.component == component), "lora_unet")
+        yield f"{encoder}_{path.replace('.', '_')}", layer

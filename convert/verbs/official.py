@@ -1,0 +1,117 @@
+"""A style LoRA or a coupled checkpoint → the files of the official Pair Customization release.
+
+SDXL: pytorch_lora_weights.safetensors in diffusers' first naming, in style_weights/ and content_weights/. FLUX:
+style_lora.safetensors and content_lora.safetensors in xflux's naming. Both have a scale of 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from pair_network.errors import PairError
+
+from .. import lazy, metadata
+from ..files import atomic_folder
+from ..layers import Adapter, Branch, Layer, fold_alpha, join, split
+from ..lazy import Lazy, from_tensor
+from ..names import XFLUX_DOUBLE, XFLUX_SINGLE_PROJ, XFLUX_SINGLE_QKV, xflux_targets
+from ..options import content_of_pair, read_source
+from ..writer import write_tensors
+from .diffusers import diffusers_tensors
+
+HELP = "a style LoRA or coupled checkpoint into the official release's files (SDXL, FLUX)"
+SUFFIX = "-official"
+SDXL_LAYERS = (".to_q", ".to_k", ".to_v", ".to_out.0")
+SDXL_FILE = "{branch}_weights/pytorch_lora_weights.safetensors"
+FLUX_FILE = "{branch}_lora.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pair", type=int, default=0, metavar="N", help="which pair's content branch, from 0 (0)")
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes the release's files into the folder ``target``; returns the folder.
+
+    Raises:
+        PairError: The family has no official release, or a layer has no place in it.
+    """
+    adapter = read_source(source, options)
+    if adapter.family.name not in ("sdxl", "flux"):
+        raise PairError(f"{source}: is for {adapter.family.title}; official releases exist for SDXL and FLUX.1 only")
+    branches: dict[str, Branch] = {"style": adapter.style}
+    if adapter.content:
+        pair = options.pair
+        branches["content"] = {key: content_of_pair(layer, pair, source) for key, layer in adapter.content.items()}
+    values = {**metadata.converted(adapter, "official"), "format": "pt"}
+    with atomic_folder(target) as folder:
+        for name, branch in branches.items():
+            tensors = _sdxl(branch, source) if adapter.family.name == "sdxl" else _flux(branch, adapter)
+            file = folder / (SDXL_FILE if adapter.family.name == "sdxl" else FLUX_FILE).format(branch=name)
+            write_tensors(file, tensors, values)
+    return [target]
+
+
+def _sdxl(branch: Branch, source: Path) -> dict[str, Lazy]:
+    for modules in branch:
+        if not modules[0].startswith("unet.") or not modules[0].endswith(SDXL_LAYERS):
+            raise PairError(
+                f"{source}: {modules[0]}: the official SDXL release knows the U-Net's attention layers only"
+            )
+    return diffusers_tensors(branch, source, "lora")
+
+
+def _flux(branch: Branch, adapter: Adapter) -> dict[str, Lazy]:
+    """xflux's four layers of every double block and two of every single block, all of one rank."""
+    found = _xflux_layers(branch, adapter.source)
+    rank = max(layer.rank for layer in found.values())
+    blocks = {name.rpartition(".")[0] for name in found}
+    tensors: dict[str, Lazy] = {}
+    for name, modules in xflux_targets().items():
+        block, _, part = name.rpartition(".")
+        if block not in blocks:
+            continue
+        # The release loads every processor strictly, and reads one rank for all of them.
+        layer = found.get(name) or _zeros(part, modules, found, rank)
+        tensors[f"{name}.down.weight"], tensors[f"{name}.up.weight"] = _padded(fold_alpha(layer), rank)
+    return tensors
+
+
+def _xflux_layers(branch: Branch, source: Path) -> dict[str, Layer]:
+    place = {module: name for name, modules in xflux_targets().items() for module in modules}
+    gathered: dict[str, list[Layer]] = {}
+    for layer in branch.values():
+        for part in [layer] if len({place.get(module) for module in layer.modules}) == 1 else split(layer, source):
+            name = place.get(part.modules[0])
+            if name is not None:
+                gathered.setdefault(name, []).append(part)
+            elif part.up.load().any():
+                raise PairError(
+                    f"{source}: {part.modules[0]}: the official FLUX release adapts the attention's qkv and proj only"
+                )
+    return {name: join(parts, xflux_targets()[name], source) for name, parts in gathered.items()}
+
+
+def _zeros(part: str, modules: tuple[str, ...], found: dict[str, Layer], rank: int) -> Layer:
+    """A layer without effect, in the widths that the others have."""
+    hidden = next(
+        layer.out_dim // (3 if name.rpartition(".")[2].startswith("qkv") else 1) for name, layer in found.items()
+    )
+    in_dim = 5 * hidden if part == XFLUX_SINGLE_PROJ else hidden
+    out_dim = 3 * hidden if part in (XFLUX_SINGLE_QKV, *(n for n in XFLUX_DOUBLE if n.startswith("qkv"))) else hidden
+    return Layer(modules, from_tensor(torch.zeros(rank, in_dim)), from_tensor(torch.zeros(out_dim, rank)), float(rank))
+
+
+def _padded(layer: Layer, rank: int) -> tuple[Lazy, Lazy]:
+    """Down and up with zero rows and columns up to ``rank``."""
+    more = rank - layer.rank
+    if not more:
+        return layer.down, layer.up
+    down = lazy.mapped(
+        layer.down, lambda down: torch.nn.functional.pad(down, (0, 0, 0, more)), (rank, *layer.down.shape[1:])
+    )
+    up = lazy.mapped(layer.up, lambda up: torch.nn.functional.pad(up, (0, more)), (layer.out_dim, rank))
+    return down, up

@@ -1,0 +1,147 @@
+"""Any style LoRA, with the content LoRAs it was trained beside if there are any → our coupled checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pair_network.checkpoint import CONFIG_KEY, PAIR_SUFFIX
+from pair_network.config import PairConfig
+from pair_network.errors import PairError
+from pair_network.orthogonal import gram_defect, layer_generator, orthonormal_rows
+
+from .. import lazy, metadata
+from ..layers import Adapter, Layer, concatenated
+from ..lazy import from_tensor
+from ..options import read_source
+from ..writer import write_tensors
+from .kohya import kohya_layers, tensors_of
+
+HELP = "a style LoRA (and its content LoRAs) into our coupled checkpoint, for continuing"
+SUFFIX = PAIR_SUFFIX
+# Largest |Gram − I| of rows that count as one orthonormal basis; bfloat16 alone costs 1e-3.
+ORTHONORMAL = 5e-3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--content", action="append", type=Path, default=[], metavar="FILE",
+        help="content LoRA of a pair; once for each pair. Without any, the content branch starts from zero",
+    )  # fmt: skip
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes ``source`` to ``target`` as a coupled checkpoint; returns what was written.
+
+    Raises:
+        PairError: A content LoRA is of another family, or its layers do not fit the style's.
+    """
+    adapter = read_source(source, options)
+    style = dict(kohya_layers(adapter.style, adapter.family, source))
+    content = _content(adapter, options)
+    _fill(style, content, source)
+    config = _config(adapter, style, content)
+    values = metadata.converted(adapter, "pair")
+    metadata.set_kohya(values, adapter, adapter.style, target.name.removesuffix(PAIR_SUFFIX))
+    values["ss_network_module"], values[CONFIG_KEY] = "pair_network", config.to_json()
+    write_tensors(target, {**tensors_of(content.items(), "content."), **tensors_of(style.items(), "style.")}, values)
+    return [target]
+
+
+def _content(adapter: Adapter, options: argparse.Namespace) -> dict[str, Layer]:
+    """The content branch by kohya's keys: the checkpoint's own, or the files of ``--content``."""
+    files = getattr(options, "content", [])
+    if adapter.content:
+        if files:
+            raise PairError(f"{adapter.source}: has a content branch already; leave --content out")
+        return dict(kohya_layers(adapter.content, adapter.family, adapter.source))
+    pairs = []
+    for file in files:
+        other = read_source(file, argparse.Namespace(**{**vars(options), "family": adapter.family.name}))
+        pairs.append(dict(kohya_layers(other.style, adapter.family, file)))
+    keys = {key: None for pair in pairs for key in pair}
+    if len(pairs) > 1 and any(key not in pair for key in keys for pair in pairs):
+        raise PairError(f"{files[0]}: the content LoRAs have different layers; they must come from one training")
+    return {key: _paired([pair[key] for pair in pairs]) for key in keys}
+
+
+def _paired(layers: list[Layer]) -> Layer:
+    """Content layers of several pairs as one, with an up for each: (pairs, out, rank, …)."""
+    first = layers[0]
+    if len({layer.scale for layer in layers}) > 1:
+        layers = [replace(layer, up=lazy.scaled(layer.up, layer.scale / first.scale)) for layer in layers]
+    if all(torch.equal(layer.down.load(), first.down.load()) for layer in layers[1:]):
+        ups = [lazy.reshaped(layer.up, (1, *layer.up.shape)) for layer in layers]
+        return replace(first, up=ups[0] if len(ups) == 1 else concatenated(ups))
+    # Pairs with rows of their own: all rows stacked, and each pair's up is zero where the rows are another's.
+    rank, dtype, position, ups = sum(layer.rank for layer in layers), first.up.dtype, 0, []
+    for layer in layers:
+        pad = (position, rank - position - layer.rank)
+        shape = (1, first.up.shape[0], rank, *first.up.shape[2:])
+        ups.append(lazy.mapped(layer.up, _padded(pad, shape, dtype), shape, dtype))
+        position += layer.rank
+    return Layer(first.modules, concatenated([layer.down for layer in layers]), concatenated(ups), first.scale * rank)
+
+
+def _padded(pad: tuple[int, int], shape: tuple[int, ...], dtype: torch.dtype):
+    """Function: an up with zero columns before and after its own."""
+    return lambda up: torch.nn.functional.pad(up.flatten(1), pad).to(dtype).reshape(shape)
+
+
+def _fill(style: dict[str, Layer], content: dict[str, Layer], source: Path) -> None:
+    """Gives either branch the layers that only the other has: up zero, rows orthogonal to the other's."""
+    pairs = max((layer.up.shape[0] for layer in content.values()), default=1)
+    for key, layer in style.items():
+        if key not in content:
+            content[key] = _zero_layer(key, layer, (pairs,), source)
+    for key, layer in content.items():
+        if key not in style:
+            style[key] = _zero_layer(key, layer, (), source)
+
+
+def _zero_layer(key: str, other: Layer, lead: tuple[int, ...], source: Path) -> Layer:
+    rows = other.down.load().float().flatten(1)
+    rank = min(other.rank, rows.shape[1] - rows.shape[0])
+    if rank < 1:
+        raise PairError(f"{source}: {key} has rank {other.rank} of {rows.shape[1]}; resize it before, no row is left")
+    down = orthonormal_rows(rank, rows.shape[1], layer_generator(0, key), orthogonal_to=rows, layer_name=key)
+    down = down.reshape(rank, *other.down.shape[1:]).to(other.down.dtype)
+    up = torch.zeros(*lead, other.out_dim, rank, *(1,) * (down.dim() - 2), dtype=other.up.dtype)
+    return Layer(other.modules, from_tensor(down), from_tensor(up), other.scale * rank)
+
+
+def _config(adapter: Adapter, style: Mapping[str, Layer], content: Mapping[str, Layer]) -> PairConfig:
+    """The checkpoint's own settings, or those that these layers have."""
+    num_pairs = max(layer.up.shape[0] for layer in content.values())
+    if adapter.config is not None:
+        return adapter.config
+    first, other = (max(layers.values(), key=lambda layer: layer.rank) for layers in (style, content))
+    joined = (torch.cat([layer.down.load().float().flatten(1), content[key].down.load().float().flatten(1)])
+              for key, layer in style.items())  # fmt: skip
+    is_frozen = all(gram_defect(rows) < ORTHONORMAL for rows in joined)
+    return PairConfig(
+        rank=first.rank, alpha=first.alpha, content_rank=other.rank, content_alpha=other.alpha,
+        orthogonality="frozen" if is_frozen else "none", targets=_targets(style), num_pairs=num_pairs,
+    )  # fmt: skip
+
+
+def _targets(layers: Mapping[str, Layer]) -> tuple[str, ...]:
+    """The trainer's names for the kinds of layer that are there."""
+    found = {kind_of(module) for layer in layers.values() for module in layer.modules}
+    return tuple(kind for kind in ("attention", "ff", "conv", "text_encoder") if kind in found)
+
+
+def kind_of(module: str) -> str:
+    """attention, ff, conv, text_encoder or other, of a module with component."""
+    if module.startswith("text_encoder"):
+        return "text_encoder"
+    if ".attn" in module:
+        return "attention"
+    if ".ff" in module or module.endswith(("proj_in", "proj_out", "proj_mlp")):
+        return "ff"
+    parts = (".resnets.", "samplers.", "conv_in", "conv_out")
+    return "conv" if any(part in module for part in parts) else "other"

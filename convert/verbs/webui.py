@@ -1,0 +1,20 @@
+"""Puts or updates the guidance script into A1111's or Forge's extensions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..install import install
+
+HELP = "put or update the guidance script into A1111's or Forge's extensions"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="the UI's extensions folder")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Installs the extension and prints its folder; returns the exit status."""
+    print(install("webui", options.into))
+    return 0

@@ -1,0 +1,95 @@
+"""Compares what was written with what was read, layer by layer, without forming a dense delta."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pair_network.errors import PairError
+
+from .layers import Branch, Layer, by_module
+from .options import chosen_branch
+from .read import read_adapter
+
+PROBES = 4
+# Largest relative error of a verb that only moves and rescales numbers, by the coarsest dtype of the output.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+# Verbs whose output is meant to differ: read again, and compared by their own measure when they run.
+APPROXIMATE = ("resize", "bake")
+
+
+def check(source: Path, target: Path, options: argparse.Namespace) -> None:
+    """Reads ``target`` again and compares it with ``source``.
+
+    Raises:
+        PairError: A layer is missing, or its delta differs by more than rounding.
+    """
+    if options.verb == "official":
+        _check_official(source, target, options)
+        return
+    written = read_adapter(target, options.family)
+    if options.verb in APPROXIMATE:
+        return
+    original = read_adapter(source, options.family, options.allow_pickle)
+    branch = chosen_branch(original, options) if options.verb != "pair" else original.style
+    partial = bool(getattr(options, "drop_unmatched", False))
+    compare(branch, written.style, getattr(options, "strength", 1.0), target, partial)
+
+
+def _check_official(source: Path, target: Path, options: argparse.Namespace) -> None:
+    original = read_adapter(source, options.family)
+    for file in target.rglob("*.safetensors"):
+        name = "content" if "content" in str(file.relative_to(target)) else "style"
+        branch = chosen_branch(original, argparse.Namespace(branch=name, pair=options.pair))
+        compare(branch, read_adapter(file, original.family.name).style, 1.0, file)
+
+
+def compare(original: Branch, written: Branch, factor: float, target: Path, partial: bool = False) -> float:
+    """Largest relative error of any module's delta; ``factor`` × the original is what is wanted.
+
+    Raises:
+        PairError: A module is missing or added, or the error is above the dtype's rounding.
+    """
+    first, second = by_module(original, target), by_module(written, target)
+    worst = 0.0
+    for modules in first.keys() | second.keys():
+        if modules not in second and partial:
+            continue
+        wanted, found = _product(first.get(modules), factor), _product(second.get(modules), 1.0)
+        if wanted is None or found is None:
+            error = 0.0 if not (found if wanted is None else wanted).any() else float("inf")  # type: ignore[union-attr]
+        else:
+            error = relative_error(wanted, found)
+        tolerance = TOLERANCE[_coarsest(first.get(modules), second.get(modules))]
+        if error > tolerance:
+            raise PairError(f"{target}: verification failed: {modules[0]} differs by {error:.1e}; remove the file")
+        worst = max(worst, error)
+    return worst
+
+
+def relative_error(wanted: Tensor, found: Tensor) -> float:
+    if wanted.shape != found.shape:
+        return float("inf")
+    norm = float(wanted.norm())
+    difference = float((wanted - found).norm())
+    return difference / norm if norm else difference
+
+
+def _coarsest(*layers: Layer | None) -> torch.dtype:
+    dtypes = {tensor.dtype for layer in layers if layer for tensor in (layer.up, layer.down)}
+    return max(dtypes, key=lambda dtype: TOLERANCE[dtype])
+
+
+def _product(layer: Layer | None, factor: float) -> Tensor | None:
+    """The delta times fixed random vectors, (…, out, PROBES) in float64."""
+    if layer is None:
+        return None
+    down = layer.down.load().double().flatten(1)
+    up = layer.up.load().double()
+    up = up.reshape(*up.shape[: len(up.shape) - len(layer.down.shape)], layer.out_dim, layer.rank)
+    generator = torch.Generator().manual_seed(down.shape[1])
+    probes = torch.randn(down.shape[1], PROBES, generator=generator, dtype=torch.float64)
+    return layer.scale * factor * (up @ (down @ probes))
