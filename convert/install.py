@@ -30,7 +30,7 @@ def install(ui: str, into: Path) -> Path:
     source = HERE / ui
     if not any(path.suffix == ".py" for path in source.rglob("*")):
         raise PairError(
-            f"the {ui} extension is not part of this distribution (no folder convert/{ui}); get the full one"
+            f"the {ui} extension is not part of this distribution (no folder convert/{ui}); it comes in a later version"
         )
     if not into.is_dir():
         raise PairError(f"{into}: no such folder; give the one where the UI keeps its extensions")
