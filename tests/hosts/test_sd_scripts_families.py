@@ -154,8 +154,10 @@ def test_previews_show_base_style_lora_and_style_guidance(sd_scripts, model_type
     base, lora, guided = sampled(sd_scripts, model_type, 0, 0, with_cfg)
     assert difference(base, guided) == 0, "guidance of scale 0 is plain CFG"
     assert difference(base, lora) > 4
-    base, lora, guided = sampled(sd_scripts, model_type, 3, 0.5, with_cfg)
-    assert difference(base, guided) > 2 and difference(lora, guided) > 2
+    base, lora, guided = sampled(sd_scripts, model_type, 12, 0.3, with_cfg)
+    # Random weights paint nearly flat pictures; without guidance the difference to the base is exactly 0 (above).
+    assert difference(base, guided) > 0, "guidance that starts late still shows"
+    assert difference(lora, guided) > 0, "and is not the LoRA's own picture"
 
 
 @pytest.mark.parametrize("model_type", ["lumina", "anima"])
