@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ VERBS = {
     "setup": [],
     "demo": [["-m", "demo"]],
     "test": [["-m", "pytest"]],
-    "train": [["train_pair_network.py"]],
+    "train": [[str(ROOT / "train_pair_network.py")]],
     "generate": [["-m", "pair_network", "generate"]],
     "restyle": [["-m", "pair_network", "restyle"]],
     "convert": [["-m", "convert"]],
@@ -42,7 +43,8 @@ def main(argv: list[str]) -> int:
     if commands:
         commands[-1] += further
     for command in commands:
-        status = status or call([str(PYTHON), *command])
+        # Paths that a user names are relative to where they are; the project's own commands run in its folder.
+        status = status or call([str(PYTHON), *command], ROOT if verb in ("demo", "test", "lint") else None)
     return status
 
 
@@ -67,9 +69,11 @@ def set_up() -> int:
     return 0
 
 
-def call(command: list[str]) -> int:
-    """Exit status of a command run in the project's folder; Ctrl-C reaches it first, so that it can save."""
-    process = subprocess.Popen(command, cwd=ROOT)
+def call(command: list[str], folder: Path | None = None) -> int:
+    """Exit status of a command. Ctrl-C and SIGTERM reach it too, so that a training can save before it ends."""
+    search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": search_path})
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     while True:
         try:
             return process.wait()

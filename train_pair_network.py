@@ -33,6 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     except PairError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped before the first step; nothing was trained", file=sys.stderr)
+        return 130
+    except OSError as cause:
+        print(
+            f"error: {cause.filename or 'a file'}: {cause.strerror or cause}; check space and permissions",
+            file=sys.stderr,
+        )
+        return 2
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def absent_pairs_kept(content_ups: Iterable[Tensor]) -> Iterator[None]:
     did not see. Whether a pair was seen is read from the reduced gradient, so every process decides alike. The hooks
     are global because hosts create their optimizer, of any class, where a plug-in cannot reach it.
     """
-    watched = {id(up) for up in content_ups if up.shape[0] > 1}
+    watched = {id(up) for up in content_ups}
     before: dict[int, tuple[Tensor, Tensor, dict[str, Tensor]]] = {}
 
     def remember(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -110,7 +110,7 @@ def parse_network_args(
             f"network_args: unknown key {unknown[0]!r}{nearest(unknown[0], _PARSERS)}; accepted are: {accepted}"
         )
     values = {key: _parse_one(key, value) for key, value in given.items()}
-    rank = _positive_int(network_dim) if network_dim is not None else DEFAULT_RANK
+    rank = _parse_one("network_dim", network_dim) if network_dim is not None else DEFAULT_RANK
     alpha = float(network_alpha) if network_alpha else float(rank)
     content_rank = values.pop("content_dim", rank)
     values.setdefault("content_alpha", alpha * content_rank / rank)
@@ -121,7 +121,7 @@ def parse_network_args(
 
 def _parse_one(key: str, value: Any) -> Any:
     try:
-        return _PARSERS[key](value)
+        return (_positive_int if key == "network_dim" else _PARSERS[key])(value)
     except (TypeError, ValueError) as cause:
         raise PairError(f"network_args: {key}={value!r} is not usable: {cause}") from cause
 
@@ -138,6 +138,12 @@ def _non_negative(value: Any) -> float:
     if not 0 <= number < float("inf"):
         raise ValueError("must be a number of at least 0")
     return number
+
+
+def _positive(value: Any) -> float:
+    if _non_negative(value) == 0:
+        raise ValueError("must be above 0")
+    return float(value)
 
 
 def _probability(value: Any) -> float:
@@ -183,7 +189,7 @@ def _block_dims(value: Any) -> tuple[tuple[str, int], ...]:
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "content_dim": _positive_int,
-    "content_alpha": _non_negative,
+    "content_alpha": _positive,
     "orthogonality": _choice(ORTHOGONALITY),
     "penalty_weight": _non_negative,
     "basis_seed": int,

@@ -40,6 +40,7 @@ def _load_style(network: PairNetwork, loaded: FileLayers, source: str) -> None:
     for layer, down, up, alpha in _matched(network, loaded, source):
         _, style = layer.downs()
         _check_shape(source, layer.name, down, style)
+        _check_up(source, layer.name, up, down, layer)
         style.copy_(down)
         # Another alpha goes into the up-factor alone: the down's rows must stay orthonormal.
         ratio = alpha / down.shape[0] / layer.style_scale
@@ -55,6 +56,7 @@ def _load_content(network: PairNetwork, loaded: FileLayers, source: str) -> None
                 f"{source}: holds {up.shape[0]} pair(s), but the dataset has {network.config.num_pairs}; train with "
                 "the same pairs, or continue from the style LoRA alone (NAME.safetensors)"
             )
+        _check_up(source, layer.name, up[0], down, layer)
         content.copy_(down)
         ratio = alpha / down.shape[0] / layer.content_scale
         layer.set_up("content", up * ratio)
@@ -88,6 +90,14 @@ def _matched(network: PairNetwork, found: FileLayers, source: str) -> list[tuple
             "block_dims it was trained with"
         )
     return [(layer, *found[layer.name]) for layer in network.coupled_layers()]
+
+
+def _check_up(source: str, key: str, up: Tensor, down: Tensor, layer: CoupledLayer) -> None:
+    wanted = (layer.style_up.shape[0], down.shape[0])
+    if tuple(up.shape[:2]) != wanted or up.numel() != wanted[0] * wanted[1]:
+        raise PairError(
+            f"{source}: {key} has an up of shape {tuple(up.shape)}, the layer needs {wanted}; is it damaged?"
+        )
 
 
 def _check_shape(source: str, key: str, found: Tensor, own: Tensor) -> None:

@@ -69,10 +69,10 @@ def write_pair_dataset(args: argparse.Namespace) -> Path | None:
         check_pair(content, style)
         content, style = (_copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
     subset: dict[str, Any] = {
-        "image_dir": str(style),
+        "image_dir": style.as_posix(),  # a backslash would start an escape in the TOML
         "num_repeats": args.dataset_repeats,
         "caption_extension": _caption_suffix(style) or CAPTION_SUFFIXES[0],
-        "custom_attributes": {"content_dir": str(content)},
+        "custom_attributes": {"content_dir": content.as_posix()},
     }
     if args.content_prompt and args.style_prompt:
         subset["class_tokens"] = f"{args.content_prompt} {args.style_prompt}"

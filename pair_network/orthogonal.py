@@ -59,14 +59,15 @@ def orthonormal_rows(
 
 def gram_defect(rows: Tensor) -> float:
     """Largest entry of |rows · rowsᵀ − I| for ``rows`` of shape (count, width), computed in float64."""
-    flat = rows.detach().double().flatten(1)
+    flat = rows.detach().cpu().double().flatten(1)  # not every device has float64
     identity = torch.eye(flat.shape[0], dtype=flat.dtype, device=flat.device)
     return float((flat @ flat.T - identity).abs().max())
 
 
 def branch_overlap(content_down: Tensor, style_down: Tensor) -> float:
     """Largest |cosine| between a row of one branch and a row of the other, in [0, 1]; 0 means orthogonal branches."""
-    return float((_unit_rows(content_down.detach().double()) @ _unit_rows(style_down.detach().double()).T).abs().max())
+    content, style = (_unit_rows(down.detach().cpu().double()) for down in (content_down, style_down))
+    return float((content @ style.T).abs().max())
 
 
 def overlap_penalty(content_down: Tensor, style_down: Tensor) -> Tensor:

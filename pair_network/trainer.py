@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import batch as pair_batch
+from . import checkpoint
 from .absent_pairs import absent_pairs_kept
 from .errors import PairError
 from .network import PairNetwork
@@ -54,7 +55,7 @@ class PairTraining:
 
     def assert_extra_args(self, args: argparse.Namespace, train_dataset_group: Any, val_dataset_group: Any) -> None:
         # Before the host's own checks: they depend on whether a text encoder trains.
-        if not trains_text_encoder(args.network_args or []):
+        if not (trains_text_encoder(args.network_args or []) or continues_text_encoder(args)):
             args.network_train_unet_only = True
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)  # type: ignore[misc]
         self.pair_captions = self.attach_twins(args, train_dataset_group, val_dataset_group)  # type: ignore[attr-defined]
@@ -159,6 +160,11 @@ class PairTraining:
     def _begin_step(self, args: argparse.Namespace, network: PairNetwork, accelerator: Any) -> Phase:
         if self.pair_step is None:
             self._is_main_process = accelerator.is_main_process
+            if accelerator.num_processes > 1 and network.config.module_dropout:
+                raise PairError(
+                    "network_args: module_dropout skips other layers on every process, which a distributed run cannot "
+                    "reduce; use rank_dropout instead"
+                )
             self._begin_training(args, network)
         assert self.pair_step is not None
         return phase_of(self.pair_step, args.style_start_step, args.pair_schedule)
@@ -167,7 +173,9 @@ class PairTraining:
         """First step: the host knows the number of steps, and has restored a resumed state."""
         settle_schedule(args)
         self.pair_step = self._resumed_step if self._resumed_step is not None else first_step(args)
-        self._open.enter_context(absent_pairs_kept([layer.content_up for layer in network.coupled_layers()]))
+        if network.config.num_pairs > 1 or args.pair_schedule == "alternate":
+            # Some step leaves out some pair; with one pair in every step the copies would be for nothing.
+            self._open.enter_context(absent_pairs_kept([layer.content_up for layer in network.coupled_layers()]))
 
     def _finish_step(self, loss: Tensor, network: PairNetwork, accelerator: Any) -> Tensor:
         if network.config.orthogonality == "penalty":
@@ -258,3 +266,11 @@ def steps_of_state(resume: str | None) -> int:
         if state is not None and state.is_file():
             return int(json.loads(state.read_text(encoding="utf-8"))[key])
     return 0
+
+
+def continues_text_encoder(args: argparse.Namespace) -> bool:
+    """Whether --dim_from_weights takes text-encoder layers from --network_weights."""
+    if not (args.dim_from_weights and args.network_weights):
+        return False
+    tensors, _ = checkpoint.read(args.network_weights)
+    return any("lora_te" in key for key in tensors)

@@ -23,7 +23,7 @@ def run(tmp_path, monkeypatch):
     module.REQUIREMENTS.write_text("torch==1\n")
     module.calls, module.status = [], {}
 
-    def call(command):
+    def call(command, folder=None):
         module.calls.append(command)
         kind = next((name for name in module.status if name in command), None)
         if "venv" in command and kind is None:

@@ -95,7 +95,8 @@ class TrainingLoop:
             self._run_batch(number, batch)
             if accelerator.sync_gradients:
                 self._after_step(progress)
-                if interrupt.requested():
+                # Asked of all processes first; after the last step there is nothing left to resume.
+                if interrupt.requested() and self.global_step < self.args.max_train_steps:
                     progress.close()
                     self._stop(interrupt.exit_code)
 
@@ -153,9 +154,10 @@ class TrainingLoop:
                 self.args.scale_weight_norms, self.accelerator.device
             )
         self.use_eval_weights()
-        self._previews(None)
         if self.args.save_every_n_steps and self.global_step % self.args.save_every_n_steps == 0:
             self.saver.save_step(self._state())
+        if self.global_step < self.args.max_train_steps:  # the last previews wait until the files are safe
+            self._previews(None)
         self.use_train_weights()
         self._log(progress, norms)
 
@@ -186,6 +188,7 @@ class TrainingLoop:
         self.use_eval_weights()
         finished = self.global_step == self.num_epochs * self.session.steps_per_epoch
         self.saver.save_last(self._state(epoch_finished=finished))
+        self._previews(None)
         self.accelerator.end_training()
 
     def _stop(self, exit_code: int) -> None:

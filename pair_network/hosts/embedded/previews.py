@@ -57,7 +57,10 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     path = Path(path)
     if not path.is_file():
         raise PairError(f"--sample_prompts {path}: no such file")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as cause:
+        raise PairError(f"--sample_prompts {path}: not UTF-8 text ({cause}); save it as UTF-8") from cause
     prompts = [parse_prompt(line, f"{path}") for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise PairError(f"--sample_prompts {path}: the file holds no prompt")
@@ -77,6 +80,9 @@ def parse_prompt(line: str, source: str) -> Prompt:
             values[name] = _FLAGS[name](value.strip())
         except ValueError as cause:
             raise PairError(f"{source}: --{name} {value} in {line!r} is not a number") from cause
+    for flag, unit in (("w", 8), ("h", 8), ("s", 1)):
+        if values.get(flag, unit) < unit or values.get(flag, unit) % unit:
+            raise PairError(f"{source}: --{flag} {values[flag]} in {line!r} must be a positive multiple of {unit}")
     names = {"n": "negative", "w": "width", "h": "height", "d": "seed", "s": "steps", "l": "guidance_scale"}
     return Prompt(text.strip(), **{names[flag]: value for flag, value in values.items()})
 
@@ -125,11 +131,12 @@ class PreviewWriter:
 def sample(pipe: Any, prompt: Prompt) -> Image.Image:
     """One picture, from a private generator seeded by the prompt's seed."""
     generator = torch.Generator("cpu").manual_seed(prompt.seed)
+    own_size = pipe.unet.config.sample_size * pipe.vae_scale_factor
     return pipe(
         prompt.text,
         negative_prompt=prompt.negative,
-        width=prompt.width,
-        height=prompt.height,
+        width=prompt.width or own_size,
+        height=prompt.height or own_size,
         num_inference_steps=prompt.steps,
         guidance_scale=prompt.guidance_scale,
         generator=generator,
@@ -160,6 +167,7 @@ def make_pipeline(args: argparse.Namespace, vae: Any, text_encoder: Any, tokeniz
         "prediction_type": "v_prediction" if args.v_parameterization else "epsilon",
         "clip_sample": False,  # latents are not pixels in [-1, 1]
         "steps_offset": 1,
+        "rescale_betas_zero_snr": args.zero_terminal_snr,
     }
     scheduler = DDIMScheduler.from_config(
         DDIMScheduler.load_config(args.pretrained_model_name_or_path, subfolder="scheduler"), **overrides

@@ -9,8 +9,10 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from ...errors import PairError
 
@@ -86,7 +88,7 @@ def load_state(accelerator: Accelerator, folder: Path) -> None:
         logger.warning("%s has no random numbers for this process: the run does not continue identically", folder)
     try:
         accelerator.load_state(str(folder))
-    except (OSError, ValueError, KeyError, RuntimeError) as cause:
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as cause:
         reason = " ".join(str(cause).split())[:300]
         raise PairError(
             f"{folder}: does not fit this run's network or optimizer ({reason}); resume with the options it "

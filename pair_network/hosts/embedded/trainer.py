@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor
 
 from ...errors import PairError
@@ -306,7 +307,8 @@ class EmbeddedTrainer:
         verify(args)
         adopt_seed(args)
         if args.seed is None:
-            args.seed = secrets.randbelow(2**32)
+            PartialState()  # one seed for all processes: the order of the data follows from it
+            args.seed = broadcast_object_list([secrets.randbelow(2**32)])[0]
         set_seed(args.seed)
         dataset = make_dataset_group(args.dataset_config, args, args.seed)
         self.resolution = dataset.datasets[0].config.resolution

@@ -157,3 +157,42 @@ def test_the_style_file_gives_the_same_picture_in_diffusers(train, pairs, model)
     pipe.load_lora_weights(out / "x.safetensors")
     torch.testing.assert_close(paint(), ours, rtol=0, atol=1e-4)
     assert (ours - base).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("argv", "line", "words"),
+    [
+        (["--sample_style_start", "20"], "a cat", "--sample_style_start 20.0: a share of the steps"),
+        (["--sample_style_scale", "nan"], "a cat", "--sample_style_scale nan: a number"),
+        ([], "a cat --w 60", "--w 60 .* positive multiple of 8"),
+        ([], "a cat --s 0", "--s 0 .* positive multiple of 1"),
+        ([], "a cat --x 1", "unknown flag --x"),
+    ],
+)
+def test_mistakes_in_previews_are_found_before_training(train, pairs, tmp_path, argv, line, words):
+    (tmp_path / "prompts.txt").write_text(line)
+    with pytest.raises(PairError, match=words):
+        train(pairs, "--sample_prompts", str(tmp_path / "prompts.txt"), *argv)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preview_that_fails_after_the_last_step_does_not_lose_the_files(train, pairs, tmp_path, monkeypatch):
+    def fails(*args):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("pair_network.hosts.embedded.entry.make_pipeline", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train(pairs, "--sample_every_n_steps", "100")
+    assert largest(ups(tmp_path / "out" / "x.safetensors")) > 0
+
+
+def test_style_steps_leave_the_only_pairs_content_branch_where_it_was(train, pairs, tmp_path):
+    """Step 0 content, step 1 style: momentum must not move the content branch in the second."""
+    for name in ("cat", "fox"):
+        (tmp_path / "content" / f"{name}.png").unlink()
+        (tmp_path / "style" / f"{name}.png").unlink()
+    schedule = ("--pair_schedule", "alternate", "--style_start_step", "1", "--save_every_n_steps", "1")
+    out = train(pairs, *schedule, "--max_train_steps", "3")
+    content = [ups(out / f"x-step0000000{step}.pair.safetensors", "content.") for step in (1, 2, 3)]
+    assert all(torch.equal(value, content[1][key]) for key, value in content[0].items())
+    assert not all(torch.equal(value, content[2][key]) for key, value in content[1].items())
