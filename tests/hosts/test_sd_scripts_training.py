@@ -251,9 +251,14 @@ def test_old_checkpoints_go_with_their_coupled_siblings(sd_scripts):
 
 
 def test_two_processes_train_one_network(sd_scripts, identical):
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+    # On a CPU, accelerate's --cpu starts one process whatever --num_processes says.
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
                 "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]  # fmt: skip
-    sd_scripts.train("--dataset_config", identical, "--style_start_step", "2", launcher=launcher)
+    log = sd_scripts.train(
+        "--dataset_config", identical, "--style_start_step", "2", launcher=launcher, ACCELERATE_USE_CPU="true",
+        PAIR_PATCH="sd_scripts_world",
+    )  # fmt: skip
+    assert log.count("process 0 of 2") == log.count("process 1 of 2") == 1
     content = ups(sd_scripts.out / "style.pair.safetensors", "content.")
     assert moved(ups(sd_scripts.out / "style.safetensors")) == 128 and moved(content) == 128
 
