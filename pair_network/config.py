@@ -109,19 +109,19 @@ def parse_network_args(
         raise PairError(
             f"network_args: unknown key {unknown[0]!r}{nearest(unknown[0], _PARSERS)}; accepted are: {accepted}"
         )
-    values = {key: _parse_one(key, value) for key, value in given.items()}
-    rank = _parse_one("network_dim", network_dim) if network_dim is not None else DEFAULT_RANK
+    values = {key: _parse_one(key, value, _PARSERS[key]) for key, value in given.items()}
+    rank = _parse_one("network_dim", network_dim, _positive_int) if network_dim is not None else DEFAULT_RANK
     alpha = float(network_alpha) if network_alpha else float(rank)
     content_rank = values.pop("content_dim", rank)
     values.setdefault("content_alpha", alpha * content_rank / rank)
     if dropout is not None:
-        values.setdefault("dropout", _parse_one("dropout", dropout))
+        values.setdefault("dropout", _parse_one("dropout", dropout, _probability))
     return PairConfig(rank=rank, alpha=alpha, content_rank=content_rank, **values)
 
 
-def _parse_one(key: str, value: Any) -> Any:
+def _parse_one(key: str, value: Any, parse: Callable[[Any], Any]) -> Any:
     try:
-        return (_positive_int if key == "network_dim" else _PARSERS[key])(value)
+        return parse(value)
     except (TypeError, ValueError) as cause:
         raise PairError(f"network_args: {key}={value!r} is not usable: {cause}") from cause
 

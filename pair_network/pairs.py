@@ -79,14 +79,19 @@ def find_twin(style_image: str | Path, content_folder: str | Path) -> Path:
     return twins[0]
 
 
-def check_pair(content: str | Path, style: str | Path) -> None:
-    """Raises PairError unless both images are readable and have one aspect ratio (to within a pixel's rounding)."""
+def check_pair(content: str | Path, style: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Sizes of both images, which were decoded to their ends.
+
+    Raises:
+        PairError: One is unreadable, or they differ in aspect ratio by more than a pixel's rounding.
+    """
     (cw, ch), (sw, sh) = image_size(content), image_size(style)
     # Resizing w × h to another size of the same shape rounds each side by at most half a pixel.
     if abs(cw * sh - sw * ch) > max(cw + ch, sw + sh) / 2:
         raise PairError(
             f"{content} is {cw}x{ch}, but its twin {style} is {sw}x{sh}: a pair needs one aspect ratio; crop one"
         )
+    return (cw, ch), (sw, sh)
 
 
 def check_no_orphans(style_images: Iterable[Path], content_folder: str | Path) -> None:

@@ -19,7 +19,7 @@ from library.train_util import DreamBoothDataset  # of the checkout
 from ..batch import PAIR_INDICES, TWINS
 from ..config import nearest
 from ..errors import PairError
-from ..pairs import check_no_orphans, check_pair, find_twin, image_size, list_images
+from ..pairs import check_no_orphans, check_pair, find_twin, list_images
 
 ATTRIBUTES = ("content_dir", "content_class_tokens")
 _PER_IMAGE_CACHES = (
@@ -170,12 +170,12 @@ def _twin_of(info: Any, subset: Any) -> Any:
     """kohya's record of the content image, in the bucket and at the size of its style image."""
     attributes = subset.custom_attributes
     content = find_twin(info.absolute_path, attributes["content_dir"])
-    check_pair(content, info.absolute_path)
+    content_size, _ = check_pair(content, info.absolute_path)
     twin = copy.copy(info)
     for name in _PER_IMAGE_CACHES:
         setattr(twin, name, None)
     twin.absolute_path = str(content)
-    twin.image_size = image_size(content)
+    twin.image_size = content_size
     twin.caption = _content_caption(content, subset, attributes)
     return twin
 

@@ -57,8 +57,14 @@ def find_samples(dataset: DatasetConfig, subset: SubsetConfig, indices: dict[tup
         check_no_orphans(paths, subset.content_dir)
     for path in paths:
         content_path = None if subset.content_dir is None else find_twin(path, subset.content_dir)
-        style = ImageRecord(path, image_size(path), read_caption(path, subset, subset.class_tokens, "class_tokens"))
-        content = None if content_path is None else _content_record(content_path, path, subset)
+        caption = read_caption(path, subset, subset.class_tokens, "class_tokens")
+        content = None
+        if content_path is None:
+            style = ImageRecord(path, image_size(path), caption)
+        else:
+            content_size, style_size = check_pair(content_path, path)
+            style = ImageRecord(path, style_size, caption)
+            content = _content_record(content_path, content_size, subset)
         key = (str(path.resolve()), str(content_path.resolve()) if content_path else "")
         index = indices.setdefault(key, len(indices))
         samples.append(Sample(style, content, subset, choose_frame(style, dataset), index))
@@ -99,8 +105,6 @@ def read_caption(path: Path, subset: SubsetConfig, tokens: str | None, setting: 
     return lines[0]
 
 
-def _content_record(path: Path, style: Path, subset: SubsetConfig) -> ImageRecord:
-    size = image_size(path)
-    check_pair(path, style)
+def _content_record(path: Path, size: Size, subset: SubsetConfig) -> ImageRecord:
     caption = read_caption(path, subset, subset.content_class_tokens, "content_class_tokens in custom_attributes")
     return ImageRecord(path, size, caption)
