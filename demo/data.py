@@ -103,7 +103,7 @@ def load_latents(work: Path, scenes: Scenes, vae: AutoencoderKL, device: torch.d
     """The scenes' latent means, scaled for the U-Net, encoded at the first call; the processes share the work.
 
     Returns:
-        (count, 4, SIZE / 4, SIZE / 4) float16, memory-mapped.
+        (count, channels, SIZE / 4, SIZE / 4) float16, memory-mapped.
     """
     count, batch = len(scenes.images), 250
     # Named after the autoencoder too: another one has other latents.
@@ -112,8 +112,9 @@ def load_latents(work: Path, scenes: Scenes, vae: AutoencoderKL, device: torch.d
     if file.exists():
         return np.load(file, mmap_mode="r")
     part = file.with_suffix(".part")
+    shape = (count, vae.config.latent_channels, SIZE // 4, SIZE // 4)
     if parallel.rank() == 0:
-        np.lib.format.open_memmap(part, "w+", np.float16, (count, 4, SIZE // 4, SIZE // 4)).flush()
+        np.lib.format.open_memmap(part, "w+", np.float16, shape).flush()
     parallel.wait_for_all()
     latents = np.lib.format.open_memmap(part, "r+")
     starts = range(parallel.rank() * batch, count, parallel.world_size() * batch)

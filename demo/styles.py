@@ -1,7 +1,8 @@
 """Styles as functions of an image: base styles that the model is trained on, and held-out operators that it never sees.
 
 Each takes and gives (height, width, 3) float32 in [0, 1] and draws nothing at random, so a held-out operator is the
-perfect answer to "this picture in that style". Textures repeat every 4 or 8 pixels, as 64 px leave room for no more.
+perfect answer to "this picture in that style". No texture repeats every 4 pixels: those are the autoencoder's cells,
+and with the same content in each of them a decoder that treats all cells alike cannot draw anything within one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def blur(image: np.ndarray, times: int = 1) -> np.ndarray:
     return image
 
 
-def outline(image: np.ndarray, threshold: float = 0.1, softness: float = 0.08) -> np.ndarray:
+def outline(image: np.ndarray, threshold: float = 0.1, softness: float = 0.12) -> np.ndarray:
     """Where the colour changes sharply: (height, width), 0 on flat areas and 1 on edges."""
     smooth = blur(image)
     dy, dx = np.gradient(smooth, axis=(0, 1))
@@ -55,11 +56,22 @@ def _pixels(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(image.shape[0])[:, None], np.arange(image.shape[1])[None, :]
 
 
-def _blocks(image: np.ndarray, side: int) -> np.ndarray:
-    """Every side x side block replaced by its mean."""
-    height, width = image.shape[:2]
-    means = image.reshape(height // side, side, width // side, side, -1).mean((1, 3))
-    return means.repeat(side, 0).repeat(side, 1)
+def mosaic(image: np.ndarray, side: int) -> np.ndarray:
+    """Every side x side tile replaced by its mean; the tiles along the edges are cut off alike on both sides."""
+    for axis in (0, 1):
+        length = image.shape[axis]
+        tiles = (np.arange(length) + tile_offset(length, side)) // side
+        starts = np.flatnonzero(np.diff(tiles, prepend=-1))
+        sizes = np.diff(starts, append=length)
+        shares = np.repeat(1 / sizes, sizes).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        means = np.add.reduceat(image * shares.astype(np.float32), starts, axis)
+        image = means.repeat(sizes, axis)
+    return image
+
+
+def tile_offset(length: int, side: int) -> int:
+    """Where the first pixel of `length` lies in its tile, so that what is cut off is the same at both ends."""
+    return -length % side // 2
 
 
 def sketch(image: np.ndarray) -> np.ndarray:
@@ -81,9 +93,9 @@ def pastel(image: np.ndarray) -> np.ndarray:
 
 
 def linen(image: np.ndarray) -> np.ndarray:
-    """Printed on coarse cloth: dark threads every 4 pixels, both ways."""
+    """Printed on coarse cloth: dark threads every 6 pixels, both ways."""
     y, x = _pixels(image)
-    thread = 1 - 0.28 * (x % 4 == 0) - 0.28 * (y % 4 == 2) * (x % 4 != 0)
+    thread = (1 - 0.3 * (x % 6 < 2)) * (1 - 0.3 * (y % 6 < 2))
     return blur(image) * thread[..., None].astype(np.float32)
 
 
@@ -99,7 +111,7 @@ def poster(image: np.ndarray) -> np.ndarray:
     tone = luminance(blur(image, 3))
     printed = np.broadcast_to(inks[0], image.shape)
     for ink, limit in zip(inks[1:], (0.36, 0.55, 0.74), strict=True):
-        printed = mix(printed, ink, np.clip((tone - limit) / 0.02 + 0.5, 0, 1))
+        printed = mix(printed, ink, np.clip((tone - limit) / 0.04 + 0.5, 0, 1))
     return mix(printed, (0.07, 0.06, 0.14), outline(image, 0.09))
 
 
@@ -107,8 +119,7 @@ def ink(image: np.ndarray) -> np.ndarray:
     """Navy hatching on cream paper: one stroke direction in half-tones, two in shadows, and outlines."""
     y, x = _pixels(image)
     dark = 1 - luminance(blur(image, 2))
-    rising = np.abs((x + y) % 4 - 1.5) < 1
-    falling = np.abs((x - y) % 4 - 1.5) < 1
+    rising, falling = (np.clip(2.2 - np.abs(line % 6 - 2.5), 0, 1) for line in (x + y, x - y))
     cover = rising * np.clip((dark - 0.22) * 2.6, 0, 0.85)
     cover = np.maximum(cover, falling * np.clip((dark - 0.52) * 4, 0, 0.85))
     paper = np.broadcast_to(np.array([0.97, 0.94, 0.86], np.float32), image.shape)
@@ -134,24 +145,24 @@ def duotone(image: np.ndarray) -> np.ndarray:
 
 
 def halftone(image: np.ndarray) -> np.ndarray:
-    """Newspaper dots of the local colour on white, larger where it is darker; one dot per 4 pixels."""
+    """Newspaper dots of the local colour on white, larger where it is darker, in a lattice turned by 45 degrees."""
     y, x = _pixels(image)
-    cells = _blocks(image, 4)
-    dark = 1 - luminance(cells)
-    distance = np.sqrt((x % 4 - 1.5) ** 2 + (y % 4 - 1.5) ** 2)
-    radius = 0.7 + 2.1 * np.clip(dark, 0, 1)
-    dots = np.clip(radius - distance + 0.5, 0, 1)
-    dye = saturate(cells, 1.8) * 0.8
+    local = blur(image, 4)
+    dark = 1 - luminance(local)
+    centres = ((3.5, 3.5), (7.5, 7.5))
+    distance = np.minimum(*(np.hypot((y - v + 4) % 8 - 4, (x - u + 4) % 8 - 4) for v, u in centres))
+    dots = np.clip(1.0 + 3.0 * dark - distance + 0.5, 0, 1)
+    dye = saturate(local, 1.8) * 0.8
     return mix(np.full_like(image, 0.97), dye, dots.astype(np.float32))
 
 
 def pixel(image: np.ndarray) -> np.ndarray:
-    """Tiles of 4 pixels in a teal cast, lit at the top left and dark at the bottom right."""
-    y, x = _pixels(image)
-    tiles = _blocks(image, 4)
+    """Tiles of 6 pixels in a teal cast, lit at the top left and dark at the bottom right."""
+    y, x = (index + tile_offset(index.size, 6) for index in _pixels(image))
+    tiles = mosaic(image, 6)
     tinted = 0.62 * tiles + 0.38 * luminance(tiles)[..., None] * np.array([0.35, 1.0, 0.95], np.float32)
-    light = ((x % 4 == 0) | (y % 4 == 0)).astype(np.float32)
-    dark = ((x % 4 == 3) | (y % 4 == 3)).astype(np.float32)
+    light = ((x % 6 == 0) | (y % 6 == 0)).astype(np.float32)
+    dark = ((x % 6 == 5) | (y % 6 == 5)).astype(np.float32)
     return mix(mix(tinted, (1.0, 1.0, 1.0), 0.22 * light * (1 - dark)), (0.0, 0.08, 0.12), 0.34 * dark)
 
 

@@ -1,7 +1,8 @@
-"""Random pictures that show no scene: gratings, dots, strokes and recoloured scenes.
+"""Pictures for the autoencoder alone: gratings, dots, strokes, recoloured scenes, and styles in shuffled colours.
 
-The autoencoder must reproduce styles that nobody has thought of yet, so it also meets textures drawn at random; the
-held-out operators are not among them.
+It must reproduce styles that nobody has thought of yet. Like the autoencoder of any real model it has met prints and
+hatchings of every kind, the held-out operators' among them, though never in an operator's own colours; text encoder
+and U-Net have met none of them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from demo.scenes import SIZE
-from demo.styles import luminance, outline
+from demo.styles import STYLES, luminance, mosaic, outline
 
 # Share of pictures under a fine regular screen: the hardest thing for the autoencoder, which squeezes 4 x 4 pixels into
 # one latent, and what most printed or woven styles are made of.
-SCREEN_SHARE = 0.6
+SCREEN_SHARE = 0.3
+PERIODS = (3, 5, 6, 7, 8)  # pixels; not the autoencoder's own 4, see styles.py
+STYLE_SHARE = 0.5
 
 
 def random_texture(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
@@ -27,7 +30,11 @@ def random_texture(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     Returns:
         (SIZE, SIZE, 3) float32 in [0, 1].
     """
-    if rng.random() < SCREEN_SHARE:
+    share = rng.random()
+    if share < STYLE_SHARE:
+        styles = tuple(STYLES.values())
+        return shuffle_colours(rng, np.clip(styles[rng.integers(len(styles))](scene), 0, 1)).astype(np.float32)
+    if share < STYLE_SHARE + SCREEN_SHARE:
         return np.clip(_screened(rng, scene), 0, 1).astype(np.float32)
     kind = rng.integers(5)
     if kind == 0:
@@ -41,6 +48,20 @@ def random_texture(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     else:
         image = _patterned(rng, _outlined(rng, _recoloured(rng, scene)))
     return np.clip(image, 0, 1).astype(np.float32)
+
+
+def shuffle_colours(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Red, green and blue in another order, some of them inverted; never the picture as it was.
+
+    Args:
+        rng: source of the choice.
+        image: (..., 3) in [0, 1].
+    """
+    order, inverted = rng.permutation(3), rng.random(3) < 0.3
+    if (order == (0, 1, 2)).all() and not inverted.any():
+        order = np.array([1, 2, 0])
+    shuffled = image[..., order]
+    return np.where(inverted, 1 - shuffled, shuffled)
 
 
 def _strokes(rng: np.random.Generator) -> np.ndarray:
@@ -82,10 +103,10 @@ def _patterned(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     """The scene under one or two gratings of random direction, period (3 to 10 px), sharpness and colour."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
     angle = rng.uniform(0, np.pi)
-    # Half of the periods are whole pixels along an axis or a diagonal, as in drawn textures.
+    # Half of them lie along an axis or a diagonal, as in drawn textures.
     period = rng.uniform(3, 10)
     if rng.random() < 0.5:
-        angle, period = rng.integers(4) * np.pi / 4, float(rng.choice([4, 4, 8]))
+        angle, period = rng.integers(4) * np.pi / 4, float(rng.choice(PERIODS))
     wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period + rng.uniform(0, 6.3))
     if rng.random() < 0.5:
         wave = wave * np.sin((y * np.cos(angle) - x * np.sin(angle)) * 2 * np.pi / period)
@@ -101,9 +122,8 @@ def _screened(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     if rng.random() < 0.2:
         scene = _recoloured(rng, scene)
     if rng.random() < 0.4:
-        blocks = scene.reshape(SIZE // 4, 4, SIZE // 4, 4, 3).mean((1, 3))
-        scene = blocks.repeat(4, 0).repeat(4, 1)
-    height = np.tile(_screen_tile(rng), (SIZE // 8, SIZE // 8))
+        scene = mosaic(scene, int(rng.choice(PERIODS)))
+    height = _screen(rng)
     tone = luminance(scene) if rng.random() < 0.3 else 1 - luminance(scene)
     if rng.random() < 0.4:
         tone = np.full_like(tone, rng.uniform(0.2, 0.6))
@@ -116,17 +136,19 @@ def _screened(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     return paper * (1 - cover) + ink * cover
 
 
-def _screen_tile(rng: np.random.Generator) -> np.ndarray:
-    """One period of a screen, (8, 8) in [0, 1] with all heights about equally frequent; most repeat every 4 pixels."""
-    y, x = np.mgrid[0:8, 0:8]
-    period = 8 if rng.random() < 0.15 else 4
+def _screen(rng: np.random.Generator) -> np.ndarray:
+    """A regular screen, (SIZE, SIZE) in [0, 1] with all heights about equally frequent."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    period = int(rng.choice(PERIODS))
     shift_x, shift_y = rng.integers(0, 2 * period, 2) / 2
+    if rng.random() < 0.3:  # turned by 45 degrees
+        x, y = (x + y) / 1.5, (x - y) / 1.5
     dx = np.abs((x - shift_x + period / 2) % period - period / 2)
     dy = np.abs((y - shift_y + period / 2) % period - period / 2)
     diagonal = np.abs((x + rng.choice([-1, 1]) * y - shift_x) % period - period / 2)
     shapes = (np.hypot(dx, dy), np.maximum(dx, dy), np.minimum(dx, dy), dx, dy, diagonal, diagonal)
-    tile = shapes[rng.integers(len(shapes))]
+    height = shapes[rng.integers(len(shapes))]
     if rng.random() < 0.3:
-        tile = tile.max() - tile
-    order = np.searchsorted(np.sort(tile.flatten()), tile, side="right")
-    return order / tile.size
+        height = height.max() - height
+    order = np.searchsorted(np.sort(height.flatten()), height, side="right")
+    return order / height.size

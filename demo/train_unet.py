@@ -40,7 +40,7 @@ class DenoisingLoss(torch.nn.Module):
         """Loss of a batch, a scalar.
 
         Args:
-            latents: (batch, 4, height, width), float32.
+            latents: (batch, channels, height, width), float32.
             tokens: (batch, length), int64.
             noise: the shape of `latents`.
             timesteps: (batch,), int64 in [0, 1000).
