@@ -1,0 +1,1 @@
+"""What needs a running UI: the panel, plot axes, and one adapter for the sampling of A1111 and one for Forge's."""

@@ -1,0 +1,156 @@
+"""Starts A1111 or Forge headless on the CPU with random weights, and asks it for pictures over HTTP.
+
+To look at a live UI, or to run the live tests against one that stays up:
+
+    python tests/convert/webui/live.py a1111 CHECKOUT --python UI_PYTHON --tokenizer CLIP_FOLDER --port 7871
+    A1111_URL=http://127.0.0.1:7871 pytest tests/convert/webui/test_live.py
+
+CHECKOUT is a clone with its repositories in place (A1111: stable-diffusion-stability-ai, generative-models,
+k-diffusion, BLIP; Forge: huggingface_guess, BLIP), UI_PYTHON the Python that has its requirements. CLIP_FOLDER holds
+the tokenizer and config.json of openai/clip-vit-large-patch14, where they are not in the hub's cache. All that is
+written, the extension included, goes to a data folder of its own; the checkout stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import importlib.util
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+START_SECONDS, REQUEST_SECONDS = 900, 1800
+COMMON = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api", "--no-hashing",
+          "--no-download-sd-model", "--disable-console-progressbars"]  # fmt: skip
+OF_UI = {"a1111": ["--use-cpu", "all", "--no-half", "--precision", "full"], "forge": ["--always-cpu"]}
+DEFAULTS = {
+    "prompt": "a photo of a cat", "negative_prompt": "blurry", "seed": 5, "steps": 4, "cfg_scale": 1, "width": 64,
+    "height": 64, "sampler_name": "Euler", "scheduler": "Automatic",
+}  # fmt: skip
+
+
+class Backend:
+    """A running UI."""
+
+    def __init__(self, kind: str, url: str) -> None:
+        self.kind, self.url = kind, url.rstrip("/")
+
+    def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as answer:
+            return json.load(answer)
+
+    def pictures(self, mode: str = "txt2img", style: list[Any] | None = None, **settings: Any) -> Pictures:
+        """Pictures of one request; ``style`` holds the arguments of style guidance."""
+        body = {**DEFAULTS, **settings}
+        if style is not None:
+            body.setdefault("alwayson_scripts", {})["style guidance"] = {"args": style}
+        answer = self.request(f"/sdapi/v1/{mode}", body)
+        return Pictures(answer["images"], json.loads(answer["info"])["infotexts"])
+
+    @staticmethod
+    def as_png(pixels: np.ndarray) -> str:
+        """A picture (height, width, 3) of 0 to 255 as requests take it."""
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+class Pictures:
+    """What a request gave: pixels as int64 arrays (height, width, 3), and an infotext for each."""
+
+    def __init__(self, encoded: list[str], infotexts: list[str]) -> None:
+        self.encoded, self.infotexts = encoded, infotexts
+        self.pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one))).convert("RGB"), int) for one in encoded]
+
+    def distance(self, other: Pictures) -> int:
+        """Largest difference of any pixel, of 255."""
+        assert len(self.pixels) == len(other.pixels) > 0
+        return max(int(abs(a - b).max()) for a, b in zip(self.pixels, other.pixels, strict=True))
+
+
+def make_data(folder: Path, width: int, tokenizer: str | None) -> None:
+    """Fills a data folder: random checkpoint, LoRAs, the extension as the installer puts it there."""
+    weights = _module("random_checkpoint")
+    for name in ("models/Stable-diffusion", "models/Lora", "extensions"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    models = folder / "models" / "Stable-diffusion"
+    weights.write_checkpoint(models, width)
+    for name, tensors in weights.loras(width).items():
+        save_file(tensors, folder / "models" / "Lora" / f"{name}.safetensors")
+    command = [sys.executable, "-m", "convert", "webui", "--into", str(folder / "extensions")]
+    subprocess.run(command, cwd=ROOT, check=True)
+    if tokenizer:  # from_pretrained takes a folder below the working directory for the hub's name
+        shutil.copytree(tokenizer, folder / "openai" / "clip-vit-large-patch14", dirs_exist_ok=True)
+
+
+def _module(name: str) -> Any:
+    specification = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def start(kind: str, checkout: Path, python: str, data: Path, port: int) -> subprocess.Popen:
+    """Starts the UI and waits until its API answers.
+
+    Raises:
+        RuntimeError: It ended or did not answer in time; the end of its log is in the message.
+    """
+    script = checkout.resolve() / "launch.py"
+    command = [python, str(script), *COMMON, *OF_UI[kind], "--data-dir", str(data), "--port", str(port)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "no_proxy": "127.0.0.1,localhost",
+                   "GRADIO_ANALYTICS_ENABLED": "False"}  # fmt: skip
+    log = data / "ui.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=data, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    backend = Backend(kind, f"http://127.0.0.1:{port}")
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            backend.request("/sdapi/v1/scripts")
+            return process
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(2)
+    process.terminate()
+    raise RuntimeError(f"{kind} did not start:\n{log.read_text()[-3000:]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=list(OF_UI))
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--tokenizer")
+    parser.add_argument("--port", type=int, default=7871)
+    parser.add_argument("--width", type=int, default=320, help="the U-Net's first width; 320 is SD 1.5's")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        make_data(Path(folder), options.width, options.tokenizer)
+        process = start(options.kind, options.checkout, options.python, Path(folder), options.port)
+        print(f"{options.kind} answers on port {options.port}; its data and log are in {folder}", flush=True)
+        try:
+            process.wait()
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    main()
