@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -130,6 +130,61 @@ def weight_files(folder: Path) -> dict[str, list[Path]]:
     if not found:
         raise PairError(f"{folder}: holds no diffusers model (no unet/ or transformer/ with .safetensors files)")
     return found
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base checkpoint or diffusers folder on disk, and every weight in it that a LoRA can carry.
+
+    Attributes:
+        family: The model family.
+        layout: Prefix of the denoiser's keys in a single file; None for a diffusers folder.
+        files: Each weight file's places by stored key.
+    """
+
+    family: Family
+    layout: str | None
+    files: dict[Path, dict[str, Place]]
+
+    @property
+    def title(self) -> str:
+        return self.family.title if self.layout is None else f"{self.family.title} under {self.layout!r}"
+
+    def named(self) -> Iterator[tuple[str, Path, str, Place]]:
+        """(name within the model, file, stored key, place) of every such weight."""
+        for file, places in self.files.items():
+            for key, place in places.items():
+                yield (key if self.layout is not None else f"{file.parent.name}.{key}"), file, key, place
+
+
+def base_model(source: Path) -> BaseModel:
+    """What a LoRA can change in a checkpoint or a diffusers folder; only headers are read.
+
+    Raises:
+        PairError: Neither a known layout nor a diffusers folder.
+    """
+    if not source.is_dir():
+        header = read_header(source)
+        family, prefix = family_of_checkpoint(header)
+        return BaseModel(family, prefix, {source: _stored(header, single_file_places(family, prefix))})
+    components = weight_files(source)
+    family = family_of_folder(components)
+    return BaseModel(
+        family,
+        None,
+        {
+            file: _stored(read_header(file), component_places(family, component))
+            for component, own in components.items()
+            for file in own
+        },
+    )
+
+
+def _stored(header: Header, places: Mapping[str, Place]) -> dict[str, Place]:
+    """Places of a file's weights; biases have none."""
+    return {
+        key: places[layer_key(key)] for key in header.tensors if key.endswith("weight") and layer_key(key) in places
+    }
 
 
 def family_of_folder(files: Mapping[str, Collection[Path]]) -> Family:

@@ -19,14 +19,13 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 
 from demo.model_config import MODEL_DIR, load_pipeline
+from demo.one_pair import OUTPUT_DIR, ROOT, pair_files, style_words, train_style
 from demo.scenes import to_picture
 from demo.styles import HELD_OUT_STYLES
 from pair_network import PairError
-from pair_network.hosts import embedded
 from pair_network.pipelines import Style, style_guidance
 from pair_network.previews import grid, save_picture
 
-ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = (
     "a photo of a green tree on a blue background",
     "a photo of a blue fish on a yellow background",
@@ -41,10 +40,9 @@ GUIDANCE_SCALE = 3.0
 def main() -> int:
     args = parse_arguments()
     started = time.monotonic()
-    content = ROOT / "demo/pairs/content" / f"{args.pair}.png"
-    twin = ROOT / "demo/pairs" / args.style / f"{args.pair}.png"
+    content, twin = pair_files(args.style, args.pair)
     print(f"1/2 learning the style of {twin.relative_to(ROOT)} from one pair", flush=True)
-    status = train(args, content, twin)
+    status = train_style(args.style, args.pair, args.output_dir, args.train)
     if status:
         return status
     trained = time.monotonic()
@@ -62,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--style", choices=list(HELD_OUT_STYLES), default="poster", help="which bundled style")
     pairs = sorted(path.stem for path in (ROOT / "demo/pairs/content").glob("*.png"))
     parser.add_argument("--pair", choices=pairs, default="house", help="which bundled picture")
-    parser.add_argument("--output_dir", type=Path, default=ROOT / "output/demo", help="folder for files and picture")
+    parser.add_argument("--output_dir", type=Path, default=OUTPUT_DIR, help="folder for files and picture")
     parser.add_argument("--scale", type=float, default=2.5, help="style guidance scale (the paper's lambda_style)")
     parser.add_argument("--start", type=float, default=0.1, help="share of the steps without style guidance")
     parser.add_argument("--steps", type=int, default=30, help="sampling steps")
@@ -70,24 +68,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace, content: Path, twin: Path) -> int:
-    """Trains by the preset, as train_pair_network.py does."""
-    return embedded.train(
-        [
-            "--config_file", str(ROOT / "presets/embedded.toml"),
-            "--pretrained_model_name_or_path", str(MODEL_DIR),
-            "--content", str(content), "--style", str(twin), "--style_prompt", f"in {args.style} style",
-            "--output_dir", str(args.output_dir), "--output_name", args.style, *args.train,
-        ]
-    )  # fmt: skip
-
-
 def paint(args: argparse.Namespace, content: Path, twin: Path) -> Image.Image:
     """The labelled grid: the pair, and every prompt by base model, style LoRA, style guidance and the true operator."""
     pipe = load_pipeline(MODEL_DIR)
     pipe.set_progress_bar_config(disable=True)
     file = str(args.output_dir / f"{args.style}.safetensors")
-    words = f"in {args.style} style"
+    words = style_words(args.style)
     base = sample(pipe, PROMPTS, args.steps)
     with style_guidance(pipe, Style(file, words, scale=args.scale, start=args.start)):
         guided = sample(pipe, PROMPTS, args.steps)

@@ -15,6 +15,7 @@ import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -41,7 +42,22 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         PairError: No such file, a pickle, or not an intact safetensors file.
     """
-    path = Path(path)
+    with _opened(Path(path)) as handle:
+        return load_file(path), dict(handle.metadata() or {})
+
+
+def read_keys(path: str | Path) -> list[str]:
+    """Names of a safetensors file's tensors, from its header alone.
+
+    Raises:
+        PairError: As in ``read``.
+    """
+    with _opened(Path(path)) as handle:
+        return list(handle.keys())
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise PairError(f"{path}: no such file")
     if path.suffix.lower() in PICKLES:
@@ -50,8 +66,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     try:
         with safe_open(path, "pt") as handle:
-            metadata = dict(handle.metadata() or {})
-        return load_file(path), metadata
+            yield handle
     except SafetensorError as cause:
         raise PairError(f"{path}: not an intact safetensors file ({cause}); copy or download it again") from cause
 

@@ -53,7 +53,8 @@ def create_network_from_weights(
     a plain kohya LoRA becomes the style branch.
 
     Raises:
-        PairError: The file is unreadable, or names layers that the model does not have.
+        PairError: The file is unreadable, names layers that the model does not have, or was trained with other
+            ``network_args`` than the given ones.
     """
     tensors, metadata = checkpoint.read(file)
     if checkpoint.is_pair_file(metadata):
@@ -86,8 +87,35 @@ def create_network_from_weights(
 
 
 def _updated(config: PairConfig, network_args: dict[str, Any], file: str) -> PairConfig:
-    """The checkpoint's config with the network_args that leave its shape alone."""
-    given = parse_network_args(config.rank, config.alpha, None, network_args)
-    if network_args.get("num_pairs") is not None and given.num_pairs != config.num_pairs:
-        raise PairError(f"{file}: holds {config.num_pairs} pair(s), but the dataset has {given.num_pairs}")
-    return replace(config, **{key: getattr(given, key) for key in FREE_TO_CHANGE if network_args.get(key) is not None})
+    """The checkpoint's config with the network_args that leave its shape alone.
+
+    Raises:
+        PairError: An entry contradicts what the checkpoint was trained with.
+    """
+    parsed = parse_network_args(config.rank, config.alpha, None, network_args)
+    given = [key for key, value in network_args.items() if value is not None]
+    if "num_pairs" in given and parsed.num_pairs != config.num_pairs:
+        raise PairError(f"{file}: holds {config.num_pairs} pair(s), but the dataset has {parsed.num_pairs}")
+    for key in given:
+        field = "content_rank" if key == "content_dim" else key
+        wanted, trained = getattr(parsed, field), getattr(config, field)
+        if key not in FREE_TO_CHANGE and _comparable(wanted) != _comparable(trained):
+            raise PairError(
+                f"{file}: was trained with {key}={_text(trained)}, but network_args say {key}={_text(wanted)}; leave "
+                "it out to continue with the checkpoint's, or train anew without --network_weights"
+            )
+    return replace(config, **{key: getattr(parsed, key) for key in given if key in FREE_TO_CHANGE})
+
+
+def _comparable(value: Any) -> Any:
+    """Targets are the same in any order."""
+    return frozenset(value) if isinstance(value, tuple) else value
+
+
+def _text(value: Any) -> str:
+    """A setting as network_args write it."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return (
+        ",".join(f"{part}={rank}" for part, rank in value) if value and isinstance(value[0], tuple) else "+".join(value)
+    )

@@ -12,90 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from .config import PairConfig
 from .errors import PairError
+from .factors import CoupledUp, gather_parts, joined_up, spread_parts
 from .orthogonal import layer_generator, orthonormal_rows
 from .route import Routing, RowPlan
-
-
-class CoupledUp(torch.autograd.Function):
-    """base + [content_up | style_up] · hidden, where shielded rows leave no gradient on ``content_up``.
-
-    Plain autograd with ``content_up.detach()`` on the shielded rows gives the same numbers, but needs two products
-    and forms the gradient that it then drops.
-    """
-
-    @staticmethod
-    def forward(
-        ctx, base: Tensor, hidden: Tensor, content_up: Tensor | None, style_up: Tensor | None, plan: RowPlan
-    ) -> Tensor:
-        """``base`` (rows, n, out); ``hidden`` (rows, n, ranks), masked and scaled; ups (pairs, out, rc), (out, rs)."""
-        ctx.save_for_backward(hidden, content_up, style_up)
-        ctx.plan = plan
-        up = _joined_up(content_up, style_up, plan)
-        if up.dim() == 2:
-            return torch.addmm(base.flatten(0, 1), hidden.flatten(0, 1), up.mT).view(base.shape)
-        return torch.baddbmm(base, hidden, up.mT)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        hidden, content_up, style_up = ctx.saved_tensors
-        plan: RowPlan = ctx.plan
-        needs_hidden, needs_content, needs_style = ctx.needs_input_grad[1:4]
-        grad_hidden = grad @ _joined_up(content_up, style_up, plan) if needs_hidden else None
-        grad_content = grad_style = None
-        content_rank = 0 if content_up is None else content_up.shape[-1]
-        if needs_content:
-            # Always dense: a parameter without a gradient on one rank of a distributed run would hang the reduction.
-            grad_content = torch.zeros_like(content_up)
-            for pair, rows in plan.pair_groups:
-                grad_content[pair] = _outer(grad[rows], hidden[rows][..., :content_rank])
-        if needs_style:
-            rows = plan.style_index
-            grad_style = _outer(grad[rows], hidden[rows][..., content_rank:])
-        return grad, grad_hidden, grad_content, grad_style, None
-
-
-def _joined_up(content_up: Tensor | None, style_up: Tensor | None, plan: RowPlan) -> Tensor:
-    """The used ups side by side: (out, ranks), or (rows, out, ranks) when the rows belong to different pairs."""
-    if content_up is None:
-        assert style_up is not None
-        return style_up
-    chosen = content_up[plan.pairs]
-    if style_up is None:
-        return chosen
-    return torch.cat([chosen, style_up.expand(*chosen.shape[:-2], *style_up.shape)], dim=-1)
-
-
-def _outer(grad: Tensor, hidden: Tensor) -> Tensor:
-    """Sum over rows and positions of grad ⊗ hidden: (out, rank)."""
-    return grad.flatten(0, 1).mT @ hidden.flatten(0, 1)
-
-
-def spread_parts(up: Tensor, splits: tuple[int, ...]) -> Tensor:
-    """Ups of a fused layer's parts ``(…, out, rank)`` as one block-diagonal factor ``(…, out, parts · rank)``.
-
-    Part by part, so that q, k and v each read inputs of their own, as kohya's files with split q, k and v do.
-    """
-    if not splits:
-        return up
-    if up.dim() > 2:
-        return torch.stack([spread_parts(one, splits) for one in up])
-    return torch.block_diag(*up.split(list(splits)))
-
-
-def gather_parts(up: Tensor, splits: tuple[int, ...], name: str) -> Tensor:
-    """The inverse of ``spread_parts``.
-
-    Raises:
-        PairError: Something stands outside the diagonal blocks.
-    """
-    if not splits:
-        return up
-    rows = up.split(list(splits), dim=-2)
-    blocks = [part.chunk(len(splits), dim=-1)[i] for i, part in enumerate(rows)]
-    gathered = torch.cat(blocks, dim=-2)
-    if not torch.equal(spread_parts(gathered, splits), up):
-        raise PairError(f"{name}: its q, k and v share factors in this file; train without split_qkv")
-    return gathered
 
 
 class CoupledLayer(nn.Module):
@@ -210,11 +129,38 @@ class CoupledLayer(nn.Module):
         plan = self.routing.plan(x.shape[0], x.device)
         if plan.num_active == 0 or self._skips_step():
             return output
-        if plan.active is None:
+        if not torch.is_grad_enabled():
+            return self._add_in_place(x, output, plan)
+        if not plan.is_partial:
             return self._coupled(x, output, plan)
         # Rows that use no branch must keep their bits, so they take no part in the product.
-        rows = self._coupled(x.index_select(0, plan.active), output.index_select(0, plan.active), plan)
-        return output.index_copy(0, plan.active, rows.to(output.dtype))
+        changed = output.clone()
+        changed[plan.active] = self._coupled(x[plan.active], output[plan.active], plan)
+        return changed
+
+    def _add_in_place(self, x: Tensor, output: Tensor, plan: RowPlan) -> Tensor:
+        """Changes the active rows of ``output``, which nobody else holds: the base layer just made it.
+
+        For a few rows of a small layer, copies and an autograd function would cost more than the branch itself.
+        """
+        active = output[plan.active]
+        if plan.is_scattered or not output.is_contiguous():
+            output[plan.active] = self._coupled(x[plan.active], active, plan)
+            return output
+        strength, x, dtype = 1.0, x[plan.active], output.dtype
+        if plan.lone_style is None:
+            hidden = self._hidden(x, dtype, plan)
+        else:
+            hidden = self._drop(self._project(x.to(dtype), dtype, plan))
+            strength = plan.lone_style * self.style_scale
+        up = joined_up(*self._used_ups(plan, dtype), plan)
+        flat = _positions_first(active, self.base)
+        if up.dim() == 2 and (flat.is_contiguous() or flat.shape[0] == 1):
+            wide = flat[0] if flat.shape[0] == 1 else flat.view(-1, flat.shape[-1])
+            wide.addmm_(hidden.flatten(0, 1), up.mT, alpha=strength)
+        else:
+            flat.baddbmm_(hidden, up.mT.expand(flat.shape[0], -1, -1), alpha=strength)
+        return output
 
     def _skips_step(self) -> bool:
         probability = self.config.module_dropout
@@ -222,20 +168,30 @@ class CoupledLayer(nn.Module):
 
     def _coupled(self, x: Tensor, output: Tensor, plan: RowPlan) -> Tensor:
         """``output`` with both branches of every active row added."""
-        dtype = output.dtype  # the host's precision, whether it comes from autocast or from the weights
-        hidden = self._project(x.to(dtype), dtype, plan)
-        hidden = self._drop(_positions_first(hidden, self.base)) * plan.weights(
-            self.content_rank, self.style_rank, self.content_scale, self.style_scale, dtype
-        )
-        content_up = spread_parts(self.content_up, self.splits).to(dtype) if plan.has_content else None
-        style_up = spread_parts(self.style_up, self.splits).to(dtype) if plan.has_style else None
+        dtype = output.dtype
         flat = _positions_first(output, self.base)
-        return _positions_back(CoupledUp.apply(flat, hidden, content_up, style_up, plan), output, self.base)
+        hidden = self._hidden(x, dtype, plan)
+        return _positions_back(CoupledUp.apply(flat, hidden, *self._used_ups(plan, dtype), plan), output, self.base)
+
+    def _hidden(self, x: Tensor, dtype: torch.dtype, plan: RowPlan) -> Tensor:
+        """The used branches' projections ``(rows, n, ranks)``, each times its strength and alpha / rank.
+
+        Args:
+            dtype: The host's precision, whether it comes from autocast or from the weights.
+        """
+        weights = plan.weights(self.content_rank, self.style_rank, self.content_scale, self.style_scale, dtype)
+        return self._drop(self._project(x.to(dtype), dtype, plan)) * weights
+
+    def _used_ups(self, plan: RowPlan, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        content = spread_parts(self.content_up, self.splits).to(dtype) if plan.has_content else None
+        return content, spread_parts(self.style_up, self.splits).to(dtype) if plan.has_style else None
 
     def _project(self, x: Tensor, dtype: torch.dtype, plan: RowPlan) -> Tensor:
-        """The down product of the used branches; shielded rows never train the content down."""
+        """The used branches' down product ``(rows, n, ranks)``; shielded rows never train the content down."""
+        if not self.config.trains_downs:
+            return self._down(x, self._frozen_down(plan).to(dtype))
         content, style = self.downs()
-        if not (self.config.trains_downs and plan.has_content and plan.has_shielded):
+        if not (plan.has_content and plan.has_shielded):
             return self._down(x, self._stacked(content, style, plan).to(dtype))
         shielded = self._down(x[plan.shielded], self._stacked(content.detach(), style, plan).to(dtype))
         if not plan.has_free:
@@ -249,15 +205,23 @@ class CoupledLayer(nn.Module):
     def _stacked(self, content: Tensor, style: Tensor, plan: RowPlan) -> Tensor:
         if not plan.has_style:
             return content
-        if not plan.has_content:
-            return style
-        return torch.cat([content, style]) if self.config.trains_downs else self.down
+        return torch.cat([content, style]) if plan.has_content else style
+
+    def _frozen_down(self, plan: RowPlan) -> Tensor:
+        first = 0 if plan.has_content else self.content_rank
+        return self.down[first : None if plan.has_style else self.content_rank]
 
     def _down(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The down product ``(rows, n, ranks)``."""
         base = self.base
-        if isinstance(base, nn.Conv2d):
-            return F.conv2d(x, weight, None, base.stride, base.padding, base.dilation)
-        return F.linear(x, weight)
+        if not isinstance(base, nn.Conv2d):
+            return _positions_first(F.linear(x, weight), base)
+        if base.kernel_size == (1, 1) and base.stride == (1, 1) and base.padding == (0, 0):
+            wide = x.flatten(2)
+            # One row: a plain product of matrices, which is faster than a batched one.
+            product = (weight.flatten(1) @ wide[0])[None] if wide.shape[0] == 1 else weight.flatten(1) @ wide
+            return product.mT
+        return _positions_first(F.conv2d(x, weight, None, base.stride, base.padding, base.dilation), base)
 
     def _drop(self, hidden: Tensor) -> Tensor:
         """Element and rank dropout of the projection ``(rows, n, ranks)`` while training."""

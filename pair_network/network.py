@@ -41,6 +41,7 @@ class PairNetwork(nn.Module):
         self.config = config
         self.routing = Routing(float(multiplier))
         self.is_plain = False  # one branch, no pairs: kohya's stock scripts
+        self._still: set[int] = set()  # ids of parameters whose learning rate is 0
         self.is_text_encoder_layer = {target.key: target.is_text_encoder for target in targets}
         self.layers = nn.ModuleDict(
             {
@@ -147,11 +148,14 @@ class PairNetwork(nn.Module):
         if isinstance(text_encoder_lr, (list, tuple)):
             text_encoder_lr = text_encoder_lr[0] if text_encoder_lr else None
         groups, names = [], []
+        self._still.clear()
         branches = (("content", self.config.content_lr), ("style", self.config.style_lr))
         for branch, own_lr in branches[1:] if self.is_plain else branches:
             for in_text_encoder, lr in ((False, unet_lr), (True, text_encoder_lr)):
                 parameters = self._branch_parameters(branch, in_text_encoder)
                 rate = next((r for r in (own_lr, lr, default_lr) if r is not None), None)
+                if rate == 0:
+                    self._still.update(map(id, parameters))
                 if not parameters or rate == 0:
                     continue
                 groups.append({"params": parameters} if rate is None else {"params": parameters, "lr": rate})
@@ -172,7 +176,8 @@ class PairNetwork(nn.Module):
         ]
 
     def get_trainable_params(self) -> list[nn.Parameter]:
-        return list(self.parameters())
+        """What hosts clip: without the branches that stand still, whose gradients would shrink the others' steps."""
+        return [parameter for parameter in self.parameters() if id(parameter) not in self._still]
 
     def prepare_grad_etc(self, text_encoder: TextEncoders, unet: nn.Module | None) -> None:
         self.requires_grad_(True)

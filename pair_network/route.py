@@ -50,8 +50,10 @@ class RowPlan:
     Everything is decided from Python numbers here, so that no layer waits for the device.
 
     Attributes:
-        active: Rows with any branch on, or None when that is every row.
+        active: Rows with any branch on: a slice where they lie together, else (``is_scattered``) an index tensor.
+        is_partial: Whether other rows pass through the base layer alone.
         has_content, has_style: Whether any row uses the branch.
+        lone_style: The strength of the style branch where all active rows use it alone and alike, else None.
         pairs: The pair of every active row, or one number when they agree.
         pair_groups: (pair, rows) for the active rows that train the content branch.
         style_index: Active rows with the style branch on.
@@ -61,7 +63,8 @@ class RowPlan:
     def __init__(self, rows: Sequence[Row], multiplier: float, device: torch.device):
         self.device = device
         live = [i for i, row in enumerate(rows) if row.is_active]
-        self.active = None if len(live) == len(rows) else torch.tensor(live, device=device)
+        self.active = self._index(live)
+        self.is_partial, self.is_scattered = len(live) < len(rows), not isinstance(self.active, slice)
         self.num_active = len(live)
         chosen = [rows[i] for i in live]
         self.has_content = any(row.pair is not None for row in chosen)
@@ -80,6 +83,7 @@ class RowPlan:
         ]
         self._content_on = [multiplier * (row.pair is not None) for row in chosen]
         self._style_on = [multiplier * row.style for row in chosen]
+        self.lone_style = self._style_on[0] if not self.has_content and len(set(self._style_on)) == 1 else None
         self._weights: dict[tuple, Tensor] = {}
 
     def _index(self, rows: list[int]) -> Index:

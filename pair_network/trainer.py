@@ -272,5 +272,4 @@ def continues_text_encoder(args: argparse.Namespace) -> bool:
     """Whether --dim_from_weights takes text-encoder layers from --network_weights."""
     if not (args.dim_from_weights and args.network_weights):
         return False
-    tensors, _ = checkpoint.read(args.network_weights)
-    return any("lora_te" in key for key in tensors)
+    return any("lora_te" in key for key in checkpoint.read_keys(args.network_weights))

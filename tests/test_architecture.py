@@ -14,7 +14,7 @@ PACKAGE = ROOT / "pair_network"
 ORDER = [
     ["errors"],
     ["config", "guidance", "batch", "absent_pairs"],
-    ["orthogonal", "route", "objective", "checkpoint", "pairs"],
+    ["orthogonal", "route", "factors", "objective", "checkpoint", "pairs"],
     ["layer", "targets", "previews"],
     ["loading"],
     ["network"],

@@ -94,6 +94,8 @@ def test_output_and_every_gradient_equal_plain_autograd(kind, route, orthogonali
 
     ours, plain = layer.base(x), reference(layer, x, rows)
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+    with torch.no_grad():  # changes the base layer's output in place
+        torch.testing.assert_close(layer.base(x), plain, rtol=0, atol=1e-12)
     for mine, theirs in zip(gradients(ours), gradients(plain), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
 
@@ -188,6 +190,10 @@ def test_base_rows_keep_their_bits(dtype):
         assert torch.equal(after[row].view(bits), before[row].view(bits))
     for row in (1, 3):
         assert not torch.equal(after[row], before[row])
+    layer.routing.set([BASE_ROW] * 3 + [Row(style=2.0)] * 2)
+    with torch.no_grad():
+        after = base(x)
+    assert torch.equal(after[:3].view(bits), before[:3].view(bits)) and not torch.equal(after[3:], before[3:])
 
 
 def test_multiplier_zero_and_detaching_leave_the_base_bit_for_bit():

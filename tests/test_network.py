@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pair_network import PairError, create_network, create_network_from_weights
-from pair_network.checkpoint import pair_path
+from pair_network.checkpoint import pair_path, read_keys
 from pair_network.route import BASE_ROW, Row, content_rows, style_rows
 
 
@@ -157,6 +157,16 @@ def test_optimizer_groups_by_branch_and_model(unet, text_encoder):
     }  # fmt: skip
     counted = sum(len(group["params"]) for group in groups)
     assert counted == len(network.get_trainable_params()) == 2 * len(network.layers)
+
+
+@pytest.mark.parametrize(("still", "moving"), [("content", "style"), ("style", "content")])
+def test_a_branch_that_stands_still_is_not_in_the_clipped_norm(unet, still, moving):
+    network = new_network(unet, **{f"{still}_lr": "0"})
+    network.prepare_optimizer_params(None, 1e-4)
+    clipped = {id(parameter) for parameter in network.get_trainable_params()}
+    assert clipped == {id(p) for name, p in network.named_parameters() if f".{moving}_up" in name}
+    network.prepare_optimizer_params(None, 1e-4, 1e-4)
+    assert clipped == {id(parameter) for parameter in network.get_trainable_params()}
 
 
 def test_frozen_downs_survive_a_host_that_unfreezes_everything(unet):
@@ -308,6 +318,38 @@ def test_wrong_files_are_refused(unet, sdxl_unet, tmp_path):
     save_file({"lora_unet_x.hada_w1_a": torch.zeros(2)}, tmp_path / "loha.safetensors")
     with pytest.raises(PairError, match=r"hada_w1_a.*convert the file first"):
         network.load_weights(str(tmp_path / "loha.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"orthogonality": "penalty"}, "with orthogonality=frozen, but network_args say orthogonality=penalty"),
+        ({"content_dim": "3"}, "with content_dim=4, but network_args say content_dim=3"),
+        ({"targets": "attention"}, r"with targets=attention\+ff, but network_args say targets=attention;"),
+        ({"block_dims": "mid_block=2"}, "with block_dims=, but network_args say block_dims=mid_block=2"),
+    ],
+)
+def test_network_args_that_contradict_the_checkpoint_are_refused(unet, tmp_path, given, words):
+    new_network(unet, targets="attention+ff").save_weights(str(tmp_path / "a.safetensors"), None, {})
+    with pytest.raises(PairError, match=rf"a\.pair\.safetensors: was trained {words}"):
+        create_network_from_weights(1.0, str(tmp_path / "a.pair.safetensors"), None, None, unet, **given)
+
+
+def test_network_args_that_repeat_the_checkpoint_or_shape_nothing_are_taken(unet, tmp_path):
+    new_network(unet, targets="attention+ff").save_weights(str(tmp_path / "a.safetensors"), None, {})
+    network, _ = create_network_from_weights(
+        1.0, str(tmp_path / "a.pair.safetensors"), None, None, unet,
+        targets="ff+attention", orthogonality="frozen", dropout="0.1", rank_dropout=None,
+    )  # fmt: skip
+    assert network.config.dropout == 0.1 and network.config.targets == ("attention", "ff")
+
+
+def test_keys_come_from_the_header_alone(unet, tmp_path):
+    path = tmp_path / "a.safetensors"
+    new_network(unet).save_weights(str(path), None, {})
+    assert set(read_keys(path)) == set(load_file(path))
+    with pytest.raises(PairError, match="no such file"):
+        read_keys(tmp_path / "none.safetensors")
 
 
 def test_another_number_of_pairs_is_refused(unet, tmp_path):

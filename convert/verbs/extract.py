@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,18 +17,9 @@ from tqdm import tqdm
 from pair_network.errors import PairError
 
 from .. import metadata, paths
-from ..checkpoints import (
-    Place,
-    component_places,
-    family_of_checkpoint,
-    family_of_folder,
-    layer_key,
-    single_file_places,
-    weight_files,
-)
+from ..checkpoints import BaseModel, Place, base_model
 from ..families import Family
 from ..files import open_tensors
-from ..header import read_header
 from ..layers import Adapter, Branch, Layer, needs_swap, swap_halves
 from ..lazy import Lazy, from_tensor
 from ..lowrank import dense_factors
@@ -86,44 +76,22 @@ def _weights(base: Path, tuned: Path) -> tuple[Family, dict[str, tuple[Place, La
     """The weights that a LoRA can carry, from both models, by key."""
     if base.is_dir() != tuned.is_dir():
         raise PairError(f"{tuned}: one is a file and the other a folder; give two of the same layout")
-    if not base.is_dir():
-        family, prefix = family_of_checkpoint(read_header(base))
-        other, other_prefix = family_of_checkpoint(read_header(tuned))
-        if (family.name, prefix) != (other.name, other_prefix):
-            raise PairError(
-                f"{tuned}: is {other.title} under {other_prefix!r}, the base is {family.title} under {prefix!r}"
-            )
-        return family, _common(base, tuned, single_file_places(family, prefix))
-    files, others = weight_files(base), weight_files(tuned)
-    family = family_of_folder(files)
-    pairs: dict[str, tuple[Place, Lazy, Lazy]] = {}
-    for component in files.keys() & others.keys():
-        places = component_places(family, component)
-        mine, theirs = (_opened(own[component]) for own in (files, others))
-        pairs.update({f"{component}.{key}": value for key, value in _matched(mine, theirs, places).items()})
-    return family, pairs
-
-
-def _opened(files: list[Path]) -> dict[str, Lazy]:
-    return {key: tensor for file in files for key, tensor in open_tensors(file)[0].items()}
-
-
-def _common(base: Path, tuned: Path, places: Mapping[str, Place]) -> dict[str, tuple[Place, Lazy, Lazy]]:
-    return _matched(open_tensors(base)[0], open_tensors(tuned)[0], places)
-
-
-def _matched(
-    base: Mapping[str, Lazy], tuned: Mapping[str, Lazy], places: Mapping[str, Place]
-) -> dict[str, tuple[Place, Lazy, Lazy]]:
+    first, second = base_model(base), base_model(tuned)
+    if (first.family.name, first.layout) != (second.family.name, second.layout):
+        raise PairError(f"{tuned}: is {second.title}, the base is {first.title}")
+    mine, theirs = _opened(first), _opened(second)
     pairs = {}
-    for key in base.keys() & tuned.keys():
-        place = places.get(layer_key(key))
-        if place is None or not key.endswith("weight"):
-            continue
-        if base[key].shape != tuned[key].shape:
-            raise PairError(f"{key}: has shape {base[key].shape} in the base and {tuned[key].shape} in the tuned model")
-        pairs[key] = (place, base[key], tuned[key])
-    return dict(sorted(pairs.items()))
+    for name in sorted(mine.keys() & theirs.keys()):
+        (place, before), (_, after) = mine[name], theirs[name]
+        if before.shape != after.shape:
+            raise PairError(f"{name}: has shape {before.shape} in the base and {after.shape} in the tuned model")
+        pairs[name] = (place, before, after)
+    return first.family, pairs
+
+
+def _opened(model: BaseModel) -> dict[str, tuple[Place, Lazy]]:
+    tensors = {file: open_tensors(file)[0] for file in model.files}
+    return {name: (place, tensors[file][key]) for name, file, key, place in model.named()}
 
 
 def _layer(

@@ -17,18 +17,9 @@ from tqdm import tqdm
 from pair_network.errors import PairError
 
 from .. import paths
-from ..checkpoints import (
-    Place,
-    component_places,
-    family_of_checkpoint,
-    family_of_folder,
-    layer_key,
-    single_file_places,
-    weight_files,
-)
+from ..checkpoints import BaseModel, Place, base_model
 from ..families import Family
 from ..files import atomic_folder, open_tensors
-from ..header import read_header
 from ..layers import Branch, by_module, delta, join, needs_swap, strengthened, swap_halves
 from ..lazy import Lazy
 from ..options import add_branch, add_reading, chosen_branch
@@ -56,15 +47,13 @@ def run(options: argparse.Namespace) -> int:
     """Writes the merged checkpoint; returns the exit status."""
     for source in (options.checkpoint, *options.inputs):
         paths.check_target(source, options.output, options.overwrite)
+    model = base_model(options.checkpoint)
+    branch = _branch(model.family, options)
+    _check_covered(branch, model, options)
     if options.checkpoint.is_dir():
-        _merge_folder(options)
+        _merge_folder(options, model, branch)
     else:
-        header = read_header(options.checkpoint)
-        family, prefix = family_of_checkpoint(header)
-        branch = _branch(family, options)
-        places = single_file_places(family, prefix)
-        _check_covered(branch, {k: places[layer_key(k)] for k in header.tensors if layer_key(k) in places}, options)
-        _merge_file(options.checkpoint, options.output, places, branch)
+        _merge_file(options.checkpoint, options.output, model.files[options.checkpoint], branch)
     print(options.output)
     return 0
 
@@ -85,8 +74,8 @@ def _branch(family: Family, options: argparse.Namespace) -> Branch:
     return summed(branches, options.output)
 
 
-def _check_covered(branch: Branch, places: Mapping[str, Place], options: argparse.Namespace) -> None:
-    found = {module for place in places.values() for module in place.modules}
+def _check_covered(branch: Branch, model: BaseModel, options: argparse.Namespace) -> None:
+    found = {module for _, _, _, place in model.named() for module in place.modules}
     missing = [modules[0] for modules in branch if modules[0] not in found]
     if len(missing) == len(branch):
         raise PairError(f"{options.checkpoint}: has none of the LoRA's {len(branch)} layers")
@@ -111,9 +100,8 @@ def _merge_file(source: Path, target: Path, places: Mapping[str, Place], branch:
 
 
 def _merged(key: str, tensor: Lazy, places: Mapping[str, Place], branch: Branch, progress: tqdm) -> Lazy:
-    place = places.get(layer_key(key))
-    is_weight = key.endswith(("weight",))
-    if place is None or not is_weight or not any((module,) in branch for module in place.modules):
+    place = places.get(key)
+    if place is None or not any((module,) in branch for module in place.modules):
         progress.update()
         return tensor
 
@@ -139,33 +127,19 @@ def added(weight: Tensor, place: Place, branch: Branch, key: str) -> Tensor:
     return difference.reshape(weight.shape).add_(weight.float()).to(weight.dtype)
 
 
-def _merge_folder(options: argparse.Namespace) -> None:
+def _merge_folder(options: argparse.Namespace, model: BaseModel, branch: Branch) -> None:
     """A copy of a diffusers folder with the LoRA-bearing weights merged."""
     source: Path = options.checkpoint
-    files = weight_files(source)
-    family = family_of_folder(files)
-    branch = _branch(family, options)
-    places = {component: component_places(family, component) for component in files}
-    covered = {
-        f"{component}/{key}": places[component][layer_key(key)]
-        for component, own in files.items()
-        for file in own
-        for key in read_header(file).tensors
-        if layer_key(key) in places[component]
-    }
-    _check_covered(branch, covered, options)
     if options.output.exists():
         raise PairError(f"{options.output}: exists already; a model folder is never replaced, name a new one with -o")
-    merged = {file for own in files.values() for file in own}
     with atomic_folder(options.output) as folder:
         for file in _plain_files(source):
-            if file not in merged:
+            if file not in model.files:
                 copy = folder / file.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
-        for component, own in files.items():
-            for file in own:
-                _merge_file(file, folder / file.relative_to(source), places[component], branch)
+        for file, places in model.files.items():
+            _merge_file(file, folder / file.relative_to(source), places, branch)
 
 
 def _plain_files(folder: Path) -> Iterable[Path]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-_path = Path(__file__).parents[1] / "pipelines" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("pipelines_conftest", _path)
+_path = Path(__file__).parents[1] / "pipelines" / "tiny_pipelines.py"
+_spec = importlib.util.spec_from_file_location("tiny_pipelines", _path)
 tiny = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tiny)
 

@@ -48,8 +48,13 @@ class PairTrainer(PairTraining, EmbeddedTrainer):
         writer.write(pipe, self.prompts, Path(args.output_dir) / "sample", name, accelerator.autocast())
 
 
-def train_pairs(argv: Sequence[str]) -> int:
-    """Trains as the command line says; see ``hosts.embedded.train``."""
+def train_pairs(argv: Sequence[str], trainer: type[PairTrainer] = PairTrainer) -> int:
+    """Trains as the command line says; see ``hosts.embedded.train``.
+
+    Args:
+        argv: The command line, without the program's name.
+        trainer: Class of the trainer, for methods that change its hooks.
+    """
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # every process of accelerate launch comes through here
     logging.basicConfig(level=logging.INFO if is_first else logging.WARNING, format="%(levelname)s %(message)s")
     logging.getLogger("accelerate").setLevel(logging.WARNING)
@@ -59,5 +64,5 @@ def train_pairs(argv: Sequence[str]) -> int:
     add_pair_options(parser)
     args = read_config_file(parser.parse_args(argv), parser, argv)
     args.dataset_config = write_pair_dataset(args) or args.dataset_config
-    PairTrainer().train(args)
+    trainer().train(args)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,8 +216,48 @@ class TextEncodingStrategy:
         if self.clip_skip is None:
             return [text_encoder(ids)[0]]
         states = text_encoder(ids, output_hidden_states=True, return_dict=True).hidden_states
-        if self.clip_skip >= len(states):
-            raise PairError(f"--clip_skip {self.clip_skip}: the text encoder has only {len(states) - 1} layers")
-        # transformers 5 dropped the inner text_model
-        inner = getattr(text_encoder, "text_model", text_encoder)
-        return [inner.final_layer_norm(states[-self.clip_skip])]
+        return [skipped_state(text_encoder, states, self.clip_skip)]
+
+
+def skipped_state(text_encoder: Any, states: Sequence[Tensor], clip_skip: int) -> Tensor:
+    """The normalised state (captions, length, width) of the layer that is ``clip_skip``-th from the end.
+
+    Args:
+        text_encoder: The CLIP encoder that made the states.
+        states: The embedding and every layer's output.
+        clip_skip: 1 is the last layer.
+
+    Raises:
+        PairError: The encoder has fewer layers.
+    """
+    if clip_skip >= len(states):
+        raise PairError(f"--clip_skip {clip_skip}: the text encoder has only {len(states) - 1} layers")
+    # transformers 5 dropped the inner text_model
+    inner = getattr(text_encoder, "text_model", text_encoder)
+    return inner.final_layer_norm(states[-clip_skip])
+
+
+@contextmanager
+def skipped_layers(text_encoder: Any, clip_skip: int | None) -> Iterator[None]:
+    """Inside the block the encoder's first output is the state that training with ``clip_skip`` reads.
+
+    For pipelines, whose own ``clip_skip`` needs the inner text_model that transformers 5 dropped.
+    """
+    if clip_skip is None:
+        yield
+        return
+
+    def ask(_encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "output_hidden_states": True, "return_dict": True}
+
+    def take(encoder: Any, _args: tuple[Any, ...], output: Any) -> tuple[Tensor]:
+        return (skipped_state(encoder, output.hidden_states, clip_skip),)
+
+    handles = [
+        text_encoder.register_forward_pre_hook(ask, with_kwargs=True), text_encoder.register_forward_hook(take)
+    ]  # fmt: skip
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -20,6 +20,7 @@ from ...network import PairNetwork
 from ...pipelines import Style, style_guidance
 from ...previews import grid, save_picture
 from ...route import Row
+from .model import skipped_layers
 
 _FLAGS = {"n": str, "w": int, "h": int, "d": int, "s": int, "l": float}
 
@@ -100,7 +101,7 @@ class PreviewWriter:
     ) -> list[Path]:
         """One grid PNG for each prompt: base | style LoRA | style guidance (| content branch)."""
         paths = []
-        with evaluated(self.network, pipe), autocast:
+        with evaluated(self.network, pipe), skipped_layers(pipe.text_encoder, self.args.clip_skip), autocast:
             for number, prompt in enumerate(prompts):
                 images = self.render(pipe, prompt)
                 path = folder / f"{name}_{number:02d}_{prompt.seed}.png"

@@ -137,6 +137,36 @@ def test_previews_show_every_column_and_change_nothing(train, pairs, tmp_path):
     assert sheets[1].width > sheets[0].width  # the training prompt has a column for the content branch
 
 
+def test_previews_read_the_text_encoders_layer_that_training_reads(model):
+    """diffusers' own clip_skip counts from 0, and needs what transformers 5 dropped."""
+    from diffusers import StableDiffusionPipeline
+
+    from pair_network.hosts.embedded.model import TextEncodingStrategy, TokenizeStrategy, skipped_layers
+
+    pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
+    tokens = TokenizeStrategy(model)
+    found = []
+    for clip_skip in (None, 1, 2):
+        ids = tokens.tokenize(["a dog"])
+        expected = TextEncodingStrategy(clip_skip).encode_tokens(tokens, [pipe.text_encoder], ids)[0]
+        with skipped_layers(pipe.text_encoder, clip_skip):
+            found.append(pipe.encode_prompt("a dog", "cpu", 1, False)[0])
+        assert torch.equal(found[-1], expected)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+    assert torch.equal(pipe.encode_prompt("a dog", "cpu", 1, False)[0], found[0]), "undone afterwards"
+
+
+def test_clip_skip_reaches_the_previews(train, pairs):
+    """The base column shows the untrained model, so only the text encoder's layer can change it."""
+    sheets = []
+    for skip in ("1", "2"):
+        argv = ["--clip_skip", skip, "--cache_latents", "--sample_at_first", "--sample_every_n_steps", "9"]
+        out = train(pairs, *argv, name=f"skip{skip}")
+        sheet = Image.open(next((out / "sample").glob("x_000000_*.png")))
+        sheets.append(sheet.crop((0, 0, sheet.width // 4, sheet.height)).tobytes())
+    assert sheets[0] != sheets[1]
+
+
 def test_the_style_file_gives_the_same_picture_in_diffusers(train, pairs, model):
     from diffusers import StableDiffusionPipeline
 
