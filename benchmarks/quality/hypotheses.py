@@ -125,7 +125,7 @@ class DataRows(Rival):
         seen: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
         handles = [
             layer.base.register_forward_pre_hook(
-                lambda module, args, name=layer.name: seen[name].append(args[0].flatten(0, -2))
+                lambda module, args, name=layer.name: seen[name].append(_as_rows(args[0]))
             )
             for layer in layers
         ]
@@ -143,8 +143,13 @@ class DataRows(Rival):
             content_down, style_down = layer.downs()
             style_rows_found = _main_directions(style - content, len(style_down))
             rest = content - content @ style_rows_found.T @ style_rows_found
-            style_down.copy_(style_rows_found)
-            content_down.copy_(_main_directions(rest, len(content_down)))
+            style_down.copy_(style_rows_found.view_as(style_down))
+            content_down.copy_(_main_directions(rest, len(content_down)).view_as(content_down))
+
+
+def _as_rows(inputs: Tensor) -> Tensor:
+    """A layer's input as rows (n, width): that of a linear layer, or of a 1 x 1 convolution, (batch, width, h, w)."""
+    return (inputs.movedim(1, -1) if inputs.dim() == 4 else inputs).flatten(0, -2)
 
 
 def _main_directions(inputs: Tensor, count: int) -> Tensor:

@@ -61,14 +61,14 @@ class Sampler:
         Args:
             prompts: what to draw.
             words: style words, appended to the prompts of the rows that carry the style.
-            network: an attached style LoRA, or None for the base model.
+            network: the attached style LoRA, or None when there is none.
             mode: "lora", in all rows at `strength`, as UIs apply a LoRA; or "guidance", eq. 10 with lambda `strength`.
             strength: of the LoRA or of the guidance; 0 draws the base picture.
         """
         parts = []
         for first in range(0, len(prompts), BATCH):
             batch = prompts[first : first + BATCH]
-            parts.append(self._draw_batch(batch, words, network if strength else None, mode, strength))
+            parts.append(self._draw_batch(batch, words, network, mode, strength))
         return np.concatenate(parts)
 
     def _draw_batch(
@@ -77,13 +77,18 @@ class Sampler:
         pipe, count = self.pipe, len(prompts)
         plain = [prompt.text for prompt in prompts]
         styled = [f"{text} {words}".strip() for text in plain]
-        is_lora = network is not None and mode == "lora"
+        is_lora = network is not None and mode == "lora" and strength != 0
         null, cond, style = (self._encode(texts) for texts in ([""] * count, styled if is_lora else plain, styled))
         self.scheduler.set_timesteps(STEPS)
         latents = self._noise(prompts)
         for number, timestep in enumerate(self.scheduler.timesteps):
             model_input = self.scheduler.scale_model_input(latents, timestep)
-            guided = network is not None and not is_lora and is_in_interval(number / STEPS, STYLE_START, 1.0)
+            guided = (
+                network is not None
+                and not is_lora
+                and strength != 0
+                and is_in_interval(number / STEPS, STYLE_START, 1.0)
+            )
             states = [null, cond, style] if guided else [null, cond]
             rows = [Row(style=strength)] * (2 * count) if is_lora else [BASE_ROW] * (2 * count)
             rows += [Row(style=1.0)] * count if guided else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -77,21 +77,24 @@ class StyleLayers(nn.Module):
 
     @contextmanager
     def switched_on(self) -> Iterator[None]:
-        """The layers act within the block.
+        """The layers act within the block, which must evaluate the model once.
 
         Raises:
-            RuntimeError: None of them ran in it.
+            RuntimeError: One of them did not run in it.
         """
         self.ran.clear()
         self.is_on = True
         try:
-            yield
+            with _uncompiled():
+                yield
         finally:
             self.is_on = False
-        if not self.ran:
+        idle = [path for path in self.paths if path not in self.ran]
+        if idle:
             raise RuntimeError(
-                f"{self.name}: the model ran without calling any of its {len(self.paths)} layers, so the picture would "
-                "have no style (a compiled or replaced model does that); use Pair Style Guider instead of the patch"
+                f"{self.name}: the model ran without {len(idle)} of the style's {len(self.paths)} layers "
+                f"({idle[0]}, …), so the picture would have a part of the style, or none; a node that caches, compiles "
+                "or replaces the model does that: take it away, or use Pair Style Guider instead of the patch"
             )
 
     def _hook(self, path: str, rows: tuple[int, int] | None, part: nn.Module):
@@ -107,6 +110,12 @@ class StyleLayers(nn.Module):
             return output
 
         return add
+
+
+def _uncompiled() -> AbstractContextManager:
+    """Compiled models run as written: torch.compile does not notice hooks that came after it."""
+    set_stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+    return set_stance("force_eager") if set_stance else nullcontext()
 
 
 def weight_shape(layer: nn.Module) -> tuple[int, ...]:

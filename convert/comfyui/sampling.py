@@ -115,6 +115,8 @@ class GuidedSampling:
         positive = guider.conds.get("positive")
         if not positive:
             raise ValueError("style guidance needs a guider with a positive prompt, which this one does not have")
+        if "middle" in guider.conds:  # its CFG function sees the second prompt, or only an inner part of the formula
+            raise ValueError("style guidance does not know what DualCFGGuider's prompts mean; use Pair Style Guider")
         parts = []
         for number, (style, conds) in enumerate(zip(self.styles, raw, strict=True)):
             merged = conditions.take_over(conds, positive, _join_hooks)

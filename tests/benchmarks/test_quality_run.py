@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from benchmarks.quality import __main__ as bench
-from benchmarks.quality import judge, methods, report
-from benchmarks.quality.jobs import Job, _tools, make_prompts, run_job
-from benchmarks.quality.methods import METHODS
-from benchmarks.quality.plan import THREE, full_jobs, quick_jobs, search_jobs
+from benchmarks.quality import judge, methods, report, sampler
+from benchmarks.quality.jobs import Job, make_prompts, run_job
+from benchmarks.quality.methods import ABLATIONS, HYPOTHESES, METHODS, RIVALS
+from benchmarks.quality.plan import LEARNING_RATES, THREE, full_jobs, quick_jobs, search_jobs, trial_jobs
 from benchmarks.quality.sampler import Sampler
 from demo.styles import HELD_OUT_STYLES
 from pair_network import create_network
@@ -23,25 +23,36 @@ from pair_network import create_network
 FEW = {"lora": (1.0,), "guidance": (2.0,)}
 
 
+# One method for each way of training.
+TRAINERS = {method.trainer: name for name, method in METHODS.items()}
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings of three updates or so, and a judge of two."""
+    """Trainings of three updates or so, pictures of two steps, and a judge of four updates."""
     monkeypatch.setattr(methods, "ROW_UPDATES", 40)
+    monkeypatch.setattr(sampler, "STEPS", 2)
     monkeypatch.setattr(judge, "STEPS", 4)
     monkeypatch.setattr(judge, "POOL", 8)
     monkeypatch.setattr(bench, "validate", lambda judge, styles: {})
-    _tools.cache_clear()
+    monkeypatch.setattr(bench, "judge_figures", lambda judge, styles: {})
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("rank_4", "rank_24")])
-def test_every_method_trains_draws_and_is_scored(method: str, short: None, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for judge and base pictures, so that they are made once."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.mark.parametrize("method", TRAINERS.values())
+def test_every_method_trains_draws_and_is_scored(method: str, short: None, work: Path, tmp_path: Path) -> None:
     job = Job(method, "poster", "house", 0, 5, FEW)
-    result = run_job(job, tmp_path, tmp_path / "strip.png")
+    result = run_job(job, work, tmp_path / "strip.png")
     assert (tmp_path / "strip.png").exists()
     assert result["base"]["strength"] == 0
     for mode in ("lora", "guidance"):
         (point,) = result["curves"][mode]
-        assert all(np.isfinite(value) for name, value in point.items()), point
+        assert all(np.isfinite(value) for value in point.values()), point
         assert point["strength"] != 0  # the training left a mark
 
 
@@ -51,12 +62,12 @@ def test_budgets_are_equal() -> None:
 
 
 def test_official_rows_are_the_same_in_all_layers_of_a_width() -> None:
-    sampler = Sampler()
-    network = create_network(1.0, 4, 4, None, None, sampler.pipe.unet)
+    unet = Sampler().pipe.unet
+    network = create_network(1.0, 4, 4, None, None, unet)
     trainer = METHODS["official"].trainer()
     args = type("Args", (), {"network_module": "pair_network"})()
     accelerator = type("Accelerator", (), {"register_save_state_pre_hook": id, "register_load_state_pre_hook": id})()
-    trainer.post_process_network(args, accelerator, network, None, sampler.pipe.unet)
+    trainer.post_process_network(args, accelerator, network, None, unet)
     rows: dict[tuple[int, ...], torch.Tensor] = {}
     for layer in network.coupled_layers():
         content, style = layer.downs()
@@ -65,18 +76,18 @@ def test_official_rows_are_the_same_in_all_layers_of_a_width() -> None:
     assert len(rows) > 1
 
 
-def test_strength_zero_draws_the_base_picture(tmp_path: Path) -> None:
-    sampler = Sampler()
+def test_strength_zero_draws_the_base_picture(short: None, tmp_path: Path) -> None:
+    painter = Sampler()
     prompts = make_prompts("house", 2)
-    network = create_network(1.0, 4, 4, None, None, sampler.pipe.unet)
+    network = create_network(1.0, 4, 4, None, None, painter.pipe.unet)
     torch.nn.init.normal_(network.coupled_layers()[0].style_up)
     network.save_weights(str(tmp_path / "style.safetensors"), None, {})
-    base = sampler.draw(prompts)
-    attached = sampler.attach(tmp_path / "style.safetensors")
-    assert np.array_equal(sampler.draw(prompts, "in poster style", attached, "guidance", 0.0), base)
-    assert not np.allclose(sampler.draw(prompts, "in poster style", attached, "guidance", 2.0), base, atol=1e-3)
+    base = painter.draw(prompts)
+    attached = painter.attach(tmp_path / "style.safetensors")
+    assert np.array_equal(painter.draw(prompts, "in poster style", attached, "guidance", 0.0), base)
+    assert not np.allclose(painter.draw(prompts, "in poster style", attached, "guidance", 2.0), base, atol=1e-3)
     attached.restore()
-    assert np.array_equal(sampler.draw(prompts), base)
+    assert np.array_equal(painter.draw(prompts), base)
 
 
 def test_prompts_are_for_the_training_subject_and_others() -> None:
@@ -89,21 +100,22 @@ def test_prompts_are_for_the_training_subject_and_others() -> None:
 def test_the_full_form_has_every_rival_and_ablation_on_enough_styles() -> None:
     jobs = full_jobs(has_gpu=False)
     assert len({job.key for job in jobs}) == len(jobs)
-    for name in METHODS:
+    for name in RIVALS | ABLATIONS:
         own = [job for job in jobs if job.method == name]
         assert len({job.operator for job in own}) >= (6 if name in ("ours", "plain", "official") else 4)
     assert {job.operator for job in jobs} == set(HELD_OUT_STYLES)
-    assert {job.learning_rate for job in search_jobs()} > {None} - {None}
+    assert {job.learning_rate for job in search_jobs()} == set(LEARNING_RATES)
+    assert {job.method for job in trial_jobs()} == {"ours", *HYPOTHESES}
 
 
 def test_quick_form_resumes_and_writes_the_figures(
-    short: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    short: None, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = [Job("plain", "poster", "house", 0, 5, THREE), Job("ours", "poster", "house", 0, 5, THREE)]
     monkeypatch.setattr(bench, "quick_jobs", lambda: jobs)
     # In this process, so that the shortened settings hold.
     monkeypatch.setattr(bench, "get_context", lambda kind: multiprocessing.dummy)
-    places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path)]
+    places = ["--work", str(work), "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["quality", "--quick", "--processes", "1", *places])
     bench.main()
     figures = json.loads((tmp_path / "quick.json").read_text(encoding="utf-8"))

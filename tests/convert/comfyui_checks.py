@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import torch
 from comfyui_scene import (
     MECHANISMS,
+    CFGGuider,
     Guider,
     Patch,
     Run,
@@ -239,6 +240,18 @@ def a_wrong_scale_is_far_off(how):
 
 
 @check
+def compiled(how):
+    """A compiled model that has made a picture already does not see new hooks, only new weights; both must be right."""
+    run, model, words = Run(cfg=1.0, steps=2), make_model(), prompt(30)
+    tensors, deltas = lora_of(model, 3)
+    wanted, plain = run.plain(make_model("sd1", deltas), words), run.plain(model)
+    fast = backend.compiled(model)
+    yield run.plain(fast), plain
+    yield run.guided(fast, style(tensors, words), how), wanted
+    yield run.plain(fast), plain
+
+
+@check
 def what_would_be_unguided_is_an_error(how):
     """No step with the style, cfg without a negative prompt, a model or a sampler that goes around the style."""
     model, words = make_model(), prompt(30)
@@ -249,12 +262,16 @@ def what_would_be_unguided_is_an_error(how):
     forward = model.model.diffusion_model.forward
     elsewhere = make_model()  # as a compiled copy would be: the hooked layers exist but do not run
     model.model.diffusion_model.forward = elsewhere.model.diffusion_model.forward
-    if how == "patch":
-        raises("without calling any of its", lambda: Run().guided(model, styles, how))
+    if how == "patch":  # the guider's weights are those that such a model would read
+        raises("ran without", lambda: Run().guided(model, styles, how))
     model.model.diffusion_model.forward = forward
     run = Run()
     run.sampler = None  # one that returns the noise
     raises("never asked for a step", lambda: run.guided(model, styles, how))
+    if how == "patch":
+        guider = CFGGuider(Patch.patch(model, styles)[0])
+        guider.inner_set_conds(dict.fromkeys(("positive", "middle", "negative"), words))
+        raises("DualCFGGuider", lambda: Run().sample(model, guider))
     yield run.positive[0][0], run.positive[0][0]
 
 

@@ -88,3 +88,12 @@ def idle_sampler():
     import comfy.samplers
 
     return comfy.samplers.KSAMPLER(lambda model, noise, *arguments, **options: noise)
+
+
+def compiled(model):
+    """The model behind torch.compile as ComfyUI's own node puts it, traced but not translated to C++."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    clone = model.clone()
+    set_torch_compile_wrapper(clone, backend="eager")
+    return clone

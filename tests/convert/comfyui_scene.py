@@ -29,6 +29,7 @@ import comfy.hooks  # noqa: E402
 import comfy.sampler_helpers  # noqa: E402
 import comfy.samplers  # noqa: E402
 import folder_paths  # noqa: E402
+from comfy.samplers import CFGGuider  # noqa: E402
 
 LORAS = Path(tempfile.mkdtemp())
 folder_paths.add_model_folder_path("loras", str(LORAS))
@@ -113,7 +114,7 @@ class Run:
         self.negative = self.negative or prompt(20, family=self.family)
 
     def plain(self, model, positive=None):
-        guider = comfy.samplers.CFGGuider(model)
+        guider = CFGGuider(model)
         guider.set_conds(positive or self.positive, self.negative)
         guider.set_cfg(self.cfg)
         return self.sample(model, guider)
@@ -129,7 +130,7 @@ class Run:
         schedule = parts[0][0].get_model_object("model_sampling")
         sigmas = comfy.samplers.calculate_sigmas(schedule, "normal", self.steps)
         for number, ((model, words), start, end) in enumerate(zip(parts, edges[:-1], edges[1:], strict=True)):
-            guider = comfy.samplers.CFGGuider(model)
+            guider = CFGGuider(model)
             guider.set_conds(words or self.positive, self.negative)
             guider.set_cfg(self.cfg)
             noise = random(*latent.shape, seed=5) if number == 0 else torch.zeros(latent.shape)

@@ -62,10 +62,12 @@ class ModelPatcher:
     def __init__(self, model, load_device=None, offload_device=None):
         self.model, self.load_device, self.offload_device = model, load_device, offload_device
         self.wrappers, self.additional, self.model_options, self.loras = {}, {}, {}, []
+        self.run = model.diffusion_model if isinstance(model, Model) else None
 
     def clone(self):
         other = ModelPatcher(self.model, self.load_device, self.offload_device)
         other.wrappers = {kind: list(found) for kind, found in self.wrappers.items()}
+        other.run = self.run
         other.additional, other.loras = dict(self.additional), list(self.loras)
         return other
 
@@ -98,6 +100,12 @@ def make_control():
 
 def idle_sampler():
     return lambda guider, sigmas, extra_args, noise, latent, mask: noise
+
+
+def compiled(model):
+    clone = model.clone()
+    clone.run = torch.compile(model.model.diffusion_model, backend="eager")
+    return clone
 
 
 def key_map(model, found):
@@ -186,7 +194,7 @@ def calc_cond_batch(model, conds, x, sigma, options):
             text = condition["model_conds"]["text"].repeat(x.shape[0], 1, 1)
             control = getattr(condition.get("control"), "value", None)
             with merged(model, hooks.loras if hooks else []):
-                noise = model.diffusion_model(x[place], sigma.view(-1, 1, 1, 1), text, control)
+                noise = model.run(x[place], sigma.view(-1, 1, 1, 1), text, control)
             total[place] += (x[place] - sigma.view(-1, 1, 1, 1) * noise) * placed.mult
             count[place] += placed.mult
         results.append(total / count)
@@ -229,6 +237,7 @@ class CFGGuider:
     @torch.no_grad()
     def sample(self, noise, latent, sampler, sigmas, denoise_mask=None, callback=None, disable_pbar=False, seed=None):
         self.inner_model = self.model_patcher.model
+        self.inner_model.__dict__["run"] = self.model_patcher.run
         self.conds = {name: [dict(condition) for condition in found] for name, found in self.original_conds.items()}
         with merged(self.inner_model, self.model_patcher.loras):
             return self.inner_sample(noise, latent, "cpu", sampler, sigmas, denoise_mask, callback, disable_pbar, seed)

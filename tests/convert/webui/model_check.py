@@ -30,7 +30,7 @@ def a1111_models(checkout: Path) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]
 
 
 def forge_models(checkout: Path) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]:
-    sys.path[:0] = [str(checkout)]
+    sys.path[:0] = [str(checkout), str(checkout / "packages_3rdparty")]
     sys.argv = ["launch.py", "--always-cpu"]
     from backend.nn.flux import IntegratedFluxTransformer2DModel
     from backend.nn.unet import IntegratedUNet2DConditionModel
@@ -49,7 +49,7 @@ def forge_models(checkout: Path) -> dict[str, tuple[nn.Module, tuple[Any, ...]]]
         models["flux"] = IntegratedFluxTransformer2DModel(**flux)
     for model in models.values():
         load_random(model)
-    latents, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 20)
+    latents, text = torch.randn(2, 16, 8, 8), torch.randn(2, 5, 20)
     flux_inputs = (latents, torch.tensor([0.5, 0.9]), text, torch.randn(2, 12), torch.ones(2))
     return {"sdxl": (models["sdxl"], sdxl_inputs()), "flux": (models["flux"], flux_inputs)}
 
