@@ -1,4 +1,4 @@
-"""Changes to this project's own training that are on trial: what becomes of each stands in docs/experiments.md."""
+"""Changes to this project's own training that are on trial (`python -m benchmarks.quality --trial`)."""
 
 from __future__ import annotations
 

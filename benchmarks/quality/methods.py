@@ -20,7 +20,7 @@ class Method:
         title: name in tables and pictures.
         trainer: the class that trains it.
         rows: rows that carry gradients in an average update, as a multiple of the pairs per step.
-        learning_rate: found by `--search`.
+        learning_rate: a first guess until `--search` has found it.
         options: further options of the training command.
         network_args: in place of the preset's.
         uses_words: whether it is trained with the style words, and so prompted with them.

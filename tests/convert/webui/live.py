@@ -116,6 +116,7 @@ def start(kind: str, checkout: Path, python: str, data: Path, port: int) -> subp
     """
     script = checkout.resolve() / "launch.py"
     command = [python, str(script), *COMMON, *OF_UI[kind], "--data-dir", str(data), "--port", str(port)]
+    command += ["--gradio-allowed-path", str(script.parent)]  # the page's own scripts, outside the working directory
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "no_proxy": "127.0.0.1,localhost",
                    "GRADIO_ANALYTICS_ENABLED": "False"}  # fmt: skip
     log = data / "ui.log"
