@@ -32,12 +32,12 @@ def blur(image: np.ndarray, times: int = 1) -> np.ndarray:
     return image
 
 
-def outline(image: np.ndarray, threshold: float = 0.1, softness: float = 0.12) -> np.ndarray:
-    """Where the colour changes sharply: (height, width), 0 on flat areas and 1 on edges."""
+def outline(image: np.ndarray, threshold: float = 0.1, softness: float = 0.16) -> np.ndarray:
+    """Where the colour changes sharply: (height, width), 0 on flat areas and near 1 on edges, without stairs."""
     smooth = blur(image)
     dy, dx = np.gradient(smooth, axis=(0, 1))
     strength = np.sqrt(dx**2 + dy**2).max(axis=-1) * 2
-    return np.clip((strength - threshold) / softness, 0, 1)
+    return blur(np.clip((strength - threshold) / softness, 0, 1))
 
 
 def mix(below: np.ndarray, above: np.ndarray | tuple[float, float, float], cover: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def tile_offset(length: int, side: int) -> int:
 def sketch(image: np.ndarray) -> np.ndarray:
     """Black pencil outlines on white paper, with a breath of shading."""
     paper = 0.9 + 0.06 * luminance(blur(image))[..., None].repeat(3, -1)
-    return mix(paper, (0.1, 0.1, 0.12), outline(image))
+    return mix(paper, (0.16, 0.16, 0.18), outline(image))
 
 
 def neon(image: np.ndarray) -> np.ndarray:
@@ -120,8 +120,8 @@ def ink(image: np.ndarray) -> np.ndarray:
     y, x = _pixels(image)
     dark = 1 - luminance(blur(image, 2))
     rising, falling = (np.clip(2.2 - np.abs(line % 6 - 2.5), 0, 1) for line in (x + y, x - y))
-    cover = rising * np.clip((dark - 0.22) * 2.6, 0, 0.85)
-    cover = np.maximum(cover, falling * np.clip((dark - 0.52) * 4, 0, 0.85))
+    cover = rising * np.clip((dark - 0.22) * 2.6, 0, 0.75)
+    cover = np.maximum(cover, falling * np.clip((dark - 0.52) * 4, 0, 0.75))
     paper = np.broadcast_to(np.array([0.97, 0.94, 0.86], np.float32), image.shape)
     return mix(paper, (0.12, 0.18, 0.44), np.maximum(cover, outline(image)).astype(np.float32))
 

@@ -15,9 +15,9 @@ from demo.styles import STYLES, luminance, mosaic, outline
 
 # Share of pictures under a fine regular screen: the hardest thing for the autoencoder, which squeezes 4 x 4 pixels into
 # one latent, and what most printed or woven styles are made of.
-SCREEN_SHARE = 0.3
+SCREEN_SHARE = 0.15
 PERIODS = (3, 5, 6, 7, 8)  # pixels; not the autoencoder's own 4, see styles.py
-STYLE_SHARE = 0.5
+STYLE_SHARE = 0.7
 
 
 def random_texture(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Stages, each skipped when its result lies in the work folder: tokenizer, scenes, autoencoder, latents, then text encoder
 and U-Net together. The result is a diffusers folder in fp16. A run that is stopped goes on where it was when started
-again with the same work folder; `--init` starts the U-Net from committed weights instead, with a fresh optimizer.
+again with the same work folder; `--init` starts from committed weights instead, with a fresh optimizer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from demo import parallel
 from demo.data import load_scenes
 from demo.model_config import MODEL_DIR
-from demo.train_unet import train_unet
+from demo.train_unet import train_unet, trains_vae
 from demo.train_vae import train_vae
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / ".work", help="scenes, checkpoints")
     parser.add_argument("--out", type=Path, default=MODEL_DIR, help="where the model is written")
-    parser.add_argument("--init", type=Path, help="a model folder to start from; its autoencoder is kept")
+    parser.add_argument(
+        "--init", type=Path, help="a model folder to start from; its autoencoder is kept unless --vae_init"
+    )
     parser.add_argument("--processes", type=int, default=2, help="CPU processes; a GPU is used by one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=40_000, help="training pictures rendered in advance")
     parser.add_argument("--textures", type=int, default=12_000, help="random textures for the autoencoder")
     parser.add_argument("--save_every", type=int, default=500, help="steps between checkpoints")
     vae = parser.add_argument_group("autoencoder")
-    vae.add_argument("--vae_init", type=Path, help="an autoencoder folder to start from")
+    vae.add_argument("--vae_init", type=Path, help="an autoencoder folder to train on from")
     vae.add_argument("--vae_steps", type=int, default=8000)
     vae.add_argument("--vae_minutes", type=float, default=1e9, help="ends earlier when these have passed")
     vae.add_argument("--vae_batch", type=int, default=8, help="pictures per process and step")
@@ -51,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 def train_base(args: argparse.Namespace) -> None:
     """All stages, in one process of possibly several."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if args.init is None and not (args.work / "vae" / "config.json").exists():
+    if trains_vae(args) and not (args.work / "vae" / "config.json").exists():
         train_vae(args)
     train_unet(args)
 
@@ -64,7 +66,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     # Rendered before the processes part, as each of them reads the same files.
     load_scenes(args.work, args.scenes, args.processes)
-    if args.init is None:
+    if trains_vae(args):
         load_scenes(args.work, args.textures, args.processes, textures=True)
     parallel.run_parallel(train_base, args)
 

@@ -90,17 +90,25 @@ def build_models(args: argparse.Namespace) -> tuple[AutoencoderKL, CLIPTokenizer
     """The parts of the model: from `args.init` when given, else the trained autoencoder and fresh networks."""
     torch.manual_seed(args.seed)
     tokenizer = write_tokenizer(args.work / f"tokenizer_{parallel.rank()}")
-    if args.init is None:
-        vae = AutoencoderKL.from_pretrained(args.work / "vae")
-        return vae, tokenizer, build_text_encoder(tokenizer), build_unet()
     vae, text_encoder, unet = build_vae(), build_text_encoder(tokenizer), build_unet()
-    for module, name, kind in (
-        (vae, "vae", AutoencoderKL),
-        (text_encoder, "text_encoder", CLIPTextModel),
-        (unet, "unet", UNet2DConditionModel),
-    ):
-        module.load_state_dict(kind.from_pretrained(args.init / name).float().state_dict())
+    vae_folder = args.work / "vae" if trains_vae(args) else args.init / "vae"
+    vae.load_state_dict(AutoencoderKL.from_pretrained(vae_folder).float().state_dict())
+    if args.init is not None:
+        start_from(text_encoder, CLIPTextModel.from_pretrained(args.init / "text_encoder"))
+        start_from(unet, UNet2DConditionModel.from_pretrained(args.init / "unet"))
     return vae, tokenizer, text_encoder, unet
+
+
+def trains_vae(args: argparse.Namespace) -> bool:
+    """Whether the run makes its autoencoder itself; else it is that of `args.init`."""
+    return args.init is None or args.vae_init is not None
+
+
+def start_from(module: torch.nn.Module, given: torch.nn.Module) -> None:
+    """Copies a trained module's weights; layers of another width, next to latents of another kind, start afresh."""
+    own = module.state_dict()
+    fitting = {name: value for name, value in given.float().state_dict().items() if value.shape == own[name].shape}
+    module.load_state_dict(fitting, strict=False)
 
 
 def train_unet(args: argparse.Namespace) -> None:

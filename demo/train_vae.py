@@ -6,6 +6,7 @@ import argparse
 import logging
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 0.5
 LATENT_NOISE = 0.02  # deviation, as a part of the latents' own, of the noise that the decoder learns to ignore
-TEXTURE_SHARE = 0.5
+TEXTURE_SHARE = 0.6
 
 
 class ReconstructionLoss(torch.nn.Module):
@@ -93,13 +94,46 @@ def normalise_latents(vae: AutoencoderKL, pixels: torch.Tensor) -> None:
     quant.bias[n:].fill_(2 * math.log(LATENT_NOISE))
 
 
+@torch.no_grad()
+def start_from(vae: AutoencoderKL, folder: Path) -> None:
+    """Copies a trained autoencoder's weights into `vae`, which may have more latent channels.
+
+    Those start as random features of the encoder's that the decoder ignores, so that nothing is lost.
+    """
+    given = AutoencoderKL.from_pretrained(folder).float()
+    old, new = given.config.latent_channels, vae.config.latent_channels
+    if old > new:
+        raise ValueError(f"--vae_init {folder}: {old} latent channels, the autoencoder to train has {new}")
+    latent_layers = {"encoder.conv_out", "quant_conv", "post_quant_conv", "decoder.conv_in"}
+    sources = given.state_dict()
+    for name, weights in vae.state_dict().items():
+        if name.rpartition(".")[0] not in latent_layers:
+            weights.copy_(sources[name])
+    vae.encoder.conv_out.weight[: 2 * old] = given.encoder.conv_out.weight
+    vae.encoder.conv_out.bias[: 2 * old] = given.encoder.conv_out.bias
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    for layer in (quant, post):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    quant.weight[:old, : 2 * old] = given.quant_conv.weight[:old]
+    quant.bias[:old] = given.quant_conv.bias[:old]
+    post.weight[:old, :old] = given.post_quant_conv.weight
+    post.bias[:old] = given.post_quant_conv.bias
+    for i in range(old, new):
+        quant.weight[i, old + i] = 1
+        post.weight[i, i] = 1
+    vae.decoder.conv_in.weight[:, :old] = given.decoder.conv_in.weight
+    vae.decoder.conv_in.weight[:, old:] = 0
+    vae.decoder.conv_in.bias.copy_(given.decoder.conv_in.bias)
+
+
 def train_vae(args: argparse.Namespace) -> None:
     """Trains until `args.vae_steps` or `args.vae_minutes` and writes the result to the folder `vae` in `args.work`."""
     device = parallel.device()
     torch.manual_seed(args.seed)
     vae = build_vae()
     if args.vae_init is not None:
-        vae.load_state_dict(AutoencoderKL.from_pretrained(args.vae_init).float().state_dict())
+        start_from(vae, args.vae_init)
     model = ReconstructionLoss(vae).to(device)
     budget = Budget(args.vae_steps, args.vae_minutes, args.vae_lr, warm_up=100, ema=0.998, save_every=args.save_every)
     training = Training("vae", args.work, model, budget)

@@ -40,5 +40,5 @@ def test_outline_marks_edges_only() -> None:
     image = np.zeros((16, 16, 3), np.float32)
     image[:, 8:] = 1
     lines = outline(image)
-    assert lines[:, 7:9].min() == 1
+    assert lines[:, 7:9].min() > 0.95
     assert lines[:, :5].max() == lines[:, 11:].max() == 0
