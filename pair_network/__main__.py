@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .errors import PairError
+from .errors import PairError, is_out_of_memory
 
 USAGE = """usage: python -m pair_network VERB ...
 
@@ -34,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise PairError(f"unknown verb {verb!r}; known are generate and restyle")
     except PairError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except RuntimeError as failure:
+        if not is_out_of_memory(failure):
+            raise
+        reason = " ".join(str(failure).split())[:120]
+        print(f"error: too little memory ({reason}); --low_memory, or smaller --width and --height", file=sys.stderr)
         return 2
     return 0
 

@@ -82,6 +82,7 @@ TEXT_ENCODER_LAYERS = {
     r"|^layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)$",
     "t5": r"^encoder\.block\.\d+\.layer\.\d+\.(SelfAttention\.(q|k|v|o)|DenseReluDense\.w(i|i_0|i_1|o))$",
 }
+PEFT_FACTOR = re.compile(r"\.lora_[AB]\.")
 FUSED = re.compile(r"(attn\.qkv|attn2\.qkv|attn_qkv|attention\.qkv|single_blocks\.\d+\.linear1)$")
 
 
@@ -226,7 +227,10 @@ def block_ranks(config: PairConfig, targets: Sequence[Target]) -> dict[str, tupl
 
 
 def _layers_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((path, m) for path, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+    """Linear and convolution layers by path; those that peft has wrapped, by the path they had before."""
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not PEFT_FACTOR.search(path):
+            yield path.removesuffix(".base_layer"), module
 
 
 def _key(prefix: str, path: str) -> str:

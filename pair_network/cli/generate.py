@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from PIL import Image
 from ..errors import PairError
 from ..pipelines import Style, plain_lora, style_guidance
 from ..previews import grid
-from .infotext import infotext, sampler_name, save_png, style_fields
-from .models import SAMPLERS, load_pipeline, place, set_sampler
-from .options import Parser, make_parser, styles_of
+from .infotext import infotext, lora_name, model_name, sampler_name, save_png, style_fields
+from .models import SAMPLERS, default_cfg, load_pipeline, place, set_sampler
+from .options import Parser, check_output, make_parser, number, styles_of, whole
 from .tasks import Task, check_pictures, task_of
 
 BASE, LORA, GUIDANCE = "base", "style LoRA", "style guidance"
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,21 @@ def parser() -> Parser:
     what = found.add_argument_group("what to make")
     what.add_argument("--prompt", nargs="+", required=True, help="prompts, without the style words")
     what.add_argument("--negative", default="", help="negative prompt")
-    what.add_argument("--seed", nargs="+", type=int, default=[0], help="one picture of each prompt for each seed")
-    what.add_argument("--steps", type=int, default=30)
-    what.add_argument("--cfg", type=float, default=5.0, help="λ_cfg, guidance_scale; 1: none (FLUX: true CFG)")
-    what.add_argument("--distilled_guidance", type=float, default=3.5, help="FLUX-dev's built-in guidance")
-    what.add_argument("--guidance_rescale", type=float, default=0.0)
+    what.add_argument("--seed", nargs="+", type=whole(0, MAX_SEED), default=[0], help="one picture for each")
+    what.add_argument("--steps", type=whole(1), default=30)
+    what.add_argument("--cfg", type=number(0), help="λ_cfg; 1: none. Default: 5; FLUX, where it is true CFG: 1")
+    what.add_argument("--distilled_guidance", type=number(0), default=3.5, help="FLUX-dev's built-in guidance")
+    what.add_argument("--guidance_rescale", type=number(0, 1), default=0.0)
     what.add_argument("--sampler", choices=sorted(SAMPLERS), default=None, help="default: the model's own")
-    what.add_argument("--width", type=int, default=None, help="pixels; default: the model's own size, or the picture's")
-    what.add_argument("--height", type=int, default=None)
+    what.add_argument("--width", type=whole(8, unit=8), help="pixels; default: the model's own size, or the picture's")
+    what.add_argument("--height", type=whole(8, unit=8), help="with a picture one side alone keeps its shape")
     start = found.add_argument_group("starting from pictures")
     start.add_argument("--image", type=Path, default=None, help="img2img from this picture")
-    start.add_argument("--strength", type=float, default=0.6, help="img2img: 0 keeps the picture, 1 replaces it")
+    start.add_argument("--strength", type=number(0, 1), default=0.6, help="img2img: 0 keeps the picture, 1 replaces it")
     start.add_argument("--mask", type=Path, default=None, help="inpainting: white is painted anew (with --image)")
     start.add_argument("--controlnet", default=None, help="ControlNet: folder or hub name")
     start.add_argument("--control_image", type=Path, default=None, help="the ControlNet's picture, already processed")
-    start.add_argument("--control_scale", type=float, default=1.0)
+    start.add_argument("--control_scale", type=number(0), default=1.0)
     sheets = found.add_argument_group("sheets: one labelled picture for each prompt and seed")
     sheets.add_argument("--compare", action="store_true", help="base | style LoRA | style guidance")
     sheets.add_argument("--grid_scale", nargs="+", type=float, default=None, help="columns: λ")
@@ -76,7 +78,9 @@ def run(argv: Sequence[str]) -> list[Path]:
     args = parser().parse_args(list(argv))
     cells = cells_of(args)
     check_pictures(args)
+    check_output(args)
     pipe = load_pipeline(args)
+    args.cfg = default_cfg(pipe) if args.cfg is None else args.cfg
     set_sampler(pipe, args.sampler)
     task = task_of(args, pipe)
     place(task.pipe, args)
@@ -92,7 +96,7 @@ def run(argv: Sequence[str]) -> list[Path]:
 
 def next_number(folder: Path, name: str) -> int:
     """First number that no picture of this name in the folder has, so that nothing is overwritten."""
-    taken = [path.stem.removeprefix(f"{name}_").split("_")[0] for path in folder.glob(f"{name}_*.png")]
+    taken = [path.stem.removeprefix(f"{name}_").split("_")[0] for path in folder.glob(f"{escape(name)}_*.png")]
     return 1 + max((int(number) for number in taken if number.isdigit()), default=0)
 
 
@@ -100,7 +104,7 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
     """The pictures to make of every prompt and seed.
 
     Raises:
-        PairError: A sheet without a style, or two kinds of sheet at once.
+        PairError: A sheet or an option of a style without a style, or two kinds of sheet at once.
     """
     is_grid = args.grid_scale is not None or args.grid_multiplier is not None
     if (is_grid or args.compare) and not args.style:
@@ -121,7 +125,8 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
             for strength in args.grid_multiplier or [None]
             for scale in args.grid_scale or [None]
         ]
-    return [Cell("", "", GUIDANCE, tuple(styles_of(args))) if args.style else Cell("", "", BASE)]
+    styles = tuple(styles_of(args))
+    return [Cell("", "", GUIDANCE if styles else BASE, styles)]
 
 
 def _given(**values: float | None) -> dict[str, float]:
@@ -173,7 +178,7 @@ def parameters(args: argparse.Namespace, task: Task, cell: Cell, prompt: str, se
         "CFG scale": args.cfg,
         "Seed": seed,
         "Size": f"{image.width}x{image.height}",
-        "Model": Path(args.model).stem,
+        "Model": model_name(args.model),
         "Denoising strength": args.strength if args.image else None,
         "CFG Rescale": args.guidance_rescale or None,
         "ControlNet": args.controlnet and f"{Path(args.controlnet).name}, weight {args.control_scale:g}",
@@ -181,9 +186,6 @@ def parameters(args: argparse.Namespace, task: Task, cell: Cell, prompt: str, se
     if cell.way == GUIDANCE:
         fields |= style_fields(cell.styles)
     if cell.way == LORA:
-        tags = "".join(
-            f" {style.prompt_words} <lora:{Path(str(style.file_or_network)).stem}:{style.multiplier:g}>"
-            for style in cell.styles
-        )
+        tags = "".join(f" {style.prompt_words} <lora:{lora_name(style)}:{style.multiplier:g}>" for style in cell.styles)
         prompt += tags
     return infotext(prompt, args.negative, fields)

@@ -41,14 +41,29 @@ def _quoted(value: Any) -> str:
 
 
 def style_fields(styles: Sequence[Style]) -> dict[str, Any]:
-    """One field for each guided style: file, words, λ, interval and multiplier."""
-    fields = {}
+    """Each guided style under the keys of our A1111 and Forge extension, which takes them up when they are pasted."""
+    fields: dict[str, Any] = {}
     for number, style in enumerate(styles, start=1):
-        fields[f"Style guidance {number}"] = (
-            f"{Path(str(style.file_or_network)).stem} | {style.prompt_words} | scale {style.scale:g} | "
-            f"start {style.start:g} | end {style.end:g} | multiplier {style.multiplier:g}"
-        )
+        values = {
+            "LoRA": lora_name(style),
+            "words": style.prompt_words or None,
+            "scale": style.scale,
+            "start": style.start,
+            "end": style.end,
+            "multiplier": None if style.multiplier == 1 else style.multiplier,  # the extension's is always 1
+        }
+        fields |= {f"Style guidance {name} {number}": value for name, value in values.items()}
     return fields
+
+
+def lora_name(style: Style) -> str:
+    """What the UIs call the style's file: its name without folder and ending."""
+    return Path(str(style.file_or_network)).stem.removesuffix(".pair")
+
+
+def model_name(model: str) -> str:
+    """The same for a checkpoint; of a folder or a hub name the last part, dots included."""
+    return Path(model).name.removesuffix(".safetensors")
 
 
 def sampler_name(scheduler: Any) -> str:

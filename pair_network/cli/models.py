@@ -49,7 +49,17 @@ def diffusers() -> Any:
 
 
 def device_of(args: argparse.Namespace) -> str:
+    """The wanted device, or the best one there is.
+
+    Raises:
+        PairError: There is no such device.
+    """
     if args.device != "auto":
+        try:
+            torch.empty(0, device=args.device)
+        except (RuntimeError, AssertionError) as cause:
+            reason = " ".join(str(cause).split())
+            raise PairError(f"--device {args.device}: cannot be used here ({reason[:120]}); leave it out") from cause
         return args.device
     if torch.cuda.is_available():
         return "cuda"
@@ -96,7 +106,7 @@ def pipeline_of(checkpoint: Path) -> str:
     """Name of the pipeline class that a checkpoint in one file belongs to, from the names of its tensors.
 
     Raises:
-        PairError: No such file, or not a safetensors file.
+        PairError: No such file, not a safetensors file, or a LoRA.
     """
     if not checkpoint.is_file():
         raise PairError(f"--model {checkpoint}: no such file")
@@ -105,6 +115,8 @@ def pipeline_of(checkpoint: Path) -> str:
             names = list(handle.keys())
     except SafetensorError as cause:
         raise PairError(f"--model {checkpoint}: not an intact safetensors file ({cause})") from cause
+    if any("lora_" in name for name in names):
+        raise PairError(f"--model {checkpoint}: is a LoRA, not a model; give it to --style")
     for mark, pipeline in CHECKPOINT_MARKS.items():
         if any(mark in name for name in names):
             return pipeline
@@ -125,6 +137,11 @@ def set_sampler(pipe: Any, name: str | None) -> None:
         )
     scheduler, settings = SAMPLERS[name]
     pipe.scheduler = getattr(diffusers(), scheduler).from_config(pipe.scheduler.config, **settings)
+
+
+def default_cfg(pipe: Any) -> float:
+    """FLUX is distilled: with true CFG it needs twice the time and makes worse pictures."""
+    return 1.0 if type(pipe).__name__.startswith("Flux") else 5.0
 
 
 def is_flow(pipe: Any) -> bool:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import PairError
 from ..pipelines import Style
+
+# Lists of the styles group by option, with the field of Style and its value where the option is not given.
+STYLE_LISTS = {
+    "words": ("prompt_words", None),
+    "scale": ("scale", 3.0),
+    "start": ("start", 0.2),
+    "end": ("end", 1.0),
+    "multiplier": ("multiplier", 1.0),
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,8 +29,12 @@ class Parser(argparse.ArgumentParser):
         raise PairError(f"{self.prog}: {message}; --help lists the options")
 
 
-def make_parser(verb: str, description: str) -> Parser:
-    """A parser with the model, style and output options; the verb adds its own."""
+def make_parser(verb: str, description: str, start: float = 0.2) -> Parser:
+    """A parser with the model, style and output options; the verb adds its own.
+
+    Args:
+        start: Where a style begins unless the option says otherwise.
+    """
     parser = Parser(prog=f"python -m pair_network {verb}", description=description, allow_abbrev=False)
     model = parser.add_argument_group("model")
     model.add_argument("--model", required=True, help="diffusers folder, hub name, or one .safetensors checkpoint")
@@ -30,26 +45,77 @@ def make_parser(verb: str, description: str) -> Parser:
     )
     style = parser.add_argument_group("styles (each list: one value for all styles, or one for each)")
     style.add_argument("--style", nargs="+", default=[], metavar="FILE", help="style LoRA files (.safetensors)")
-    style.add_argument("--words", nargs="+", default=[None], help="style words; default: the file's trigger words")
-    style.add_argument("--scale", nargs="+", type=float, default=[3.0], help="λ, style_guidance_scale (default 3)")
-    style.add_argument("--start", nargs="+", type=float, default=[0.2], help="style from this part of the schedule on")
-    style.add_argument("--end", nargs="+", type=float, default=[1.0], help="style up to this part of the schedule")
-    style.add_argument("--multiplier", nargs="+", type=float, default=[1.0], help="strength of the LoRA itself")
+    style.add_argument("--words", nargs="+", help="style words; default: the file's trigger words")
+    style.add_argument("--scale", nargs="+", type=float, help="λ, style_guidance_scale (default 3)")
+    style.add_argument("--start", nargs="+", type=float, help=f"where the style begins (default {start:g})")
+    style.add_argument("--end", nargs="+", type=float, help="where it ends (default 1); 0: noise, 1: the picture")
+    style.add_argument("--multiplier", nargs="+", type=float, help="strength of the LoRA itself (default 1)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("outputs"), help="folder (default: outputs)")
     output.add_argument("--name", default=None, help="start of the file names (default: the verb)")
     return parser
 
 
+def whole(low: int, high: int | None = None, unit: int = 1) -> Callable[[str], int]:
+    """An option's type: a whole number from low to high, a multiple of unit."""
+
+    def parse(text: str) -> int:
+        value = int(text) if text.strip().lstrip("+-").isdecimal() else None
+        if value is None or value < low or value % unit or (high is not None and value > high):
+            kind = f"a multiple of {unit}" if unit > 1 else "a whole number"
+            raise argparse.ArgumentTypeError(f"{text} is not {kind} {_range(low, high)}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float | None = None) -> Callable[[str], float]:
+    """An option's type: a finite number from low to high."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{text} is not a number {_range(low, high)}")
+        return value
+
+    return parse
+
+
+def _range(low: float, high: float | None) -> str:
+    return f"from {low} on" if high is None else f"from {low} to {high}"
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Finds out before the model is loaded.
+
+    Raises:
+        PairError: A place that pictures cannot be written to, or a name that is no file name.
+    """
+    if args.name is not None and (not args.name or Path(args.name).name != args.name):
+        raise PairError(f"--name {args.name!r}: is the start of a file name; the folder goes into --out")
+    nearest = next(folder for folder in (args.out.absolute(), *args.out.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        reason = "may not be written to" if nearest.is_dir() else "is a file"
+        raise PairError(f"--out {args.out}: {nearest} {reason}; name another folder")
+
+
 def styles_of(args: argparse.Namespace, **changes: Any) -> list[Style]:
     """The styles that the options name, ``changes`` (scale, multiplier) applied to all of them.
 
     Raises:
-        PairError: A list is neither one value nor one for each style, or a value is out of range.
+        PairError: A list is neither one value nor one for each style, a value is out of range, or there is no style.
     """
+    stray = [name for name in STYLE_LISTS if getattr(args, name) is not None]
+    if stray and not args.style:
+        raise PairError(f"--{stray[0]} is of a style: name it with --style FILE")
     count = len(args.style)
-    names = {"words": "prompt_words", "scale": "scale", "start": "start", "end": "end", "multiplier": "multiplier"}
-    columns = {field: _per_style(name, getattr(args, name), count) for name, field in names.items()}
+    columns = {
+        field: _per_style(name, [default] if getattr(args, name) is None else getattr(args, name), count)
+        for name, (field, default) in STYLE_LISTS.items()
+    }
     return [
         Style(file, **{**{field: column[i] for field, column in columns.items()}, **changes})
         for i, file in enumerate(args.style)

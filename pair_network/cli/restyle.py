@@ -15,21 +15,23 @@ from ..errors import PairError
 from ..pipelines import Style, style_guidance
 from ..previews import grid
 from .generate import next_number
-from .infotext import infotext, save_png, style_fields
+from .infotext import infotext, model_name, save_png, style_fields
 from .models import diffusers, is_flow, load_pipeline, place
-from .options import Parser, make_parser, styles_of
+from .options import Parser, check_output, make_parser, number, styles_of, whole
 from .tasks import open_picture
 
 
 def parser() -> Parser:
     """All options of the verb."""
-    found = make_parser("restyle", "A photo in a style: DDIM inversion, then style guidance (paper, eq. 10).")
+    found = make_parser(
+        "restyle", "A photo in a style: DDIM inversion, then style guidance (paper, eq. 10).", start=0.0
+    )
     found.set_defaults(start=[0.0])
     what = found.add_argument_group("what to make")
     what.add_argument("photo", type=Path, help="the picture to restyle")
     what.add_argument("--prompt", default="", help="what the photo shows, without the style words")
-    what.add_argument("--steps", type=int, default=50, help="steps of the inversion and of the way back")
-    what.add_argument("--cfg", type=float, default=1.0, help="λ_cfg on the way back; above 1 drifts from the photo")
+    what.add_argument("--steps", type=whole(1), default=50, help="steps of the inversion and of the way back")
+    what.add_argument("--cfg", type=number(0), default=1.0, help="λ_cfg on the way back; above 1 drifts from the photo")
     what.add_argument("--negative", default="", help="negative prompt, for --cfg above 1")
     what.add_argument(
         "--inversion",
@@ -37,8 +39,8 @@ def parser() -> Parser:
         default="direct",
         help="direct: DDIM, its drift measured and taken out (scale 0 gives the photo back); ddim: DDIM alone",
     )
-    what.add_argument("--width", type=int, default=None, help="pixels; default: the photo's own size")
-    what.add_argument("--height", type=int, default=None)
+    what.add_argument("--width", type=whole(8, unit=8), help="pixels; one side alone keeps the photo's shape")
+    what.add_argument("--height", type=whole(8, unit=8), help="default: the photo's own size, in multiples of 8")
     what.add_argument("--compare", action="store_true", help="also photo | reconstruction | restyled in one picture")
     return found
 
@@ -52,6 +54,7 @@ def run(argv: Sequence[str]) -> list[Path]:
     args = parser().parse_args(list(argv))
     if not args.style:
         raise PairError("restyle needs a style: --style FILE")
+    check_output(args)
     styles = styles_of(args)
     photo = open_picture("restyle", args.photo, args.width, args.height)
     pipe = load_pipeline(args)
@@ -71,9 +74,11 @@ def run(argv: Sequence[str]) -> list[Path]:
         "Steps": args.steps,
         "Sampler": "DDIM",
         "CFG scale": args.cfg,
+        "Size": f"{photo.width}x{photo.height}",
+        "Model": model_name(args.model),
         "Inversion": args.inversion,
     }
-    text = infotext(args.prompt, args.negative, {**fields, "Model": Path(args.model).stem, **style_fields(styles)})
+    text = infotext(args.prompt, args.negative, {**fields, **style_fields(styles)})
     pictures = {stem.with_name(f"{stem.name}.png"): restyled}
     if args.compare:
         again = denoise(pipe, levels[-1], args.prompt, [], settings, drift)

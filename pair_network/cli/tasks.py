@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ..errors import PairError
+from ..pairs import DEEP_MODES
 from .models import diffusers
 
 FAMILY = re.compile(r"^(StableDiffusionXL|StableDiffusion3|StableDiffusion|Flux)")
@@ -42,6 +43,10 @@ def check_pictures(args: argparse.Namespace) -> None:
         raise PairError("--mask needs the picture that it masks: --image FILE")
     if bool(args.controlnet) != bool(args.control_image):
         raise PairError("--controlnet and --control_image go together: the network and its (already processed) picture")
+    if bool(args.width) != bool(args.height) and not (args.image or args.control_image):
+        raise PairError("--width and --height go together where there is no picture whose shape could be kept")
+    if args.image and int(args.steps * args.strength) < 1:
+        raise PairError(f"--strength {args.strength:g} of --steps {args.steps} leaves no step; raise one of them")
     for option in ("image", "mask", "control_image"):
         if getattr(args, option):
             open_picture(f"--{option}", getattr(args, option))
@@ -78,11 +83,26 @@ def _pipeline(pipe: Any, family: str, kind: str, args: argparse.Namespace) -> An
             parts["controlnet"] = model.from_pretrained(args.controlnet, torch_dtype=dtype)
         except (OSError, ValueError) as cause:
             raise PairError(f"--controlnet {args.controlnet}: not a ControlNet for {family} ({cause})") from cause
+        _check_controlnet(args.controlnet, parts["controlnet"], pipe)
     wanted = inspect.signature(getattr(library, name).__init__).parameters
     built = {key: part for key, part in parts.items() if key in wanted}
     if "requires_safety_checker" in wanted:
         built["requires_safety_checker"] = False
     return getattr(library, name)(**built)
+
+
+def _check_controlnet(name: str, net: Any, pipe: Any) -> None:
+    """Raises PairError where a ControlNet reads another kind of text than the model."""
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    own, other = (
+        getattr(model.config, "cross_attention_dim", getattr(model.config, "joint_attention_dim", None))
+        for model in (denoiser, net)
+    )
+    if own != other:
+        raise PairError(
+            f"--controlnet {name}: made for another kind of model (its text is {other} wide, this model's {own}); "
+            "take one for this --model"
+        )
 
 
 def _settings(args: argparse.Namespace, pipe: Any, kind: str) -> dict[str, Any]:
@@ -123,17 +143,24 @@ def open_picture(option: str, path: Path, width: int | None = None, height: int 
     Args:
         option: The option that named it, for errors.
         path: The file.
-        width, height: Pixels; None: its own, rounded down to a multiple of 8.
+        width, height: Pixels; one alone keeps the picture's shape, neither its size, rounded down to multiples of 8.
 
     Raises:
-        PairError: No such file, or not a picture.
+        PairError: No such file, or not a picture with 8 bits for a colour.
     """
     if not path.is_file():
         raise PairError(f"{option} {path}: no such file")
     try:
-        picture = Image.open(path).convert("RGB")
-    except (UnidentifiedImageError, OSError) as cause:
+        stored = ImageOps.exif_transpose(Image.open(path))  # cameras turn pictures by a mark in the file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
         raise PairError(f"{option} {path}: not a picture that Pillow can read ({cause})") from cause
-    sides = (width or picture.width, height or picture.height)
+    if stored.mode in DEEP_MODES:
+        raise PairError(f"{option} {path}: more than 8 bits per pixel (mode {stored.mode}); save it as an 8-bit image")
+    picture = stored.convert("RGB")
+    shape = picture.width / picture.height
+    sides = (
+        width or (round(height * shape) if height else picture.width),
+        height or (round(width / shape) if width else picture.height),
+    )
     size = tuple(max(MULTIPLE, side // MULTIPLE * MULTIPLE) for side in sides)
     return picture if size == picture.size else picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import PairError
 from ..route import Row
-from .denoiser import GuidedDenoiser, replaced_forward
+from .denoiser import GuidedDenoiser, is_guided, replaced_forward
 from .networks import attached_networks
 from .prompts import recorded_prompts
 from .style import Style
@@ -29,10 +29,15 @@ def style_guidance(pipe: Any, styles: Style | Sequence[Style], *, joined: bool =
             A joined batch that does not fit is split by itself.
 
     Raises:
-        PairError: A style does not fit the pipeline, or the pipeline lays out its batches in a way that is not known.
+        PairError: A style does not fit the pipeline, the pipeline lays out its batches in a way that is not known, or
+            it is inside such a block already.
     """
     chosen = [styles] if isinstance(styles, Style) else list(styles)
     model = _denoiser(pipe)
+    if is_guided(model):
+        raise PairError(
+            f"{type(pipe).__name__}: its model is inside style_guidance already; give one block all styles, as a list"
+        )
     with (
         attached_networks(pipe, model, chosen) as networks,
         recorded_prompts(pipe, chosen, networks) as prompts,

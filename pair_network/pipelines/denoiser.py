@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import PairError
+from ..errors import PairError, is_out_of_memory
 from ..guidance import shift_for_rescale, style_shift
 from ..network import PairNetwork
 from ..route import BASE_ROW, Row
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 # Where a model's forward may sit, outermost first: torch's in-place compilation, then accelerate's offloading hook.
 # Pipelines take that hook off and put it on again after every run, so what was wrapped around it would be lost.
 PLACES = ("_compiled_call_impl", "_old_forward", "forward")
+GUIDED = "is_style_guidance"  # marks the function that stands in for a forward
 
 
 class GuidedDenoiser:
@@ -119,12 +120,16 @@ class GuidedDenoiser:
         if self.is_joined and all(prompt.embeds.shape[1] == tokens for prompt in prompts):
             try:
                 return self._predict_joined(inputs, cond, active, prompts)
-            except torch.OutOfMemoryError:
+            except RuntimeError as failure:
+                if not is_out_of_memory(failure):
+                    raise
                 self.is_joined = False
                 logger.warning("no memory for the style rows in the batch; each style now gets a call of its own")
             # Not in the except block, whose traceback keeps the failed call's tensors alive.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            elif torch.backends.mps.is_available():
+                torch.mps.empty_cache()
         output = self._routed_forward(inputs, [], base_rows=1, images=0)
         images = cond.stop - cond.start
         alone = [with_style_rows(inputs, cond, [prompt], keeps_base=False) for prompt in prompts]
@@ -166,6 +171,11 @@ def _replaced(output: Any, prediction: Tensor) -> Any:
     return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
 
 
+def is_guided(model: nn.Module) -> bool:
+    """Whether the model is inside a block of style guidance already."""
+    return any(hasattr(model.__dict__.get(name), GUIDED) for name in PLACES)
+
+
 @contextmanager
 def replaced_forward(model: nn.Module, replace: Callable[[Callable[..., Any]], GuidedDenoiser]) -> Iterator[None]:
     """Puts ``replace(forward)`` in the place of the model's forward."""
@@ -177,6 +187,7 @@ def replaced_forward(model: nn.Module, replace: Callable[[Callable[..., Any]], G
     def stand_in(*args: Any, **kwargs: Any) -> Any:
         return guided(*args, **kwargs)
 
+    setattr(stand_in, GUIDED, True)
     setattr(model, place, stand_in)
     try:
         yield

@@ -37,8 +37,14 @@ def attached_networks(pipe: Any, denoiser: nn.Module, styles: Sequence[Style]) -
     Styles of one file share a network.
 
     Raises:
-        PairError: A file does not fit the pipeline's models, or a network belongs to other models.
+        PairError: A file does not fit the pipeline's models, a network belongs to other models, or fused layers would
+            run instead of those that carry the style.
     """
+    if any(_is_fused(module) for module in denoiser.modules()):
+        raise PairError(
+            f"{type(pipe).__name__}: its attention layers are fused and would run without the style; undo "
+            "fuse_qkv_projections() by unfuse_qkv_projections() first"
+        )
     encoders = text_encoders(pipe)
     own_modules = {id(module) for model in (*encoders, denoiser) for module in model.modules()}
     from_file: dict[str, PairNetwork] = {}
@@ -65,6 +71,13 @@ def attached_networks(pipe: Any, denoiser: nn.Module, styles: Sequence[Style]) -
             torch.compiler.reset()
             stack.callback(torch.compiler.reset)
         yield chosen
+
+
+def _is_fused(module: nn.Module) -> bool:
+    """Whether diffusers computes q, k and v by one layer, past those that a style file names."""
+    # An older attention class keeps its mark when it is taken apart again; what counts is its processor.
+    is_marked = getattr(module, "fused_projections", False) and hasattr(module, "unfuse_projections")
+    return is_marked or "Fused" in type(getattr(module, "processor", None)).__name__
 
 
 def _is_compiled(model: nn.Module) -> bool:

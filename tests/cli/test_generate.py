@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pair_network.__main__ import main
 from pair_network.checkpoint import write
 from pair_network.cli import generate
-from pair_network.cli.models import pipeline_of
-from pair_network.cli.tasks import task_of
+from pair_network.cli.models import default_cfg, pipeline_of
+from pair_network.cli.tasks import open_picture, task_of
 from pair_network.errors import PairError
 
 
@@ -22,7 +23,7 @@ def test_one_picture_for_each_prompt_and_seed(args, tmp_path):
     assert len({pixels(path).tobytes() for path in paths}) == 4
     text = Image.open(paths[3]).info["parameters"]
     assert text.startswith("a cat\nSteps: 2, Sampler: DDIM, CFG scale: 5, Seed: 4, Size: 16x16, Model: model, ")
-    assert "Style guidance 1: ink | in ink style | scale 3 | start 0.2" in text
+    assert "Style guidance LoRA 1: ink, Style guidance words 1: in ink style, Style guidance scale 1: 3" in text
     again = generate.run([*args("--seed 4 --width 16 --height 16"), "--prompt", "a cat"])
     assert again[0].name == "generate_0005_4.png"
     assert np.array_equal(pixels(again[0]), pixels(paths[3]))
@@ -68,8 +69,8 @@ def test_two_styles_of_their_own_strength(args, folder):
     more = ["--style", *[str(folder / "ink.safetensors")] * 2, "--words", "in ink", "as chalk", "--scale", "1", "2"]
     (path,) = generate.run([*args("--width 16 --height 16", style=False), *more, "--prompt", "a dog"])
     text = Image.open(path).info["parameters"]
-    assert "1: ink | in ink | scale 1" in text
-    assert "2: ink | as chalk | scale 2" in text
+    assert "words 1: in ink, Style guidance scale 1: 1" in text
+    assert "words 2: as chalk, Style guidance scale 2: 2" in text
 
 
 @pytest.mark.parametrize("kind", ["flux", "sd3", "sdxl"])
@@ -93,8 +94,6 @@ def test_settings_of_the_other_families(builders, folder, kind):
     ],
 )
 def test_checkpoints_in_one_file_are_recognised(tmp_path, tensor, pipeline):
-    import torch
-
     write(tmp_path / "model.safetensors", {tensor: torch.zeros(1)}, {})
     assert pipeline_of(tmp_path / "model.safetensors") == pipeline
 
@@ -114,6 +113,23 @@ def test_checkpoints_in_one_file_are_recognised(tmp_path, tensor, pipeline):
         ("generate --model m --prompt x --mask @mask.png", "--image"),
         ("generate --model m --prompt x --controlnet c", "--control_image"),
         ("generate --model m --prompt x --image @ink.safetensors", "not a picture"),
+        ("generate --model m --prompt x --steps 0", "--steps: 0 is not a whole number from 1 on"),
+        ("generate --model m --prompt x --steps many", "--steps: many is not a whole number"),
+        ("generate --model m --prompt x --seed -1", "--seed: -1 is not a whole number from 0"),
+        ("generate --model m --prompt x --cfg nan", "--cfg: nan is not a number"),
+        ("generate --model m --prompt x --guidance_rescale 2", "2 is not a number from 0 to 1"),
+        ("generate --model m --prompt x --width 60 --height 64", "--width: 60 is not a multiple of 8 from 8 on"),
+        ("generate --model m --prompt x --width 64", "--width and --height go together"),
+        ("generate --model m --prompt x --image @photo.png --strength 1.5", "1.5 is not a number from 0 to 1"),
+        ("generate --model m --prompt x --image @photo.png --strength 0.01", "leaves no step"),
+        ("generate --model m --prompt x --scale 2", "--scale is of a style: name it with --style"),
+        ("generate --model m --prompt x --device nowhere", "--device nowhere: cannot be used here"),
+        ("generate --model m --prompt x --out @photo.png", "photo.png is a file; name another folder"),
+        ("generate --model m --prompt x --out @photo.png/deeper", "photo.png is a file; name another folder"),
+        ("generate --model m --prompt x --name a/b", "the folder goes into --out"),
+        ("generate --model @ink.safetensors --prompt x", "is a LoRA, not a model"),
+        ("restyle @photo.png --model m --style @ink.safetensors --name a/b", "the folder goes into --out"),
+        ("restyle @photo.png --model m --style @ink.safetensors --steps 0", "--steps: 0"),
         ("restyle none.png --model m --style @ink.safetensors", "no such file"),
         ("restyle @photo.png --model m", "--style FILE"),
         ("paint", "unknown verb"),
@@ -131,3 +147,49 @@ def test_option_lists_fit_the_styles(folder):
     line = f"--model m --prompt x --style {folder / 'ink.safetensors'} --start 0.6 --end 0.5"
     with pytest.raises(PairError, match=r"start=0.6"):
         generate.cells_of(generate.parser().parse_args(line.split()))
+
+
+@pytest.mark.parametrize(("family", "cfg"), [("sd", 5.0), ("sd3", 5.0), ("flux", 1.0)])
+def test_flux_has_no_true_cfg_by_default(builders, family, cfg):
+    assert default_cfg(getattr(builders, f"make_{family}")()) == cfg
+
+
+def test_controlnet_of_another_family_is_refused(args, builders, tmp_path):
+    builders.make_controlnet(builders.make_sd(cross_attention_dim=48).unet).save_pretrained(tmp_path / "other")
+    line = f"--controlnet {tmp_path / 'other'} --control_image @photo.png"
+    with pytest.raises(PairError, match="its text is 48 wide, this model's 32"):
+        generate.run([*args(line), "--prompt", "a dog"])
+
+
+def test_names_with_pattern_signs_are_never_overwritten(args):
+    line = args("--width 16 --height 16 --name ink[1]", style=False)
+    paths = [generate.run([*line, "--prompt", "a dog"])[0].name for _ in range(2)]
+    assert paths == ["ink[1]_0001_0.png", "ink[1]_0002_0.png"]
+
+
+def test_pictures_as_cameras_and_scanners_store_them(tmp_path):
+    """Turned by a mark in the file; one side of a wanted size; 16 bits, which would come out white."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 32), "red").save(tmp_path / "turned.jpg", exif=exif)
+    assert open_picture("--image", tmp_path / "turned.jpg").size == (32, 64)
+    assert open_picture("--image", tmp_path / "turned.jpg", width=16).size == (16, 32)
+    assert open_picture("--image", tmp_path / "turned.jpg", height=16).size == (8, 16)
+    Image.fromarray(np.full((16, 16), 30000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(PairError, match="more than 8 bits"):
+        open_picture("--image", tmp_path / "deep.png")
+
+
+def test_too_little_memory_is_one_line(monkeypatch, capsys):
+    def fail(failure):
+        def run(_):
+            raise failure
+
+        return run
+
+    monkeypatch.setattr(generate, "run", fail(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB.")))
+    assert main(["generate"]) == 2
+    assert "too little memory (CUDA out of memory. Tried to allocate 9 GiB.); --low_memory" in capsys.readouterr().err
+    monkeypatch.setattr(generate, "run", fail(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["generate"])

@@ -32,4 +32,5 @@ def test_comparison_and_infotext(args, folder):
     assert picture.name == "restyle_0001_photo.png"
     assert sheet.name == "restyle_0001_photo_sheet.png"
     assert "Inversion: direct" in Image.open(picture).info["parameters"]
-    assert "start 0 " in Image.open(picture).info["parameters"], "a photo is styled from the first step on"
+    assert "start 1: 0," in Image.open(picture).info["parameters"], "a photo is styled from the first step on"
+    assert "Size: 16x16, Model: model, " in Image.open(picture).info["parameters"]

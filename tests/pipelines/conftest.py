@@ -147,6 +147,7 @@ def tools():
     """The builders of tiny_pipelines.py and the reference of this file, for the tests."""
     return SimpleNamespace(
         make_sd=tiny.make_sd, make_sdxl=tiny.make_sdxl, make_sd3=tiny.make_sd3, make_flux=tiny.make_flux,
+        make_embedded=tiny.make_embedded,
         make_controlnet=tiny.make_controlnet, make_network=tiny.make_network, merged_copy=tiny.merged_copy,
         denoiser_of=tiny.denoiser_of, Steps=Steps, check_equation=check_equation, encode=encode, ready=tiny.ready,
     )  # fmt: skip

@@ -152,6 +152,52 @@ def test_batch_is_split_when_memory_runs_out(tools, sd, caplog):
     assert "a call of its own" in caplog.text
 
 
+@pytest.mark.parametrize("text", ["MPS backend out of memory (MPS allocated: 9 GB)", "can't allocate memory: 9 bytes"])
+def test_batch_is_split_where_memory_has_no_exception_of_its_own(tools, sd, text):
+    style = style_on(tools, sd)
+    expected = guided(sd, style)
+
+    def small_memory(_, args):
+        if args[0].shape[0] > 2:
+            raise RuntimeError(text)
+
+    handle = sd.unet.conv_in.register_forward_pre_hook(small_memory)
+    torch.testing.assert_close(guided(sd, style), expected, rtol=0, atol=1e-10)
+    handle.remove()
+
+    def other_failure(_, args):
+        raise RuntimeError("shapes differ")
+
+    handle = sd.unet.conv_in.register_forward_pre_hook(other_failure)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        guided(sd, style)
+    handle.remove()
+
+
+@pytest.mark.parametrize("family", ["sd", "flux"])
+def test_fused_attention_is_refused_because_the_style_would_be_lost(tools, family):
+    pipe = getattr(tools, f"make_{family}")()
+    style = style_on(tools, pipe)
+    expected, model = guided(pipe, style), tools.denoiser_of(pipe)
+    model.fuse_qkv_projections()
+    with pytest.raises(PairError, match="unfuse_qkv_projections"):
+        guided(pipe, style)
+    model.unfuse_qkv_projections()
+    torch.testing.assert_close(guided(pipe, style), expected, rtol=0, atol=1e-10)
+
+
+def test_block_inside_a_block_is_refused(tools, sd):
+    first, second = style_on(tools, sd, seed=1), style_on(tools, sd, seed=2, words="in chalk")
+    repaint = diffusers.StableDiffusionImg2ImgPipeline(**sd.components, requires_safety_checker=False)
+    base, expected = run(sd), guided(sd, first)
+    with style_guidance(sd, first):
+        for pipe in (sd, repaint):
+            with pytest.raises(PairError, match="as a list"), style_guidance(pipe, second):
+                pass
+        assert torch.equal(run(sd), expected)
+    assert torch.equal(run(sd), base)
+
+
 def test_offloading_hooks_that_are_renewed_after_each_run(tools, sd):
     """enable_model_cpu_offload takes accelerate's hook off the U-Net after each run and puts a new one on."""
     style = style_on(tools, sd)

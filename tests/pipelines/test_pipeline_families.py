@@ -1,5 +1,7 @@
 """Every diffusers pipeline under style guidance, step by step, against eq. 10 and 11 written from the paper."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -191,22 +193,31 @@ def test_skipped_layers_of_sd3_cancel_out_of_the_shift(tools):
     assert len(guided.steps[0][1]) == 2, "the skipped-layers call must have been made"
 
 
+def transformer_controlnet(base, mask_channels=0):
+    """A random ControlNet for the tiny FLUX or SD3 pipeline."""
+    import diffusers
+
+    torch.manual_seed(3)
+    if "Flux" in type(base).__name__:
+        shape = dict(base.transformer.config) | {"guidance_embeds": False}
+        net = diffusers.FluxControlNetModel.from_config(shape)
+    else:
+        net = diffusers.SD3ControlNetModel.from_transformer(
+            base.transformer, num_layers=1, num_extra_conditioning_channels=mask_channels,
+            load_weights_from_transformer=False,
+        )  # fmt: skip
+    with torch.no_grad():
+        for parameter in net.double().parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
 @pytest.mark.parametrize("family", ["flux", "sd3"])
 def test_controlnet_of_the_transformers(tools, family):
     import diffusers
 
     base = getattr(tools, f"make_{family}")()
-    torch.manual_seed(3)
-    if family == "flux":
-        shape = dict(base.transformer.config) | {"guidance_embeds": False}
-        net = diffusers.FluxControlNetModel.from_config(shape)
-    else:
-        net = diffusers.SD3ControlNetModel.from_transformer(
-            base.transformer, num_layers=1, num_extra_conditioning_channels=0, load_weights_from_transformer=False
-        )
-    with torch.no_grad():
-        for parameter in net.double().parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+    net = transformer_controlnet(base)
     kind = "FluxControlNetPipeline" if family == "flux" else "StableDiffusion3ControlNetPipeline"
     pipe = tools.ready(getattr(diffusers, kind)(controlnet=net, **base.components))
     extra = {"true_cfg_scale": 3.0, "negative_prompt": "blurry"} if family == "flux" else {}
@@ -215,3 +226,63 @@ def test_controlnet_of_the_transformers(tools, family):
     )
     residuals = next(value for key, value in steps.steps[0][1][0].items() if "block" in key and value is not None)
     assert residuals[0].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "count", "images", "cfg"),
+    [("epsilon", 3, 4, 4.0), ("epsilon", 1, 1, 1.0), ("v_prediction", 3, 1, 4.0), ("sample", 1, 1, 4.0)],
+)
+def test_embedded_model(tools, prediction, count, images, cfg):
+    """The bundled model's trained weights; two steps at half its size, since float64 is slow."""
+    from diffusers import DDIMScheduler
+
+    pipe = tools.make_embedded(DDIMScheduler(prediction_type=prediction, clip_sample=False))
+    networks = [tools.make_network(pipe.unet, seed) for seed in range(1, count + 1)]
+    settings = {"num_inference_steps": 2, "height": 32, "width": 32}
+    check(tools, pipe, "a photo of a cat", three_styles(networks), cfg=cfg, images=images, **settings)
+
+
+@pytest.mark.parametrize("kind", ["Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint"])
+def test_embedded_model_on_pictures(tools, kind):
+    import diffusers
+
+    base = tools.make_embedded()
+    parts, size = dict(base.components), 32
+    settings = {"num_inference_steps": 2, **({} if kind == "Img2Img" else {"height": size, "width": size})}
+    if "ControlNet" in kind:
+        parts["controlnet"] = tools.make_controlnet(base.unet, widths=(8, 16, 32))
+        settings["image" if kind == "ControlNet" else "control_image"] = picture(1, size)
+    if kind != "ControlNet":
+        settings |= {"image": picture(2, size), "strength": 1.0}
+    if "Inpaint" in kind:
+        settings["mask_image"] = mask(size)
+    pipe = tools.ready(getattr(diffusers, f"StableDiffusion{kind}Pipeline")(**parts, requires_safety_checker=False))
+    networks = [tools.make_network(pipe.unet, seed) for seed in (1, 2, 3)]
+    check(tools, pipe, "a photo of a cat", three_styles(networks), **settings)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("StableDiffusionXL", "ControlNetImg2Img"),
+        ("StableDiffusionXL", "ControlNetInpaint"),
+        ("Flux", "ControlNetImg2Img"),
+        ("Flux", "ControlNetInpaint"),
+        ("StableDiffusion3", "ControlNetInpainting"),
+    ],
+)
+def test_controlnet_on_pictures(tools, family, kind):
+    import diffusers
+
+    short = {"StableDiffusionXL": "sdxl", "StableDiffusion3": "sd3", "Flux": "flux"}[family]
+    base = getattr(tools, f"make_{short}")()
+    net = tools.make_controlnet(base.unet) if short == "sdxl" else transformer_controlnet(base, mask_channels=1)
+    cls = getattr(diffusers, f"{family}{kind}Pipeline")
+    parts = {name: part for name, part in base.components.items() if name in inspect.signature(cls).parameters}
+    pipe = tools.ready(cls(controlnet=net, **parts))
+    settings = {"control_image": picture(1), "height": 16, "width": 16}
+    if short != "sd3":
+        settings |= {"image": picture(), "strength": 0.75}
+    if "Inpaint" in kind:
+        settings |= {"control_mask" if short == "sd3" else "mask_image": mask()}
+    check(tools, pipe, "a dog", one_style(tools, pipe), images=2, **settings)

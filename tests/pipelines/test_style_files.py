@@ -32,6 +32,26 @@ def test_file_is_the_network_and_knows_its_words(tools, sd, tmp_path):
             torch.testing.assert_close(run(sd), expected, rtol=0, atol=1e-6)  # alpha is a float32 in the file
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_style_on_top_of_a_lora_that_peft_loaded(tools, tmp_path, family):
+    """load_lora_weights wraps the model's layers; the style's rows see both LoRAs, the others the loaded one alone."""
+    from peft import LoraConfig
+
+    pipe = getattr(tools, f"make_{family}")()
+    file = saved(tools.make_network(pipe.unet, seed=1), tmp_path / "ink.safetensors")
+    base = run(pipe)
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_out.0", "conv1"], init_lora_weights=False))
+    other = run(pipe)
+    assert not torch.equal(other, base)
+    style = Style(file, scale=2.0)
+    with style_guidance(pipe, style), tools.Steps(pipe) as steps:
+        run(pipe)
+    model = tools.merged_copy(pipe.unet, network_from_file(str(file), [], pipe.unet))
+    assert tools.check_equation(steps, [style], [model], [tools.encode(pipe, "a dog in ink style")], cfg=4.0) > 0
+    assert torch.equal(run(pipe), other)
+
+
 def test_one_file_with_two_prompts_is_hooked_once(tools, sd, tmp_path):
     file = saved(tools.make_network(sd.unet, seed=1), tmp_path / "ink.safetensors")
     styles = [Style(file, "in ink style", scale=1.0), Style(file, "as a dark print", scale=2.0, multiplier=0.5)]

@@ -75,6 +75,15 @@ def make_sd(scheduler=None, **unet_changes):
     )  # fmt: skip
 
 
+def make_embedded(scheduler=None):
+    """The embedded model, with its trained weights."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(Path(__file__).parents[2] / "demo" / "model")
+    pipe.scheduler = scheduler or pipe.scheduler
+    return ready(pipe)
+
+
 def make_sdxl(scheduler=None):
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
@@ -129,12 +138,12 @@ def make_flux(scheduler=None, guidance_embeds=False):
     )  # fmt: skip
 
 
-def make_controlnet(unet):
-    """A ControlNet of the U-Net's shape whose zero convolutions are not zero."""
+def make_controlnet(unet, widths=(8, 16)):
+    """A ControlNet of the U-Net's shape whose zero convolutions are not zero; each width after the first halves."""
     from diffusers import ControlNetModel
 
     torch.manual_seed(4)
-    net = ControlNetModel.from_unet(unet, conditioning_channels=3, conditioning_embedding_out_channels=(8, 16)).to(
+    net = ControlNetModel.from_unet(unet, conditioning_channels=3, conditioning_embedding_out_channels=widths).to(
         torch.float64
     )
     with torch.no_grad():
