@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from pair_network.checkpoint import PICKLES
 from pair_network.errors import PairError
 
 from .families import FAMILIES, Family, TextEncoder
@@ -163,6 +164,8 @@ def base_model(source: Path) -> BaseModel:
     Raises:
         PairError: Neither a known layout nor a diffusers folder.
     """
+    if source.suffix.lower() in PICKLES and source.is_file():
+        raise PairError(f"{source}: is pickled, and checkpoints are read from .safetensors only; save it as that first")
     if not source.is_dir():
         header = read_header(source)
         family, prefix = family_of_checkpoint(header)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,13 +15,19 @@ from pair_network.errors import PairError
 from . import paths, verify
 from .options import add_reading
 
-# Verbs that turn one input into one output, and may be run by batch; and those with a command line of their own.
+# Verbs that turn one input into one output, on one command line; and those with a command line of their own.
 CONVERSIONS = ("a1111", "diffusers", "peft", "kohya", "pair", "official", "resize", "bake")
 OTHERS = ("info", "blend", "merge", "extract", "batch", "webui", "comfyui")
 
 
 def verb_module(name: str) -> ModuleType:
     return import_module(f"{__package__}.verbs.{name}")
+
+
+def suffix_of(module: ModuleType, options: argparse.Namespace) -> str:
+    """The verb's ending of a result that lies beside its input."""
+    suffix: str = module.suffix(options) if hasattr(module, "suffix") else module.SUFFIX
+    return suffix
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,9 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of our output has gone: nothing is wrong with the files
         return 1
     except OSError as error:
-        return report(f"{error.filename or options.verb}: {error.strerror or error}; check space and permissions")
+        return report(os_reason(error, options.verb))
     except KeyboardInterrupt:
         return report("stopped; no half-written file is left") + 129
+
+
+def os_reason(error: OSError, verb: str) -> str:
+    """What the system refused, by the name that the user knows: not that of the temporary file beside it."""
+    place = Path(error.filename) if error.filename else Path(verb)
+    name = re.sub(r"^\.(.+)\.\w{8}\.tmp$", r"\1", place.name)
+    is_blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+    remedy = "a file is where a folder is needed" if is_blocked else "check space and permissions"
+    return f"{place.with_name(name) if place.name else place}: {error.strerror or error}; {remedy}"
 
 
 def report(error: object) -> int:
@@ -73,11 +89,17 @@ def report(error: object) -> int:
 
 def run_conversions(module: ModuleType, options: argparse.Namespace) -> int:
     """Every input on its own: one that fails is named, the others are converted."""
+    place = getattr(module, "place", lambda target, options: target)
+    several = len(options.inputs) > 1
     targets = [
-        paths.target_for(source, options.output, module.SUFFIX, len(options.inputs) > 1) for source in options.inputs
+        place(paths.target_for(source, options.output, module.SUFFIX, several), options) for source in options.inputs
     ]
-    if len({str(target).casefold() for target in targets}) < len(targets):
-        raise PairError("two inputs would be written to one output; give them other names, or use batch")
+    taken: dict[str, Path] = {}
+    for source, target in zip(options.inputs, targets, strict=True):
+        if str(target).casefold() in taken:
+            other = taken[str(target).casefold()]
+            raise PairError(f"{other} and {source} would both be written to {target}; give other names, or use batch")
+        taken[str(target).casefold()] = source
     failures = 0
     for source, target in zip(options.inputs, targets, strict=True):
         try:
@@ -85,6 +107,8 @@ def run_conversions(module: ModuleType, options: argparse.Namespace) -> int:
                 print(written)
         except PairError as error:
             failures += report(error)
+        except OSError as error:
+            failures += report(os_reason(error, options.verb))
     return int(failures > 0)
 
 
@@ -99,5 +123,5 @@ def convert_one(module: ModuleType, source: Path, target: Path, options: argpars
     paths.check_target(source, target, options.overwrite)
     written: list[Path] = module.convert(source, target, options)
     if options.verify:
-        verify.check(source, target, options)
+        getattr(module, "verify", verify.check)(source, target, options)
     return written

@@ -16,6 +16,7 @@ from torch import Tensor
 from pair_network.checkpoint import PICKLES
 from pair_network.errors import PairError
 
+from .finite import BAD_INPUT
 from .header import printable, read_header
 from .lazy import Lazy, from_stored, from_tensor
 
@@ -48,12 +49,21 @@ def _open_pickle(path: Path) -> dict[str, Lazy]:
         values = values["state_dict"]
     if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
         raise PairError(f"{path}: holds something else than a map from names to tensors; export it as .safetensors")
+    for key, value in values.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise PairError(f"{path}: {printable(str(key), 80)} {BAD_INPUT}")
     return {str(key): from_tensor(value.contiguous()) for key, value in values.items()}
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside the target that takes its place when the block ends well."""
+    """A temporary folder beside the target that takes its place when the block ends well.
+
+    Raises:
+        PairError: A file has the folder's name.
+    """
+    if path.exists() and not path.is_dir():
+        raise PairError(f"{path}: is a file where a folder is to be written; name another output with -o")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     old = temporary.with_suffix(".old")

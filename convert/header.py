@@ -35,6 +35,7 @@ class Stored:
 
     Attributes:
         path: The file.
+        key: The tensor's name in it.
         dtype: Element type.
         shape: Dimensions.
         start: Offset of the first byte, from the beginning of the file.
@@ -42,6 +43,7 @@ class Stored:
     """
 
     path: Path
+    key: str
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
@@ -189,7 +191,7 @@ def _stored(path: Path, key: str, value: Any, data_start: int) -> Stored:
     needed = math.prod(shape) * dtype.itemsize
     if end < begin or end - begin != needed:
         _fail_at(key, f"has {end - begin} bytes where its shape and dtype need {needed}")
-    return Stored(path, dtype, tuple(shape), data_start + begin, end - begin)
+    return Stored(path, key, dtype, tuple(shape), data_start + begin, end - begin)
 
 
 def _fail_at(key: str, reason: str) -> NoReturn:

@@ -20,8 +20,14 @@ def text_of(report: Mapping[str, Any], with_blocks: bool) -> str:
         f"  rank {_counts(report['ranks'])}; alpha {_counts(report['alphas'])}",
         f"  targets {_counts(report['targets'])}",
     ]
+    if "unknown" in report:
+        found = report["unknown"]
+        names = ", ".join(printable(name, 80) for name in found["examples"])
+        lines.append(f"  {found['tensors']} tensors under names unknown here, so no verb converts it: {names}")
     said = ("trigger_words", "output_name", "base_model", "history")
     lines += [f"  {name.replace('_', ' ')}: {printable(report[name])}" for name in said if report[name]]
+    if report["training_tags"]:
+        lines.append(f"  most frequent in its captions: {printable(', '.join(report['training_tags']))}")
     lines.append(f"  style rows: {_orthonormal(report['rows'])}")
     if "content" in report:
         lines += _content_lines(report["content"])

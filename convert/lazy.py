@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pair_network.errors import PairError
 
+from .finite import BAD_INPUT, is_finite
 from .header import Stored, printable
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -40,17 +41,23 @@ def from_stored(stored: Stored) -> Lazy:
     return Lazy(stored.shape, stored.dtype, lambda: read_stored(stored), stored)
 
 
-def read_stored(stored: Stored) -> Tensor:
+def read_stored(stored: Stored, *, checked: bool = True) -> Tensor:
     """The tensor's values, in memory of their own.
 
+    Args:
+        stored: Where they lie.
+        checked: Refuse NaN and infinity, with which no decomposition or sum is worth computing.
+
     Raises:
-        PairError: The file has become shorter than its header said when it was checked.
+        PairError: Not finite, or the file has become shorter than its header said when it was checked.
     """
     buffer = bytearray(stored.size)
     with stored.path.open("rb", buffering=0) as file:
         file.seek(stored.start)
         if file.readinto(buffer) != stored.size:
             raise PairError(f"{printable(str(stored.path))}: has changed while it was read; run the conversion again")
+    if checked and not is_finite(buffer, stored.dtype):
+        raise PairError(f"{printable(str(stored.path))}: {printable(stored.key)} {BAD_INPUT}")
     if not stored.size:
         return torch.empty(stored.shape, dtype=stored.dtype)
     return torch.frombuffer(buffer, dtype=stored.dtype).reshape(stored.shape)
@@ -78,7 +85,7 @@ def reshaped(lazy: Lazy, shape: Sequence[int]) -> Lazy:
         return lazy
     stored = None
     if lazy.stored is not None:
-        stored = Stored(lazy.stored.path, lazy.stored.dtype, tuple(shape), lazy.stored.start, lazy.stored.size)
+        stored = replace(lazy.stored, shape=tuple(shape))
     return Lazy(tuple(shape), lazy.dtype, lambda: lazy.load().reshape(tuple(shape)), stored)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .families import Family
 from .names import Name, names_of
-from .read import normal_name, suffix_of
+from .parse import normal_name, suffix_of
 
 UIS = ("A1111", "Forge", "ComfyUI", "diffusers")
 FORGE_LIMIT = 12  # unmatched keys beyond which Forge loads nothing of the file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,15 +27,19 @@ def converted(adapter: Adapter, verb: str, facts: Mapping[str, Any] | None = Non
         facts: Choices that changed the numbers (strength, rank, …), kept with the verb.
     """
     values = {key: value for key, value in adapter.metadata.items() if key not in STALE}
-    entry = {"verb": verb, "from": adapter.format, **(facts or {})}
-    values[HISTORY_KEY] = json.dumps([*_history(adapter.metadata), entry])
+    values[HISTORY_KEY] = with_history(adapter.metadata, {"verb": verb, "from": adapter.format, **(facts or {})})
     return values
+
+
+def with_history(metadata: Mapping[str, str], entry: Mapping[str, Any]) -> str:
+    """The file's history with one more entry."""
+    return json.dumps([*_history(metadata), entry])
 
 
 def _history(metadata: Mapping[str, str]) -> list[Any]:
     try:
         entries = json.loads(metadata.get(HISTORY_KEY, "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return entries if isinstance(entries, list) else []
 
@@ -45,6 +50,17 @@ def set_rank(values: dict[str, str], branch: Branch) -> None:
     alphas = {layer.alpha for layer in branch.values()}
     values["ss_network_dim"] = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     values["ss_network_alpha"] = f"{alphas.pop():g}" if len(alphas) == 1 else "Dynamic"
+
+
+def correct_rank(values: dict[str, str], branch: Branch) -> None:
+    """Rank and alpha of the layers that are written, where the file names them at all.
+
+    Splitting or joining layers changes ranks, and a format without alpha has it multiplied into the ups.
+    """
+    told = values.keys() & {"ss_network_dim", "ss_network_alpha"}
+    own = dict(values)
+    set_rank(own, branch)
+    values.update({key: own[key] for key in told})
 
 
 def set_kohya(values: dict[str, str], adapter: Adapter, branch: Branch, output_name: str) -> None:
@@ -75,3 +91,15 @@ def safe_name(name: str) -> str:
 
 def trigger_words(metadata: Mapping[str, str]) -> str:
     return next((metadata[key] for key in TRIGGER_KEYS if metadata.get(key)), "")
+
+
+def training_tags(metadata: Mapping[str, str], limit: int = 8) -> list[str]:
+    """The tags that kohya counted in the captions, the most frequent first: a trigger word is mostly among them."""
+    counts: Counter[str] = Counter()
+    try:
+        for folder in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
+            for tag, count in folder.items():
+                counts[str(tag).strip()] += int(count)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return []
+    return [tag for tag, _ in counts.most_common(limit)]

@@ -48,13 +48,18 @@ def chosen_branch(adapter: Adapter, options: argparse.Namespace) -> Branch:
         return adapter.style
     if not adapter.content:
         raise PairError(f"{adapter.source}: has no content branch; only a .pair.safetensors has")
-    content = {key: content_of_pair(layer, options.pair, adapter.source) for key, layer in adapter.content.items()}
+    content = of_pair(adapter, options.pair)
     if name == "content":
         return content
     both = dict(adapter.style)
     for key, layer in content.items():
         both[key] = stacked([both[key], layer]) if key in both else layer
     return both
+
+
+def of_pair(adapter: Adapter, pair: int) -> Branch:
+    """The content branch of one pair."""
+    return {key: content_of_pair(layer, pair, adapter.source) for key, layer in adapter.content.items()}
 
 
 def content_of_pair(layer: Layer, pair: int, source: object) -> Layer:

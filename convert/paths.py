@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pair_network.checkpoint import PICKLES
@@ -16,7 +15,7 @@ OWN_FILES = {CONFIG, WEIGHTS, "pytorch_lora_weights.safetensors", "style_lora.sa
 
 def stem_of(source: Path, keep_pair: bool = False) -> str:
     """A file's name without its ending; NAME.pair.safetensors gives NAME, or NAME-pair."""
-    name = source.name
+    name = source.name or source.resolve().name
     for ending in (".safetensors", *PICKLES):
         if name.lower().endswith(ending):
             name = name[: -len(ending)]
@@ -32,15 +31,22 @@ def target_for(source: Path, output: Path | None, suffix: str, several: bool) ->
         output: ``-o``: a file, or a folder for several inputs; None: beside the input.
         suffix: The verb's own ending, ``-kohya.safetensors``; the part up to the dot only names files beside inputs.
         several: There are more inputs than this one.
+
+    Raises:
+        PairError: ``-o`` is a file where a folder is needed, or the other way round.
     """
     if output is None:
         return source.parent / (stem_of(source) + suffix)
     _, dot, ending = suffix.partition(".")
     writes_folder = not dot
-    if several or (not writes_folder and (output.is_dir() or str(output).endswith(os.sep))):
+    if several and output.is_file():
+        raise PairError(f"-o {output}: is a file; several inputs need a folder")
+    if several or (not writes_folder and output.is_dir()):
         return output / (stem_of(source, keep_pair=True) + dot + ending)
     if not writes_folder and output.suffix != ".safetensors":
         raise PairError(f"-o {output}: name a .safetensors file, or an existing folder")
+    if writes_folder and output.suffix == ".safetensors":
+        raise PairError(f"-o {output}: what is written here is a folder; name one, without .safetensors")
     return output
 
 

@@ -36,7 +36,9 @@ def peft_folder(path: Path) -> Path | None:
     if path.is_dir():
         has_config = (path / CONFIG).is_file() or any((path / name / CONFIG).is_file() for name in COMPONENTS)
         if not has_config:
-            raise PairError(f"{path}: is a folder without {CONFIG}, so no PEFT adapter; name a .safetensors file")
+            raise PairError(
+                f"{path}: is a folder without {CONFIG}, so no PEFT adapter; name a file, or use batch for a folder"
+            )
         return path
     return path.parent if path.name == WEIGHTS and (path.parent / CONFIG).is_file() else None
 
@@ -96,7 +98,7 @@ def config_alphas(configs: Mapping[str, Mapping[str, Any]], source: Path) -> Alp
         if not config:
             return float(rank)
         own = patterns[component]
-        alpha = _number(own["alpha_pattern"].of(path, config.get("lora_alpha", rank)), source)
+        alpha = _number(own["alpha_pattern"].of(path, config.get("lora_alpha", rank)), source, may_be_zero=True)
         told_rank = _number(own["rank_pattern"].of(path, config.get("r", rank)), source)
         return alpha / (math.sqrt(told_rank) if config.get("use_rslora") else told_rank) * rank
 
@@ -127,8 +129,9 @@ class _Patterns:
         return min(found, key=lambda entry: entry[0])[1] if found else default
 
 
-def _number(value: Any, source: Path) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value or not math.isfinite(value):
+def _number(value: Any, source: Path, may_be_zero: bool = False) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not (value or may_be_zero):
         raise PairError(f"{source}: {printable(str(value), 40)} is no rank or alpha")
     return float(value)
 

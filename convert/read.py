@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from pair_network import checkpoint
@@ -14,97 +14,23 @@ from pair_network.errors import PairError
 from .families import FAMILIES, Family, choose_family, family_by_name, family_of_metadata
 from .files import open_tensors
 from .header import printable
-from .layers import Adapter, Branch, Layer, needs_swap, swap_halves
-from .lazy import Lazy
+from .layers import Adapter, Branch, Layer, needs_swap, row_ranges, swap_halves
+from .lazy import Lazy, read_stored, reshaped
 from .names import Name, names_of
+from .official_folder import official_files
+from .parse import Parsed, RawLayer, kind_of_tensor, normal_name, parse_keys, suffix_of
 from .peft_folder import AlphaOf, config_alphas, is_peft_key, open_peft, peft_folder
 
-# Tensor suffixes and the part they give. Longer ones first: ".lora.down.weight" also ends in ".down.weight".
-SUFFIXES = (
-    (".lora_linear_layer.down.weight", "down", "diffusers"),
-    (".lora_linear_layer.up.weight", "up", "diffusers"),
-    (".lora_down.weight", "down", "kohya"),
-    (".lora_up.weight", "up", "kohya"),
-    (".lora_A.default.weight", "down", "peft"),
-    (".lora_B.default.weight", "up", "peft"),
-    (".lora_A.weight", "down", "peft"),
-    (".lora_B.weight", "up", "peft"),
-    (".lora.down.weight", "down", "diffusers"),
-    (".lora.up.weight", "up", "diffusers"),
-    ("_lora.down.weight", "down", "diffusers"),
-    ("_lora.up.weight", "up", "diffusers"),
-    (".down.weight", "down", "xflux"),
-    (".up.weight", "up", "xflux"),
-    (".alpha", "alpha", "kohya"),
-)
-# xflux's qkv_lora.down.weight is no attention processor's to_q_lora.down.weight.
-XFLUX_ENDS = {
-    f"_lora.{part}.weight": (f"qkv_lora.{part}.weight", f"proj_lora.{part}.weight") for part in ("down", "up")
-}
-OTHER_KINDS = {
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "lora_mid": "CP-decomposed LoCon",
-    "oft_": "OFT",
-    ".diff": "full difference",
-    "lora_B.bias": "LoRA with biases",
-    "glora": "GLoRA",
-}
 
-
-@dataclass
-class RawLayer:
-    """Tensors of one layer under its name in the file."""
-
-    parts: dict[str, Lazy] = field(default_factory=dict)
-    syntax: str = "kohya"
-
-
-@dataclass
-class Parsed:
-    """A file's tensors grouped by layer name, and the keys that belong to no LoRA layer."""
-
-    layers: dict[str, RawLayer]
-    strangers: list[str]
-
-
-def suffix_of(key: str) -> tuple[str, str, str] | None:
-    """The row of ``SUFFIXES`` that a tensor's name ends in, or None."""
-    for row in SUFFIXES:
-        if key.endswith(row[0]) and not key.endswith(XFLUX_ENDS.get(row[0], ())):
-            return row
-    return None
-
-
-def parse_keys(tensors: Mapping[str, Lazy]) -> Parsed:
-    layers: dict[str, RawLayer] = {}
-    strangers = []
-    for key, tensor in tensors.items():
-        row = suffix_of(key)
-        if row is None:
-            strangers.append(key)
-            continue
-        suffix, part, syntax = row
-        layer = layers.setdefault(normal_name(key[: -len(suffix)]), RawLayer())
-        layer.parts[part] = tensor
-        layer.syntax = syntax if part != "alpha" else layer.syntax
-    return Parsed(layers, strangers)
-
-
-def normal_name(name: str) -> str:
-    """A layer's name without the attention processor that diffusers' first releases put into it."""
-    if ".processor." in name and not name.startswith(("double_blocks.", "single_blocks.", "diffusion_model.")):
-        return name.replace(".processor.", ".")
-    return name
+class UnknownNames(PairError):
+    """Some of a file's tensors have names that no family gives to a LoRA's."""
 
 
 def read_adapter(path: str | Path, family: str | None = None, allow_pickle: bool = False) -> Adapter:
-    """The LoRA in a file (or in a PEFT adapter folder).
+    """The LoRA in a file (or in a folder: a PEFT adapter, an official release).
 
     Args:
-        path: A .safetensors file, or a folder with adapter_config.json.
+        path: A .safetensors file, a folder with adapter_config.json, or one with the official release's files.
         family: Name of the model family, when the file leaves it open.
         allow_pickle: Also read pickles, through weights_only loading.
 
@@ -112,6 +38,9 @@ def read_adapter(path: str | Path, family: str | None = None, allow_pickle: bool
         PairError: Not a readable file, no LoRA, of a kind that is no plain LoRA, incomplete, or of an unknown family.
     """
     path = Path(path)
+    release = official_files(path)
+    if release is not None:
+        return _official(path, *release, family)
     folder = peft_folder(path)
     if folder is not None:
         tensors, alphas, metadata = open_peft(folder, family)
@@ -126,6 +55,36 @@ def read_adapter(path: str | Path, family: str | None = None, allow_pickle: bool
     return _plain(path, tensors, metadata, family, _adapter_alphas(metadata, path))
 
 
+def read_known(path: str | Path, family: str | None = None, allow_pickle: bool = False) -> tuple[Adapter, list[str]]:
+    """What ``read_adapter`` gives, also of a file with foreign names in it, and the tensors under those names.
+
+    Raises:
+        PairError: As ``read_adapter``, or no name at all is known.
+    """
+    try:
+        return read_adapter(path, family, allow_pickle), []
+    except UnknownNames:
+        path = Path(path)
+        tensors, metadata = open_tensors(path, allow_pickle)
+        nearest = names_of(_nearest(parse_keys(tensors), metadata, family)[0])
+        rows = {key: suffix_of(key) for key in tensors}
+        known = {key: tensors[key] for key, row in rows.items() if row and normal_name(key[: -len(row[0])]) in nearest}
+        if not known:
+            raise
+        adapter = _plain(path, known, metadata, family, _adapter_alphas(metadata, path))
+        return adapter, [key for key in tensors if key not in known]
+
+
+def _official(path: Path, style_file: Path, content_file: Path | None, family: str | None) -> Adapter:
+    """Both branches of a release; its content ups get the axis of pairs that a coupled checkpoint has."""
+    adapter = read_adapter(style_file, family)
+    if content_file is not None:
+        content = read_adapter(content_file, adapter.family.name).style
+        adapter.content = {key: replace(x, up=reshaped(x.up, (1, *x.up.shape))) for key, x in content.items()}
+    adapter.source = path
+    return adapter
+
+
 def _plain(
     path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], family: str | None, alphas: AlphaOf
 ) -> Adapter:
@@ -137,7 +96,10 @@ def _plain(
 
 
 def _coupled(path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], family: str | None) -> Adapter:
-    config = checkpoint.read_config(metadata, str(path))
+    try:
+        config = checkpoint.read_config(metadata, str(path))
+    except RecursionError as cause:
+        raise PairError(f"{path}: the pair_network_config metadata is nested too deep; re-export the file") from cause
     branches: dict[str, dict[str, Lazy]] = {"content": {}, "style": {}}
     for key, tensor in tensors.items():
         name, _, rest = key.partition(".")
@@ -155,15 +117,15 @@ def _coupled(path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], 
 
 def refuse_strangers(parsed: Parsed, path: Path) -> None:
     for key in parsed.strangers:
-        kind = next((title for part, title in OTHER_KINDS.items() if part in key), None)
+        kind = kind_of_tensor(key)
         if kind:
             raise PairError(f"{path}: is a {kind} ({printable(key, 80)}), only plain LoRA can be converted exactly")
     if not parsed.layers:
-        raise PairError(f"{path}: holds no LoRA layers; is it a checkpoint?")
+        raise PairError(f"{path}: holds no LoRA layers; is it a checkpoint? Those are for merge and extract")
     if parsed.strangers:
-        raise PairError(
+        raise UnknownNames(
             f"{path}: {len(parsed.strangers)} tensors belong to no LoRA layer, the first is "
-            f"{printable(parsed.strangers[0], 80)}"
+            f"{printable(parsed.strangers[0], 80)}; info lists them"
         )
 
 
@@ -173,16 +135,14 @@ def find_family(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None,
     Raises:
         PairError: No family does; the layer that the nearest one lacks is named.
     """
-    families = [family_by_name(wanted)] if wanted else list(FAMILIES.values())
-    unknown = {family.name: [name for name in parsed.layers if name not in names_of(family)] for family in families}
-    candidates = [name for name, missing in unknown.items() if not missing]
+    families = _families(wanted)
+    candidates = [family.name for family in families if all(name in names_of(family) for name in parsed.layers)]
     if not candidates:
-        hint = family_of_metadata(metadata)
-        nearest = hint if hint is not None and hint in unknown else min(unknown, key=lambda name: len(unknown[name]))
-        missing = unknown[nearest]
-        raise PairError(
-            f"{path}: {len(missing)} of {len(parsed.layers)} layers are unknown in {FAMILIES[nearest].title}, "
-            f"the nearest family; the first is {printable(missing[0], 100)}"
+        nearest, missing = _nearest(parsed, metadata, wanted)
+        reason = "the family given (--family, or that of the other files)" if wanted else "the nearest family"
+        raise UnknownNames(
+            f"{path}: {len(missing)} of {len(parsed.layers)} layers are unknown in {nearest.title}, "
+            f"{reason}; the first is {printable(missing[0], 100)}"
         )
     if wanted:
         return families[0], True
@@ -195,6 +155,20 @@ def find_family(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None,
         if "down" in layer.parts
     }
     return choose_family(candidates, inputs, metadata)
+
+
+def _families(wanted: str | None) -> list[Family]:
+    return [family_by_name(wanted)] if wanted else list(FAMILIES.values())
+
+
+def _nearest(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None) -> tuple[Family, list[str]]:
+    """The family that a file's metadata names, else the one with the fewest unknown layers, and those layers."""
+    unknown = {
+        family.name: [name for name in parsed.layers if name not in names_of(family)] for family in _families(wanted)
+    }
+    hint = family_of_metadata(metadata)
+    nearest = hint if hint is not None and hint in unknown else min(unknown, key=lambda name: len(unknown[name]))
+    return FAMILIES[nearest], unknown[nearest]
 
 
 def _branch(parsed: Parsed, family: Family, path: Path, alphas: AlphaOf) -> tuple[Branch, frozenset[str]]:
@@ -229,8 +203,11 @@ def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf) -
         or any(size != 1 for size in up.shape[rank_axis + 1 :])
     ):
         raise PairError(f"{path}: {shown}: down {down.shape} and up {up.shape} do not multiply")
+    if 0 in down.shape or 0 in up.shape:
+        raise PairError(f"{path}: {shown} has tensors of shape {down.shape} and {up.shape}, which hold nothing")
     alpha = _alpha(raw, known, down.shape[0], alphas, f"{path}: {shown}")
     layer = Layer(known.modules, down, up, alpha)
+    row_ranges(known.modules, layer.out_dim, path)  # raises where a joint layer's rows are not its parts'
     return swap_halves(layer) if known.swaps and needs_swap(layer) else layer
 
 
@@ -241,7 +218,7 @@ def _alpha(raw: RawLayer, known: Name, rank: int, alphas: AlphaOf, where: str) -
     stored = raw.parts["alpha"]
     if stored.nbytes != stored.dtype.itemsize:
         raise PairError(f"{where}: alpha has shape {stored.shape}, one number is needed")
-    alpha = float(stored.load())
+    alpha = float(stored.load() if stored.stored is None else read_stored(stored.stored, checked=False))
     if alpha != alpha or abs(alpha) == float("inf"):
         raise PairError(f"{where}: alpha is {alpha}; the file is damaged")
     return alpha
@@ -258,7 +235,7 @@ def _adapter_alphas(metadata: Mapping[str, str], path: Path) -> AlphaOf:
         return own_rank
     try:
         values = dict(json.loads(metadata["lora_adapter_metadata"]))
-    except (ValueError, TypeError) as cause:
+    except (ValueError, TypeError, RecursionError) as cause:
         raise PairError(f"{path}: its lora_adapter_metadata cannot be read ({printable(str(cause), 80)})") from cause
     configs: dict[str, dict[str, object]] = {}
     for key, value in values.items():

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from pair_network.errors import PairError
 
-from .layers import Branch, Layer, by_module
-from .options import chosen_branch
+from .layers import Adapter, Branch, Layer, by_module
+from .options import chosen_branch, of_pair
 from .read import read_adapter
 
 PROBES = 4
 # Largest relative error of a verb that only moves and rescales numbers, by the coarsest dtype of the output.
-TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+TOLERANCE = {
+    torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2,
+    torch.float8_e4m3fn: 7e-2, torch.float8_e5m2: 0.13,
+}  # fmt: skip
 # Verbs whose output is meant to differ: read again, and compared by their own measure when they run.
 APPROXIMATE = ("resize", "bake")
 
@@ -34,13 +37,28 @@ def check(source: Path, target: Path, options: argparse.Namespace) -> None:
     if options.verb in APPROXIMATE:
         return
     original = read_adapter(source, options.family, options.allow_pickle)
+    if options.verb == "pair":
+        _check_content(original, written, target, options)
     branch = chosen_branch(original, options) if options.verb != "pair" else original.style
     partial = bool(getattr(options, "drop_unmatched", False))
     compare(branch, written.style, getattr(options, "strength", 1.0), target, partial)
 
 
+def _check_content(original: Adapter, written: Adapter, target: Path, options: argparse.Namespace) -> None:
+    """Compares every pair's content branch with the checkpoint's own, or with the files of ``--content``."""
+    files = getattr(options, "content", [])
+    count = next((layer.up.shape[0] for layer in original.content.values()), len(files))
+    for pair in range(count):
+        wanted = (
+            of_pair(original, pair)
+            if original.content
+            else read_adapter(files[pair], original.family.name, options.allow_pickle).style
+        )
+        compare(wanted, of_pair(written, pair), 1.0, target)
+
+
 def _check_official(source: Path, target: Path, options: argparse.Namespace) -> None:
-    original = read_adapter(source, options.family)
+    original = read_adapter(source, options.family, options.allow_pickle)
     for file in target.rglob("*.safetensors"):
         name = "content" if "content" in str(file.relative_to(target)) else "style"
         branch = chosen_branch(original, argparse.Namespace(branch=name, pair=options.pair))

@@ -7,29 +7,19 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import numpy as np
 import torch
 
 from pair_network.checkpoint import atomic_file
 from pair_network.errors import PairError
 
+from .finite import BAD_INPUT, BAD_OUTPUT, Bytes, is_finite
 from .header import DTYPE_NAMES, Stored, printable
 from .lazy import Lazy
 
 CHUNK = 1 << 22
 _NO_HASH = b"0" * 64
-# Integer of a float's size, and the bits that are all set in infinities and NaNs alone (fp8 e4m3fn has no infinity).
-EXPONENTS: dict[torch.dtype, tuple[Any, int]] = {
-    torch.float64: (np.uint64, 0x7FF0000000000000),
-    torch.float32: (np.uint32, 0x7F800000),
-    torch.float16: (np.uint16, 0x7C00),
-    torch.bfloat16: (np.uint16, 0x7F80),
-    torch.float8_e5m2: (np.uint8, 0x7C),
-    torch.float8_e4m3fn: (np.uint8, 0x7F),
-}
-Bytes = bytearray | memoryview
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str, str], *, hashed: bool = True) -> None:
@@ -115,11 +105,9 @@ class _Digest:
 def _write_one(file: IO[bytes], target: Path, key: str, tensor: Lazy, digest: _Digest) -> None:
     for data in _stored_bytes(tensor.stored) if tensor.stored is not None else _computed_bytes(tensor, key):
         if not is_finite(data, tensor.dtype):
-            origin = target if tensor.stored is None else tensor.stored.path
-            raise PairError(
-                f"{printable(str(origin))}: {printable(key)} holds NaN or infinity, nothing was written; the training "
-                "has diverged, or the dtype is too narrow"
-            )
+            if tensor.stored is None:
+                raise PairError(f"{printable(str(target))}: {printable(key)} {BAD_OUTPUT}")
+            raise PairError(f"{printable(str(tensor.stored.path))}: {printable(tensor.stored.key)} {BAD_INPUT}")
         digest.update(data)
         file.write(data)
 
@@ -143,12 +131,3 @@ def _stored_bytes(stored: Stored) -> Iterator[bytearray]:
                 raise PairError(f"{printable(str(stored.path))}: has changed while it was read; run it again")
             left -= len(chunk)
             yield chunk
-
-
-def is_finite(data: Bytes, dtype: torch.dtype) -> bool:
-    """Whether these bytes of floats hold neither NaN nor infinity. Many times faster than computing with the floats."""
-    if dtype not in EXPONENTS or not len(data):
-        return True
-    integer, mask = EXPONENTS[dtype]
-    bits = np.frombuffer(data, dtype=integer)
-    return bool((bits & integer(mask)).max() != mask)

@@ -20,7 +20,7 @@ from ..layers import Adapter, Branch, by_module, fold_alpha, strengthened
 from ..lazy import Lazy
 from ..options import DTYPES, add_branch, chosen_branch, read_source
 from ..writer import write_tensors
-from .kohya import diffusers_keys, kohya_layers, tensors_of
+from .kohya import branch_of, diffusers_keys, kohya_layers, tensors_of
 
 HELP = "a plain style LoRA for A1111, Forge and ComfyUI"
 SUFFIX = "-a1111.safetensors"
@@ -42,22 +42,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sidecars.add_arguments(parser)
 
 
+def place(target: Path, options: argparse.Namespace) -> Path:
+    """Where the LoRA goes: with ``--webui`` into the UI's own folder."""
+    if options.webui is None:
+        return target
+    return webui_lora_folder(options.webui) / target.name.replace(SUFFIX, ".safetensors")
+
+
 def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
     """Writes the LoRA, and beside it what the UI's card shows; returns all that was written.
 
     Raises:
-        PairError: The UI cannot read this family, or some of its layers.
+        PairError: The UI cannot read this family, or some of its layers; or the card would replace another file.
     """
     adapter = read_source(source, options)
     branch = _shaped(chosen_branch(adapter, options), options)
-    if options.webui is not None:
-        target = webui_lora_folder(options.webui) / target.name.replace(SUFFIX, ".safetensors")
-        if target.exists() and not options.overwrite:
-            raise PairError(f"{target}: exists already; pass --overwrite, or name another output with -o")
-    tensors = _tensors(adapter, branch, options)
+    tensors, layers = _tensors(adapter, branch, options)
     values = metadata.converted(adapter, "a1111", {"strength": options.strength, "branch": options.branch})
-    metadata.set_kohya(values, adapter, branch, target.stem)
+    metadata.set_kohya(values, adapter, layers, target.stem)
     card = sidecars.Card.of(source, adapter, options)
+    card.check(target, options.overwrite)
     card.embed(values)
     write_tensors(target, tensors, values)
     written = [target, *card.write(target)]
@@ -69,7 +73,7 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
 def _shaped(branch: Branch, options: argparse.Namespace) -> Branch:
     """Strength and dtype applied."""
     if not torch.isfinite(torch.tensor(options.strength)) or options.strength == 0:
-        raise PairError(f"--strength {options.strength}: a LoRA of this strength does nothing; give another number")
+        raise PairError(f"--strength {options.strength}: must be a number other than 0")
     dtype = DTYPES.get(options.dtype)
     return {
         key: replace(
@@ -79,26 +83,28 @@ def _shaped(branch: Branch, options: argparse.Namespace) -> Branch:
     }
 
 
-def _tensors(adapter: Adapter, branch: Branch, options: argparse.Namespace) -> dict[str, Lazy]:
+def _tensors(adapter: Adapter, branch: Branch, options: argparse.Namespace) -> tuple[dict[str, Lazy], Branch]:
+    """What is written, as tensors and as the layers that they are."""
     family, source = adapter.family, adapter.source
     if options.ui == "a1111" and family.name == "flux":
         raise PairError(f"{source}: A1111 has no FLUX; load it in Forge or ComfyUI (--ui forge)")
     if options.ui == "a1111" and family.name == "sd3":
         return _a1111_sd3(branch, source, options.drop_unmatched)
-    if options.naming == "diffusers" and family.component == "unet":
-        return tensors_of(diffusers_keys(branch, family, source))
-    return tensors_of(kohya_layers(branch, family, source))
+    is_diffusers = options.naming == "diffusers" and family.component == "unet"
+    layers = dict((diffusers_keys if is_diffusers else kohya_layers)(branch, family, source))
+    return tensors_of(layers.items()), branch_of(layers)
 
 
-def _a1111_sd3(branch: Branch, source: Path, drop: bool) -> dict[str, Lazy]:
+def _a1111_sd3(branch: Branch, source: Path, drop: bool) -> tuple[dict[str, Lazy], Branch]:
     """diffusers' names without alpha, which would make A1111 drop the whole file."""
     tensors: dict[str, Lazy] = {}
+    layers: Branch = {}
     left_out = []
     for (module,), layer in by_module(branch, source).items():
         if not (module.startswith("transformer.transformer_blocks.") and module.endswith(A1111_SD3)):
             left_out.append(module)
             continue
-        folded = fold_alpha(layer)
+        folded = layers[(module,)] = fold_alpha(layer)
         tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = folded.down, folded.up
     if left_out and not drop:
         raise PairError(
@@ -107,4 +113,4 @@ def _a1111_sd3(branch: Branch, source: Path, drop: bool) -> dict[str, Lazy]:
         )
     if not tensors:
         raise PairError(f"{source}: holds no layer that A1111 reads in SD3")
-    return tensors
+    return tensors, layers

@@ -9,6 +9,7 @@ strength at which CFG multiplies it back to λ. With ``--model`` the nearest str
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..distill import Attached, Setting
 from ..layers import Branch, by_module, strengthened
 from ..options import add_branch, chosen_branch, read_source
 from ..writer import write_tensors
-from .kohya import kohya_layers, tensors_of
+from .kohya import branch_of, kohya_layers, tensors_of
 
 HELP = "style guidance approximated in a plain LoRA"
 SUFFIX = "-baked.safetensors"
@@ -48,6 +49,8 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     Raises:
         PairError: Settings out of range, or a model that cannot be measured on.
     """
+    if not math.isfinite(options.style_scale) or not options.style_scale:
+        raise PairError(f"--lambda {options.style_scale}: must be a number other than 0; at 0 there is no style")
     if not options.cfg > 0 or not 0 <= options.start < 1 or options.steps < 1 or options.fit_steps < 1:
         raise PairError("--cfg must be above 0, --start in [0, 1), --steps and --fit-steps at least 1")
     adapter = read_source(source, options)
@@ -61,8 +64,9 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
         words = options.style_words or metadata.trigger_words(adapter.metadata)
         branch, strength = _fitted(by_module(branch, source), words, options, facts)
     values = metadata.converted(adapter, "bake", {**facts, "strength": round(strength, 4)})
-    metadata.set_kohya(values, adapter, branch, target.stem)
-    write_tensors(target, tensors_of(kohya_layers(branch, adapter.family, source)), values)
+    layers = dict(kohya_layers(branch, adapter.family, source))
+    metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
+    write_tensors(target, tensors_of(layers.items()), values)
     return [target]
 
 
@@ -105,10 +109,10 @@ def _fitted(branch: Branch, words: str, options: argparse.Namespace, facts: dict
 
 def _pipeline(folder: Path) -> Any:
     """The model, in float32 on the CPU."""
-    from diffusers import DiffusionPipeline, StableDiffusionPipeline
-
     if not (folder / "model_index.json").is_file():
         raise PairError(f"--model {folder}: is no diffusers folder (no model_index.json)")
+    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+
     kwargs = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "safety_checker": None}
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, **kwargs)
     if not issubclass(type(pipeline), StableDiffusionPipeline):

@@ -1,7 +1,8 @@
-"""Any conversion over folders and globs, in parallel: ``batch VERB DIR… -o OUT [options of the verb]``.
+"""Any conversion over folders and globs, in parallel: ``batch VERB DIR… [-o OUT] [options of the verb]``.
 
-The tree below each folder is kept. A file that fails is named at the end with its cause and stops nothing. A JSON log
-in the output folder holds what was done, by content hash: ``--resume`` skips what is done and still intact.
+In OUT the tree below each folder is kept; without it each result lies beside its input. A file that fails is named at
+the end with its cause and stops nothing. A JSON log beside the results holds what was done, by content hash:
+``--resume`` skips what is done and still intact.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,22 +23,26 @@ from tqdm import tqdm
 from pair_network.errors import PairError
 
 from .. import batch_log, jobs
+from ..batch_log import Logs
+from ..header import printable
 from ..jobs import Job
+from ..plan import Plan, plan
 
 HELP = "a conversion over folders and globs, in parallel"
-VERBS = ("a1111", "diffusers", "peft", "kohya", "pair", "official", "resize", "bake", "info")
+VERBS = ("a1111", "diffusers", "peft", "kohya", "pair", "official", "resize", "bake", "merge", "extract", "info")
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("batch_verb", choices=VERBS, metavar="VERB", help=f"one of {', '.join(VERBS)}")
+    verb_help = f"one of {', '.join(VERBS)}"
+    parser.add_argument("batch_verb", choices=(*VERBS, "blend"), metavar="VERB", help=verb_help)
     parser.add_argument("inputs", nargs="+", metavar="DIR", help="folder, file or glob")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the outputs and the log")
+    parser.add_argument("-o", "--output", type=Path, help="folder for the outputs and the log (beside each input)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files at once (the number of cores)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     parser.add_argument("--resume", action="store_true", help="skip what the log says is done, if it is still intact")
     parser.add_argument("--follow-links", action="store_true", help="also read links that lead out of a folder")
-    parser.add_argument("--log", type=Path, metavar="FILE", help=f"the log ({batch_log.NAME} in the output folder)")
+    parser.add_argument("--log", type=Path, metavar="FILE", help=f"the log ({batch_log.NAME} beside the outputs)")
 
 
 def run(options: argparse.Namespace, verb_arguments: list[str]) -> int:
@@ -51,45 +57,51 @@ def run(options: argparse.Namespace, verb_arguments: list[str]) -> int:
     """
     if options.jobs < 1:
         raise PairError(f"--jobs {options.jobs}: must be at least 1")
-    listed, refused = jobs.plan(options, verb_arguments)
-    log_file = options.log or options.output / batch_log.NAME
-    log = batch_log.read(log_file) if options.resume else {}
+    if options.batch_verb == "blend":
+        raise PairError("batch blend: blend makes one file of several; run python -m convert blend FILE… instead")
+    logs = Logs(options.log or (options.output and options.output / batch_log.NAME))
+    planned = plan(options, verb_arguments, logs)
+    known = {batch_log.key_of(job): logs.record_of(job) or {} for job in planned.jobs} if options.resume else {}
     if options.dry_run:
-        return _dry_run(listed, refused, log)
-    records = [{"source": str(path), "status": FAILED, "error": reason} for path, reason in refused]
-    for finished in _run_all(listed, log, options.jobs):
-        # Written after every file: a run that is killed can be resumed.
-        batch_log.write(log_file, records + finished)
+        return _dry_run(planned, known)
+    records = [batch_log.failed(job, reason) for job, reason in planned.refused]
+    for finished in _run_all(planned.jobs, known, options.jobs):
+        # Written before the first file and after every one: a run that is killed can be resumed.
+        logs.write([*records, *finished])
     records += finished
-    _summary(records, log_file)
+    _summary(records, planned.left_out, logs)
     return int(any(record["status"] == FAILED for record in records))
 
 
-def _dry_run(listed: list[Job], refused: list[tuple[Path, str]], log: dict[str, dict[str, Any]]) -> int:
-    for job in listed:
-        is_done = batch_log.is_intact(log.get(str(job.source)), job)
+def _dry_run(planned: Plan, log: batch_log.Log) -> int:
+    for job in planned.jobs:
+        is_done = batch_log.is_intact(log.get(batch_log.key_of(job)), job)
         print(f"{'skip' if is_done else 'convert'}  {job.source} -> {job.target}")
-    for path, reason in refused:
-        print(f"refuse  {path}: {reason}")
-    return int(bool(refused))
+    for path in planned.left_out:
+        print(f"leave out  {path}: is the result of an earlier batch")
+    for job, reason in planned.refused:
+        print(f"refuse  {job.source}: {reason}")
+    return int(bool(planned.refused))
 
 
-def _run_all(listed: list[Job], log: dict[str, dict[str, Any]], count: int) -> Iterator[list[dict[str, Any]]]:
-    """The records so far, in the order of the jobs: once before the first job, and after each."""
+def _run_all(listed: list[Job], log: batch_log.Log, count: int) -> Iterator[list[dict[str, Any]]]:
+    """The records of all jobs in their order: once before the first job is run, and after each."""
     records: dict[Path, dict[str, Any]] = {}
     waiting = []
     for job in listed:
-        known = log.get(str(job.source))
+        known = log.get(batch_log.key_of(job))
         if batch_log.is_intact(known, job):
             records[job.source] = {**known, "status": SKIPPED}  # type: ignore[dict-item]
         else:
+            records[job.source] = batch_log.waiting(job)
             waiting.append(job)
-    with tqdm(total=len(listed), initial=len(records), desc="batch", unit="file", disable=None) as progress:
+    done = len(listed) - len(waiting)
+    with tqdm(total=len(listed), initial=done, desc="batch", unit="file", disable=None) as progress:
         yield list(records.values())
         for job, record in _results(waiting, count):
             records[job.source] = record
             progress.update()
-            yield [records[job.source] for job in listed if job.source in records]
+            yield list(records.values())
 
 
 def _results(waiting: list[Job], count: int) -> Iterator[tuple[Job, dict[str, Any]]]:
@@ -97,24 +109,56 @@ def _results(waiting: list[Job], count: int) -> Iterator[tuple[Job, dict[str, An
     if count == 1 or len(waiting) <= 1:
         yield from ((job, jobs.run(job)) for job in waiting)
         return
+    left = iter(waiting)
     with ProcessPoolExecutor(min(count, len(waiting)), mp_context=get_context("spawn")) as pool:
-        futures: dict[Future[dict[str, Any]], Job] = {pool.submit(jobs.run, job, threads=1): job for job in waiting}
-        for future in as_completed(futures):
-            job = futures[future]
-            try:
-                yield job, future.result()
-            except BrokenProcessPool:
-                reason = "the process was killed, most likely for memory; run again with --resume and fewer --jobs"
-                yield job, {"source": str(job.source), "status": FAILED, "error": reason}
+        # No more is handed over than can run: after Ctrl-C the pool would still work off what it holds.
+        running = {_submitted(pool, job): job for job in islice(left, count)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job = running.pop(future)
+                yield job, _record(future, job)
+                running.update({_submitted(pool, other): other for other in islice(left, 1)})
 
 
-def _summary(records: list[dict[str, Any]], log_file: Path) -> None:
-    width = max(len(Path(record["source"]).name) for record in records)
-    for record in records:
+def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future[dict[str, Any]]:
+    """The job in the pool, or its failure where the pool has broken: the jobs left then fail one by one."""
+    try:
+        return pool.submit(jobs.run, job, threads=1)
+    except BrokenProcessPool as broken:
+        failed: Future[dict[str, Any]] = Future()
+        failed.set_exception(broken)
+        return failed
+
+
+def _record(future: Future[dict[str, Any]], job: Job) -> dict[str, Any]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        reason = "the process was killed, most likely for memory; run again with --resume and fewer --jobs"
+        return {**batch_log.waiting(job), **batch_log.failed(job, reason)}
+
+
+def _short_names(paths: list[str]) -> list[str]:
+    """The paths below the folder that they all share."""
+    try:
+        shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    except ValueError:  # several drives
+        return [printable(path) for path in paths]
+    return [printable(os.path.relpath(path, shared)) for path in paths]
+
+
+def _summary(records: list[dict[str, Any]], left_out: Sequence[Path], logs: Logs) -> None:
+    names = _short_names([record["source"] for record in records])
+    width = max(map(len, names))
+    for name, record in zip(names, records, strict=True):
         size = f"{record['bytes'] / 1e6:8.1f} MB" if "bytes" in record else " " * 11
-        print(f"{record['status']:8} {Path(record['source']).name:{width}} {size} {record.get('seconds', 0):6.1f} s")
+        print(f"{record['status']:8} {name:{width}} {size} {record.get('seconds', 0):6.1f} s")
     counts = Counter(record["status"] for record in records)
-    print(", ".join(f"{counts[status]} {status}" for status in (DONE, SKIPPED, FAILED)) + f"; log: {log_file}")
+    parts = [f"{counts[status]} {status}" for status in (DONE, SKIPPED, FAILED)]
+    parts += [f"{len(left_out)} results of earlier batches left out"] if left_out else []
+    files = {logs.file_of(Path(record["target"])) for record in records}
+    where = str(files.pop()) if len(files) == 1 else f"{batch_log.NAME} in each of {len(files)} folders"
+    print(f"{', '.join(parts)}; log: {where}")
     for record in records:
         if record["status"] == FAILED:
-            print(f"failed: {record['source']}: {record['error']}")
+            print(f"failed: {printable(record['source'])}: {record['error']}")

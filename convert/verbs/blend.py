@@ -15,16 +15,17 @@ from ..layers import Adapter, Branch, Layer, by_module, strengthened
 from ..lowrank import factored, truncated
 from ..options import add_branch, add_reading, chosen_branch, read_source, stacked
 from ..writer import write_tensors
-from .kohya import kohya_layers, tensors_of
+from .kohya import branch_of, kohya_layers, tensors_of
 
 HELP = "several LoRAs with weights in one file"
+SUFFIX = "-blend.safetensors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", type=Path, metavar="LORA")
     parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each LoRA (1)")
     parser.add_argument("--rank", type=int, help="reduce to this rank by SVD; without it the blend is exact")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("-o", "--output", type=Path, help="the file to write (beside the first LoRA)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     add_reading(parser)
     add_branch(parser)
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     weights = options.weights or [1.0] * len(options.inputs)
     if len(weights) != len(options.inputs):
         raise PairError(f"--weights: {len(weights)} given for {len(options.inputs)} LoRAs; give one for each")
+    options.output = paths.target_for(options.inputs[0], options.output, SUFFIX, False)
     for source in options.inputs:
         paths.check_target(source, options.output, options.overwrite)
     adapters = [read_source(source, options) for source in options.inputs]
@@ -44,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             f"{options.inputs[0]} …: LoRAs of different families ({', '.join(sorted(families))}) cannot be blended"
         )
     branches = [chosen_branch(adapter, options) for adapter in adapters]
-    branch = summed([_weighted(b, weight) for b, weight in zip(branches, weights, strict=True)], options.output)
+    branch = summed([weighted(b, weight) for b, weight in zip(branches, weights, strict=True)], options.output)
     layers = dict(kohya_layers(branch, adapters[0].family, options.output))
     loss = 0.0
     if options.rank is not None:
@@ -55,7 +57,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _weighted(branch: Branch, weight: float) -> Branch:
+def weighted(branch: Branch, weight: float) -> Branch:
+    """The branch times a weight.
+
+    Raises:
+        PairError: The weight is no number.
+    """
     if not math.isfinite(weight):
         raise PairError(f"--weights {weight}: must be a number")
     return {key: strengthened(layer, weight) for key, layer in branch.items()}
@@ -104,5 +111,5 @@ def _write(layers: dict[str, Layer], adapters: list[Adapter], weights: list[floa
         "relative_error": loss,
     }
     values = metadata.converted(mixed, "blend", facts)
-    metadata.set_kohya(values, mixed, {layer.modules: layer for layer in layers.values()}, target.stem)
+    metadata.set_kohya(values, mixed, branch_of(layers), target.stem)
     write_tensors(target, tensors_of(layers.items()), values)

@@ -32,19 +32,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
     """Writes ``source`` to ``target`` in diffusers' naming; returns what was written."""
     adapter = read_source(source, options)
-    branch = chosen_branch(adapter, options)
+    branch = folded(chosen_branch(adapter, options), source)
     values = metadata.converted(adapter, "diffusers")
     values["format"] = "pt"
+    metadata.correct_rank(values, branch)
     write_tensors(target, diffusers_tensors(branch, source, options.syntax), values)
     return [target]
+
+
+def folded(branch: Branch, source: Path) -> Branch:
+    """One layer for every diffusers module, alpha folded into up."""
+    return {key: fold_alpha(layer) for key, layer in by_module(branch, source).items()}
 
 
 def diffusers_tensors(branch: Branch, source: Path, syntax: str = "peft") -> dict[str, Lazy]:
     """Two tensors of every diffusers module, alpha folded into up."""
     tensors: dict[str, Lazy] = {}
-    for (module,), layer in by_module(branch, source).items():
-        folded = fold_alpha(layer)
+    for (module,), layer in folded(branch, source).items():
         is_old_text = syntax == "lora" and module.startswith("text_encoder")
         down, up = OLD_TEXT_ENCODER if is_old_text else SYNTAX[syntax]
-        tensors[module + down], tensors[module + up] = folded.down, folded.up
+        tensors[module + down], tensors[module + up] = layer.down, layer.up
     return tensors

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import math
 from pathlib import Path
 
@@ -20,38 +21,69 @@ from .. import metadata, paths
 from ..checkpoints import BaseModel, Place, base_model
 from ..families import Family
 from ..files import open_tensors
-from ..layers import Adapter, Branch, Layer, needs_swap, swap_halves
+from ..layers import Adapter, Branch, Layer, by_module, needs_swap, swap_halves
 from ..lazy import Lazy, from_tensor
 from ..lowrank import dense_factors
 from ..options import DTYPES
+from ..read import read_adapter
+from ..verify import TOLERANCE
 from ..writer import write_tensors
-from .kohya import kohya_layers, tensors_of
+from .kohya import branch_of, kohya_layers, tensors_of
+from .merge import placed_delta
 from .pair import kind_of
 
 HELP = "a LoRA from the difference of two checkpoints"
+SUFFIX = "-extracted.safetensors"
 KINDS = ("attention", "ff", "conv", "text_encoder", "other")
+BASE = "base"  # the option of a batch that names what all its files are compared with
+BASE_HELP = "checkpoint or diffusers folder before the training"
+NOISE = 1e-3  # of the reported error: it is the root of a difference of squares in float32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", type=Path, help="checkpoint or diffusers folder before the training")
+    parser.add_argument("base", type=Path, help=BASE_HELP)
     parser.add_argument("tuned", type=Path, help="checkpoint or diffusers folder after it")
+    parser.add_argument("-o", "--output", type=Path, help="the LoRA to write (beside the tuned model)")
+    _add_options(parser)
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a batch, which compares each tuned model with the one base."""
+    parser.add_argument("--base", type=Path, required=True, help=BASE_HELP)
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=32, help="highest rank of a layer (32)")
     parser.add_argument(
         "--energy", type=float, default=1.0, help="share of the squared norm at which a layer may stop (1)"
     )
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp16", help="dtype of the LoRA (fp16)")
     parser.add_argument("--targets", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of layer (all)")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the LoRA to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    parser.add_argument("--verify", action="store_true", help="read the output again and compare with the difference")
 
 
 def run(options: argparse.Namespace) -> int:
     """Writes the LoRA; returns the exit status."""
-    for source in (options.base, options.tuned):
-        paths.check_target(source, options.output, options.overwrite)
+    target = paths.target_for(options.tuned, options.output, SUFFIX, False)
+    convert(options.tuned, target, options)
+    if options.verify:
+        verify(options.tuned, target, options)
+    return 0
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes what ``source`` has over ``options.base`` as a LoRA; returns what was written.
+
+    Raises:
+        PairError: The models do not fit each other, or do not differ.
+    """
+    for model in (options.base, source):
+        paths.check_target(model, target, options.overwrite)
     if options.rank < 1 or not 0 < options.energy <= 1:
         raise PairError("--rank must be at least 1, --energy above 0 and up to 1")
-    family, pairs = _weights(options.base, options.tuned)
+    family, pairs = _weights(options.base, source)
     branch: Branch = {}
     total = lost = 0.0
     for key, (place, base, tuned) in tqdm(pairs.items(), "extracting", leave=False, disable=None):
@@ -62,14 +94,39 @@ def run(options: argparse.Namespace) -> int:
         if layer is not None:
             branch[layer.modules] = layer
     if not branch:
-        raise PairError(f"{options.tuned}: differs from {options.base} in no layer that a LoRA can carry")
+        raise PairError(f"{source}: differs from {options.base} in no layer that a LoRA can carry")
     loss = math.sqrt(max(lost, 0.0) / total)
-    adapter = Adapter(family, branch, {}, {}, options.tuned, "checkpoint")
+    adapter = Adapter(family, branch, {}, {}, source, "checkpoint")
     values = metadata.converted(adapter, "extract", {"relative_error": round(loss, 6), "base": options.base.name})
-    metadata.set_kohya(values, adapter, branch, options.output.stem)
-    write_tensors(options.output, tensors_of(kohya_layers(branch, family, options.output)), values)
-    print(f"{options.output}: {len(branch)} layers, relative error {loss:.4f}")
-    return 0
+    layers = dict(kohya_layers(branch, family, target))
+    metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
+    write_tensors(target, tensors_of(layers.items()), values)
+    print(f"{target}: {len(branch)} layers, relative error {loss:.4f}")
+    return [target]
+
+
+def verify(source: Path, target: Path, options: argparse.Namespace) -> None:
+    """Measures how far the LoRA is from the models' difference, against what was reported and its dtype's rounding.
+
+    Raises:
+        PairError: It is farther, or a layer has no place.
+    """
+    family, pairs = _weights(options.base, source)
+    written = read_adapter(target, family.name)
+    layers = by_module(written.style, target)
+    total = missed = 0.0
+    for key, (place, base, tuned) in pairs.items():
+        if kind_of(place.modules[0]) not in options.targets:
+            continue
+        change = tuned.load().to(torch.float32) - base.load().to(torch.float32)
+        total += float(change.square().sum())
+        if any((module,) in layers for module in place.modules):
+            change -= placed_delta(layers, place, key).reshape(change.shape)
+        missed += float(change.square().sum())
+    told = json.loads(written.metadata.get(metadata.HISTORY_KEY, "[{}]"))[-1].get("relative_error", 0.0)
+    error = math.sqrt(missed / total)
+    if error > told + NOISE + TOLERANCE[DTYPES[options.dtype]]:
+        raise PairError(f"{target}: verification failed: relative error {error:.4f}, not {told}; remove the file")
 
 
 def _weights(base: Path, tuned: Path) -> tuple[Family, dict[str, tuple[Place, Lazy, Lazy]]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pair_network.checkpoint import atomic_file
 from pair_network.errors import PairError
 from pair_network.orthogonal import branch_overlap, gram_defect
 
@@ -18,12 +19,16 @@ from ..files import data_hash, file_hash, open_tensors
 from ..info_text import text_of
 from ..layers import Adapter, Branch, Layer
 from ..match import match_all
-from ..options import add_reading, read_source
-from ..peft_folder import ROOT, WEIGHTS, peft_folder
+from ..official_folder import official_files
+from ..options import add_reading
+from ..peft_folder import COMPONENTS, ROOT, WEIGHTS, peft_folder
+from ..read import read_known
 from .official import SDXL_LAYERS
 from .pair import ORTHONORMAL, kind_of
 
 HELP = "what a file is, and what each UI will make of it"
+SUFFIX = "-info.json"  # not NAME.json: that is A1111's card
+EXAMPLES = 5  # names listed of tensors that are unknown
 TITLES = {
     "kohya": "kohya LoRA",
     "diffusers": "diffusers LoRA (lora.down / lora.up)",
@@ -43,6 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading(parser)
 
 
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a batch, which writes each report, blocks included, as a JSON file."""
+    parser.add_argument("--overwrite", action="store_true", help="replace reports that exist")
+    parser.set_defaults(verify=False)  # nothing is converted
+    add_reading(parser)
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes the report on ``source``; returns what was written."""
+    report = describe(source, options)
+    with atomic_file(target) as temporary:
+        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False), "utf-8", "backslashreplace")
+    return [target]
+
+
 def run(options: argparse.Namespace) -> int:
     """Prints a report on every file; returns the exit status, 1 if one could not be read."""
     reports = []
@@ -52,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         except PairError as error:
             reports.append({"file": str(path), "error": str(error)})
     if options.json:
-        print(json.dumps(reports, indent=2, ensure_ascii=False))
+        print(json.dumps(reports, indent=2))
     else:
         print("\n\n".join(text_of(report, options.blocks) for report in reports))
     return int(any("error" in report for report in reports))
@@ -60,29 +80,41 @@ def run(options: argparse.Namespace) -> int:
 
 def describe(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All facts about one file, as JSON knows them."""
-    adapter = read_source(path, options)
-    file = path / WEIGHTS if path.is_dir() and (path / WEIGHTS).is_file() else path
+    adapter, unknown = read_known(path, options.family, options.allow_pickle)
+    file = _weights(path)
     report: dict[str, Any] = {"file": str(path), **_identity(adapter, path)}
     report.update(_layers(adapter))
+    if unknown:
+        report["unknown"] = {"tensors": len(unknown), "examples": unknown[:EXAMPLES]}
     if adapter.content:
         report["content"] = _content(adapter)
     report["rows"] = _rows(adapter.style)
     report["blocks"] = {block: round(norm, 6) for block, norm in block_norms(adapter.style).items()}
     if file.is_file():
-        report["hashes"] = _hashes(file, adapter, options)
+        report["hashes"] = _hashes(file)
         report["uis"] = _uis(file, adapter, options)
     return report
 
 
+def _weights(path: Path) -> Path:
+    """The file of tensors that a path means; of a folder with several, the denoiser's or the style's."""
+    release = official_files(path)
+    if release is not None:
+        return release[0]
+    parts = (path, *(path / name for name in COMPONENTS))
+    return next((part / WEIGHTS for part in parts if (part / WEIGHTS).is_file()), path)
+
+
 def _identity(adapter: Adapter, path: Path) -> dict[str, Any]:
     values = adapter.metadata
-    is_peft = peft_folder(path) is not None if adapter.format != "pair" else False
+    is_peft = adapter.format != "pair" and official_files(path) is None and peft_folder(path) is not None
     return {
         "format": "peft" if is_peft else adapter.format,
         "title": _title(adapter, is_peft),
         "family": adapter.family.name,
         "family_is_certain": adapter.is_sure,
         "trigger_words": metadata.trigger_words(values),
+        "training_tags": metadata.training_tags(values),
         "output_name": values.get("ss_output_name", ""),
         "base_model": values.get("ss_sd_model_name", ""),
         "history": values.get(metadata.HISTORY_KEY, ""),
@@ -131,20 +163,20 @@ def _layers(adapter: Adapter) -> dict[str, Any]:
 
 
 def _content(adapter: Adapter) -> dict[str, Any]:
-    both = [
-        (adapter.style[key].down.load(), layer.down.load())
-        for key, layer in adapter.content.items()
-        if key in adapter.style
-    ]
     first = next(iter(adapter.content.values()))
-    joined = (torch.cat([style.float().flatten(1), content.float().flatten(1)]) for style, content in both)
+    overlap = defect = 0.0
+    for key, layer in adapter.content.items():
+        if key in adapter.style:
+            style, content = adapter.style[key].down.load(), layer.down.load()
+            overlap = max(overlap, branch_overlap(content, style))
+            defect = max(defect, gram_defect(torch.cat([style.float().flatten(1), content.float().flatten(1)])))
     return {
         "pairs": first.up.shape[0],
         "ranks": {
             str(rank): count for rank, count in sorted(Counter(x.rank for x in adapter.content.values()).items())
         },
-        "branch_overlap": max((branch_overlap(content, style) for style, content in both), default=0.0),
-        "gram_defect": max((gram_defect(rows) for rows in joined), default=0.0),
+        "branch_overlap": overlap,
+        "gram_defect": defect,
         "orthogonality": adapter.config.orthogonality if adapter.config else "",
     }
 
@@ -177,12 +209,12 @@ def _block(module: str) -> str:
     return ".".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else parts[0]
 
 
-def _hashes(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str, str]:
+def _hashes(file: Path) -> dict[str, str]:
     whole = file_hash(file)
     hashes = {"sha256": whole, "autov2": whole[:10]}
     if file.suffix == ".safetensors":
         data = data_hash(file)
-        stored = adapter.metadata.get("sshs_model_hash", "")
+        stored = open_tensors(file)[1].get("sshs_model_hash", "")
         # A1111 believes the metadata and hashes the bytes behind the header only where it says nothing.
         hashes.update(data_sha256=data, a1111=(stored or data)[:12], stored_hash_is_right=str(stored in ("", data)))
     return hashes

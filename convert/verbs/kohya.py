@@ -29,11 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
     """Writes ``source`` to ``target`` in kohya's naming; returns what was written."""
     adapter = read_source(source, options)
-    branch = chosen_branch(adapter, options)
+    layers = dict(kohya_layers(chosen_branch(adapter, options), adapter.family, source))
     values = metadata.converted(adapter, "kohya")
-    metadata.set_kohya(values, adapter, branch, target.stem)
-    write_tensors(target, tensors_of(kohya_layers(branch, adapter.family, source)), values)
+    metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
+    write_tensors(target, tensors_of(layers.items()), values)
     return [target]
+
+
+def branch_of(layers: Mapping[str, Layer]) -> Branch:
+    """The layers that are written, without their keys."""
+    return {layer.modules: layer for layer in layers.values()}
 
 
 def tensors_of(layers: Iterable[tuple[str, Layer]], prefix: str = "") -> dict[str, Lazy]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,42 +21,108 @@ from .. import paths
 from ..checkpoints import BaseModel, Place, base_model
 from ..families import Family
 from ..files import atomic_folder, open_tensors
-from ..layers import Branch, by_module, delta, join, needs_swap, strengthened, swap_halves
+from ..layers import Branch, by_module, delta, join, needs_swap, swap_halves
 from ..lazy import Lazy
+from ..metadata import HISTORY_KEY, with_history
 from ..options import add_branch, add_reading, chosen_branch
 from ..read import read_adapter
 from ..writer import write_tensors
-from .blend import summed
+from .blend import summed, weighted
 
 HELP = "LoRAs into a checkpoint, streaming"
+SUFFIX = "-merged.safetensors"
+CHECKPOINT_HELP = ".safetensors checkpoint or diffusers folder"
+BASE = "checkpoint"  # the option of a batch that names what all its files are merged into
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help=".safetensors checkpoint or diffusers folder")
+    parser.add_argument("checkpoint", type=Path, help=CHECKPOINT_HELP)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="LORA")
     parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each LoRA (1)")
-    parser.add_argument(
-        "--skip-missing", action="store_true", help="leave out layers that the checkpoint does not have"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the checkpoint, or folder, to write")
+    parser.add_argument("-o", "--output", type=Path, help="checkpoint or folder to write (beside the checkpoint)")
+    _add_options(parser)
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of a batch, which merges each LoRA on its own into the one checkpoint."""
+    parser.add_argument("--checkpoint", type=Path, required=True, help=CHECKPOINT_HELP)
+    parser.add_argument("--weights", nargs=1, type=float, metavar="W", help="of every LoRA (1)")
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    missing_help = "leave out layers that the checkpoint does not have"
+    parser.add_argument("--skip-missing", action="store_true", help=missing_help)
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    parser.add_argument("--verify", action="store_true", help="read the output again and compare every tensor")
     add_reading(parser)
     add_branch(parser)
 
 
+def suffix(options: argparse.Namespace) -> str:
+    """A folder's merge is a folder."""
+    return SUFFIX.removesuffix(".safetensors") if options.checkpoint.is_dir() else SUFFIX
+
+
 def run(options: argparse.Namespace) -> int:
     """Writes the merged checkpoint; returns the exit status."""
+    target = paths.target_for(options.checkpoint, options.output, suffix(options), False)
+    _merge(target, options)
+    if options.verify:
+        _verify(target, options)
+    print(target)
+    return 0
+
+
+def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    """Writes ``options.checkpoint`` with one LoRA merged; returns what was written."""
+    _merge(target, _of_one(source, options))
+    return [target]
+
+
+def verify(source: Path, target: Path, options: argparse.Namespace) -> None:
+    """Reads what ``convert`` has written again, and compares it."""
+    _verify(target, _of_one(source, options))
+
+
+def _of_one(source: Path, options: argparse.Namespace) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(options), "inputs": [source]})
+
+
+def _merge(target: Path, options: argparse.Namespace) -> None:
     for source in (options.checkpoint, *options.inputs):
-        paths.check_target(source, options.output, options.overwrite)
+        paths.check_target(source, target, options.overwrite)
     model = base_model(options.checkpoint)
     branch = _branch(model.family, options)
     _check_covered(branch, model, options)
     if options.checkpoint.is_dir():
-        _merge_folder(options, model, branch)
+        _merge_folder(target, options, model, branch)
     else:
-        _merge_file(options.checkpoint, options.output, model.files[options.checkpoint], branch)
-    print(options.output)
-    return 0
+        _merge_file(options.checkpoint, target, model.files[options.checkpoint], branch, _facts(options))
+
+
+def _verify(target: Path, options: argparse.Namespace) -> None:
+    """Compares every tensor with the one that it must be, computed again.
+
+    Raises:
+        PairError: One differs, by whatever little, or is missing.
+    """
+    model = base_model(options.checkpoint)
+    branch = _branch(model.family, options)
+    for file, places in model.files.items():
+        written_file = target / file.relative_to(options.checkpoint) if options.checkpoint.is_dir() else target
+        written = open_tensors(written_file)[0]
+        for key, tensor in open_tensors(file)[0].items():
+            wanted = _merged(key, tensor, places, branch)
+            if key not in written or not _are_equal(wanted.load(), written[key].load()):
+                raise PairError(f"{written_file}: verification failed: {key} is not the merged one; remove the file")
+
+
+def _facts(options: argparse.Namespace) -> dict[str, object]:
+    """The line of history that the merged files carry."""
+    weights = options.weights or [1.0] * len(options.inputs)
+    names = [f"{source.name} × {weight:g}" for source, weight in zip(options.inputs, weights, strict=True)]
+    return {"verb": "merge", "of": names, "branch": options.branch}
 
 
 def _branch(family: Family, options: argparse.Namespace) -> Branch:
@@ -69,9 +136,8 @@ def _branch(family: Family, options: argparse.Namespace) -> Branch:
         if adapter.is_sure and adapter.family.name != family.name:
             raise PairError(f"{source}: is for {adapter.family.title}, the checkpoint is {family.title}")
         adapter = adapter if adapter.is_sure else read_adapter(source, family.name, options.allow_pickle)
-        branch = by_module(chosen_branch(adapter, options), source)
-        branches.append({key: strengthened(layer, weight) for key, layer in branch.items()})
-    return summed(branches, options.output)
+        branches.append(weighted(by_module(chosen_branch(adapter, options), source), weight))
+    return summed(branches, options.inputs[0])
 
 
 def _check_covered(branch: Branch, model: BaseModel, options: argparse.Namespace) -> None:
@@ -86,27 +152,44 @@ def _check_covered(branch: Branch, model: BaseModel, options: argparse.Namespace
         )
 
 
-def _merge_file(source: Path, target: Path, places: Mapping[str, Place], branch: Branch) -> None:
+def _are_equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same bits; 8-bit floats know no other comparison."""
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return torch.equal(first.flatten().view(torch.uint8), second.flatten().view(torch.uint8))
+
+
+def _merge_file(
+    source: Path, target: Path, places: Mapping[str, Place], branch: Branch, facts: Mapping[str, object]
+) -> None:
     tensors, metadata = open_tensors(source)
     if any("scaled_fp8" in key or key.endswith(".scale_weight") for key in tensors):
         raise PairError(
             f"{source}: is a scaled fp8 checkpoint, whose weights have scales of their own; merge into fp16"
         )
     progress = tqdm(total=len(tensors), desc=target.name, leave=False, disable=None)
-    merged = {key: _merged(key, tensor, places, branch, progress) for key, tensor in tensors.items()}
+    merged = {key: _merged(key, tensor, places, branch, progress.update) for key, tensor in tensors.items()}
     values = {key: value for key, value in metadata.items() if key != "modelspec.hash_sha256"}
+    values[HISTORY_KEY] = with_history(metadata, facts)
     write_tensors(target, merged, values, hashed=False)
     progress.close()
 
 
-def _merged(key: str, tensor: Lazy, places: Mapping[str, Place], branch: Branch, progress: tqdm) -> Lazy:
+def _merged(
+    key: str,
+    tensor: Lazy,
+    places: Mapping[str, Place],
+    branch: Branch,
+    step: Callable[[], object] = lambda: None,
+) -> Lazy:
+    """The tensor as it is, or with its deltas; ``step`` is called when it is taken or computed."""
     place = places.get(key)
     if place is None or not any((module,) in branch for module in place.modules):
-        progress.update()
+        step()
         return tensor
 
     def load() -> Tensor:
-        progress.update()
+        step()
         return added(tensor.load(), place, branch, key)
 
     return Lazy(tensor.shape, tensor.dtype, load)
@@ -118,28 +201,32 @@ def added(weight: Tensor, place: Place, branch: Branch, key: str) -> Tensor:
     Raises:
         PairError: The LoRA's shapes are not the weight's.
     """
-    layer = join([branch[(module,)] for module in place.modules if (module,) in branch], place.modules, key)
-    layer = swap_halves(layer) if place.swaps and needs_swap(layer) else layer
-    difference = delta(layer)
+    difference = placed_delta(branch, place, key)
     squeezed = tuple(size for size in difference.shape if size != 1), tuple(size for size in weight.shape if size != 1)
     if squeezed[0] != squeezed[1]:
         raise PairError(f"{key}: the LoRA's delta is {tuple(difference.shape)}, the weight {tuple(weight.shape)}")
     return difference.reshape(weight.shape).add_(weight.float()).to(weight.dtype)
 
 
-def _merge_folder(options: argparse.Namespace, model: BaseModel, branch: Branch) -> None:
+def placed_delta(branch: Branch, place: Place, key: str) -> Tensor:
+    """The deltas of a weight's modules, in the order of its rows, float32."""
+    layer = join([branch[(module,)] for module in place.modules if (module,) in branch], place.modules, key)
+    return delta(swap_halves(layer) if place.swaps and needs_swap(layer) else layer)
+
+
+def _merge_folder(target: Path, options: argparse.Namespace, model: BaseModel, branch: Branch) -> None:
     """A copy of a diffusers folder with the LoRA-bearing weights merged."""
     source: Path = options.checkpoint
-    if options.output.exists():
-        raise PairError(f"{options.output}: exists already; a model folder is never replaced, name a new one with -o")
-    with atomic_folder(options.output) as folder:
+    if target.exists():
+        raise PairError(f"{target}: exists already; a model folder is never replaced, name a new one with -o")
+    with atomic_folder(target) as folder:
         for file in _plain_files(source):
             if file not in model.files:
                 copy = folder / file.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
         for file, places in model.files.items():
-            _merge_file(file, folder / file.relative_to(source), places, branch)
+            _merge_file(file, folder / file.relative_to(source), places, branch, _facts(options))
 
 
 def _plain_files(folder: Path) -> Iterable[Path]:

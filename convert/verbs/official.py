@@ -7,6 +7,7 @@ style_lora.safetensors and content_lora.safetensors in xflux's naming. Both have
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,9 +19,9 @@ from ..files import atomic_folder
 from ..layers import Adapter, Branch, Layer, fold_alpha, join, split
 from ..lazy import Lazy, from_tensor
 from ..names import XFLUX_DOUBLE, XFLUX_SINGLE_PROJ, XFLUX_SINGLE_QKV, xflux_targets
-from ..options import content_of_pair, read_source
+from ..options import of_pair, read_source
 from ..writer import write_tensors
-from .diffusers import diffusers_tensors
+from .diffusers import diffusers_tensors, folded
 
 HELP = "a style LoRA or coupled checkpoint into the official release's files (SDXL, FLUX)"
 SUFFIX = "-official"
@@ -44,40 +45,43 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
         raise PairError(f"{source}: is for {adapter.family.title}; official releases exist for SDXL and FLUX.1 only")
     branches: dict[str, Branch] = {"style": adapter.style}
     if adapter.content:
-        pair = options.pair
-        branches["content"] = {key: content_of_pair(layer, pair, source) for key, layer in adapter.content.items()}
+        branches["content"] = of_pair(adapter, options.pair)
     values = {**metadata.converted(adapter, "official"), "format": "pt"}
     with atomic_folder(target) as folder:
         for name, branch in branches.items():
-            tensors = _sdxl(branch, source) if adapter.family.name == "sdxl" else _flux(branch, adapter)
+            tensors, layers = _sdxl(branch, source) if adapter.family.name == "sdxl" else _flux(branch, adapter)
             file = folder / (SDXL_FILE if adapter.family.name == "sdxl" else FLUX_FILE).format(branch=name)
-            write_tensors(file, tensors, values)
+            own = dict(values)
+            metadata.correct_rank(own, layers)
+            write_tensors(file, tensors, own)
     return [target]
 
 
-def _sdxl(branch: Branch, source: Path) -> dict[str, Lazy]:
+def _sdxl(branch: Branch, source: Path) -> tuple[dict[str, Lazy], Branch]:
     for modules in branch:
         if not modules[0].startswith("unet.") or not modules[0].endswith(SDXL_LAYERS):
             raise PairError(
                 f"{source}: {modules[0]}: the official SDXL release knows the U-Net's attention layers only"
             )
-    return diffusers_tensors(branch, source, "lora")
+    return diffusers_tensors(branch, source, "lora"), folded(branch, source)
 
 
-def _flux(branch: Branch, adapter: Adapter) -> dict[str, Lazy]:
+def _flux(branch: Branch, adapter: Adapter) -> tuple[dict[str, Lazy], Branch]:
     """xflux's four layers of every double block and two of every single block, all of one rank."""
     found = _xflux_layers(branch, adapter.source)
     rank = max(layer.rank for layer in found.values())
     blocks = {name.rpartition(".")[0] for name in found}
     tensors: dict[str, Lazy] = {}
+    layers: Branch = {}
     for name, modules in xflux_targets().items():
         block, _, part = name.rpartition(".")
         if block not in blocks:
             continue
         # The release loads every processor strictly, and reads one rank for all of them.
-        layer = found.get(name) or _zeros(part, modules, found, rank)
-        tensors[f"{name}.down.weight"], tensors[f"{name}.up.weight"] = _padded(fold_alpha(layer), rank)
-    return tensors
+        layer = _padded(fold_alpha(found.get(name) or _zeros(part, modules, found, rank)), rank)
+        tensors[f"{name}.down.weight"], tensors[f"{name}.up.weight"] = layer.down, layer.up
+        layers[modules] = layer
+    return tensors, layers
 
 
 def _xflux_layers(branch: Branch, source: Path) -> dict[str, Layer]:
@@ -105,13 +109,13 @@ def _zeros(part: str, modules: tuple[str, ...], found: dict[str, Layer], rank: i
     return Layer(modules, from_tensor(torch.zeros(rank, in_dim)), from_tensor(torch.zeros(out_dim, rank)), float(rank))
 
 
-def _padded(layer: Layer, rank: int) -> tuple[Lazy, Lazy]:
-    """Down and up with zero rows and columns up to ``rank``."""
+def _padded(layer: Layer, rank: int) -> Layer:
+    """A folded layer with zero rows and columns up to ``rank``, still folded."""
     more = rank - layer.rank
     if not more:
-        return layer.down, layer.up
+        return layer
     down = lazy.mapped(
         layer.down, lambda down: torch.nn.functional.pad(down, (0, 0, 0, more)), (rank, *layer.down.shape[1:])
     )
     up = lazy.mapped(layer.up, lambda up: torch.nn.functional.pad(up, (0, more)), (layer.out_dim, rank))
-    return down, up
+    return replace(layer, down=down, up=up, alpha=float(rank))

@@ -19,7 +19,7 @@ from ..layers import Adapter, Layer, concatenated
 from ..lazy import from_tensor
 from ..options import read_source
 from ..writer import write_tensors
-from .kohya import kohya_layers, tensors_of
+from .kohya import branch_of, kohya_layers, tensors_of
 
 HELP = "a style LoRA (and its content LoRAs) into our coupled checkpoint, for continuing"
 SUFFIX = PAIR_SUFFIX
@@ -46,7 +46,7 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     _fill(style, content, source)
     config = _config(adapter, style, content)
     values = metadata.converted(adapter, "pair")
-    metadata.set_kohya(values, adapter, adapter.style, target.name.removesuffix(PAIR_SUFFIX))
+    metadata.set_kohya(values, adapter, branch_of(style), target.name.removesuffix(PAIR_SUFFIX))
     values["ss_network_module"], values[CONFIG_KEY] = "pair_network", config.to_json()
     write_tensors(target, {**tensors_of(content.items(), "content."), **tensors_of(style.items(), "style.")}, values)
     return [target]
@@ -61,7 +61,11 @@ def _content(adapter: Adapter, options: argparse.Namespace) -> dict[str, Layer]:
         return dict(kohya_layers(adapter.content, adapter.family, adapter.source))
     pairs = []
     for file in files:
-        other = read_source(file, argparse.Namespace(**{**vars(options), "family": adapter.family.name}))
+        other = read_source(file, options)
+        if other.is_sure and other.family.name != adapter.family.name:
+            raise PairError(f"--content {file}: is for {other.family.title}, the style LoRA for {adapter.family.title}")
+        if not other.is_sure:
+            other = read_source(file, argparse.Namespace(**{**vars(options), "family": adapter.family.name}))
         pairs.append(dict(kohya_layers(other.style, adapter.family, file)))
     keys = {key: None for pair in pairs for key in pair}
     if len(pairs) > 1 and any(key not in pair for key in keys for pair in pairs):

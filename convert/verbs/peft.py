@@ -33,10 +33,12 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     """
     adapter = read_source(source, options)
     components: dict[str, dict[str, Layer]] = {}
-    for (module,), layer in by_module(chosen_branch(adapter, options), source).items():
+    branch = by_module(chosen_branch(adapter, options), source)
+    for (module,), layer in branch.items():
         component, _, path = module.partition(".")
         components.setdefault(component, {})[path] = layer
     values = {**metadata.converted(adapter, "peft"), "format": "pt"}
+    metadata.correct_rank(values, branch)
     with atomic_folder(target) as folder:
         for component, layers in components.items():
             # A denoiser alone lies in the folder itself, so that PeftModel.from_pretrained(unet, folder) finds it.

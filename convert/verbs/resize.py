@@ -14,11 +14,11 @@ from tqdm import tqdm
 from pair_network.errors import PairError
 
 from .. import metadata
-from ..layers import Branch, Layer
+from ..layers import Layer
 from ..lowrank import factored, rank_for_energy, ranks_for_size, truncated
 from ..options import DTYPES, add_branch, chosen_branch, read_source
 from ..writer import write_tensors
-from .kohya import kohya_layers, tensors_of
+from .kohya import branch_of, kohya_layers, tensors_of
 
 HELP = "a LoRA at a lower rank, by rank, energy or size"
 SUFFIX = "-resized.safetensors"
@@ -38,9 +38,8 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     adapter = read_source(source, options)
     layers = dict(kohya_layers(chosen_branch(adapter, options), adapter.family, source))
     resized, loss = shrink(layers, options)
-    branch: Branch = {layer.modules: layer for layer in resized.values()}
     values = metadata.converted(adapter, "resize", {"relative_error": round(loss, 6)})
-    metadata.set_kohya(values, adapter, branch, target.stem)
+    metadata.set_kohya(values, adapter, branch_of(resized), target.stem)
     write_tensors(target, tensors_of(resized.items()), values)
     ranks = [layer.rank for layer in resized.values()]
     print(f"{target.name}: ranks {min(ranks)} to {max(ranks)}, relative error {loss:.4f}")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from convert.checkpoints import single_file_places
 from convert.families import FAMILIES
 from convert.names import kohya_entries
 
@@ -90,6 +91,23 @@ def assert_same_deltas(first, second, tolerance=1e-6):
         assert (second[key] - wanted).norm() <= tolerance * wanted.norm(), key
 
 
+def base_checkpoint(family, prefix="model.diffusion_model.", seed=5, encoders=False):
+    """A checkpoint in the original layout with the widths of the test LoRAs."""
+    shapes = {modules: layer_shape(family, key) for key, (modules, _) in kohya_entries(FAMILIES[family]).items()}
+    by_module = {modules[0]: (shape, modules) for modules, shape in shapes.items()}
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for key, place in single_file_places(FAMILIES[family], prefix).items():
+        if not encoders and not key.startswith(prefix):
+            continue
+        parts = [by_module[m][0] for m in place.modules if m in by_module]
+        (_, width, kernel), rows = parts[0], sum(part[0] for part in parts)
+        suffix = "_weight" if key.endswith("in_proj") else ".weight"
+        tensors[key + suffix] = torch.randn(rows, width, *kernel, generator=generator)
+        tensors[key + ".bias"] = torch.randn(rows, generator=generator)
+    return {**tensors, "first_stage_model.x.weight": torch.randn(4, 4, generator=generator)}
+
+
 @pytest.fixture
 def lora(tmp_path):
     """Function: writes a kohya LoRA of a family and returns its path."""
@@ -126,6 +144,7 @@ def helpers():
     for name, value in globals().items():
         if callable(value) and not name.startswith("_"):
             setattr(Helpers, name, staticmethod(value))
+    Helpers.HIDDEN = HIDDEN
     Helpers.load = staticmethod(load_file)
     Helpers.raw = staticmethod(raw_file)
     return Helpers

@@ -116,38 +116,16 @@ def test_impossible_sizes_are_refused(lora, run, helpers):
         assert status == 1 and how[0] in errors
 
 
-def base_checkpoint(family, helpers, prefix="model.diffusion_model.", seed=5, encoders=False):
-    """A checkpoint in the original layout with the widths of the test LoRAs."""
-    from convert.checkpoints import single_file_places
-    from convert.families import FAMILIES
-    from convert.names import kohya_entries
-
-    shapes = {
-        modules: helpers.layer_shape(family, key) for key, (modules, _) in kohya_entries(FAMILIES[family]).items()
-    }
-    by_module = {modules[0]: (shape, modules) for modules, shape in shapes.items()}
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for key, place in single_file_places(FAMILIES[family], prefix).items():
-        if not encoders and not key.startswith(prefix):
-            continue
-        parts = [by_module[m][0] for m in place.modules if m in by_module]
-        (_, width, kernel), rows = parts[0], sum(part[0] for part in parts)
-        suffix = "_weight" if key.endswith("in_proj") else ".weight"
-        tensors[key + suffix] = torch.randn(rows, width, *kernel, generator=generator)
-        tensors[key + ".bias"] = torch.randn(rows, generator=generator)
-    return {**tensors, "first_stage_model.x.weight": torch.randn(4, 4, generator=generator)}
-
-
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3", "flux"])
 def test_merge_adds_the_dense_deltas(family, lora, run, helpers, tmp_path):
     """By the original names themselves: kohya's key is the checkpoint's with underscores, where it is native."""
-    tensors = base_checkpoint(family, helpers)
+    tensors = helpers.base_checkpoint(family)
     save_file(tensors, tmp_path / "base.safetensors", {"title": "base"})
     keys = [key for key in helpers.some_keys(family, every=30) if key.startswith("lora_unet")]
     source = lora(family, keys=keys)
     target = tmp_path / "merged.safetensors"
-    status, _, errors = run("merge", tmp_path / "base.safetensors", source, "--weights", 0.6, "-o", target)
+    status, _, errors = run("merge", tmp_path / "base.safetensors", source, "--weights", 0.6, "-o", target,
+                         "--verify")  # fmt: skip
     assert status == 0, errors
     from convert.families import FAMILIES
     from convert.names import names_of
@@ -169,7 +147,7 @@ def test_merge_adds_the_dense_deltas(family, lora, run, helpers, tmp_path):
 
 def test_merge_of_text_encoders_with_joint_projections(lora, run, helpers, tmp_path):
     """SDXL's second text encoder keeps q, k and v in one in_proj_weight."""
-    save_file(base_checkpoint("sdxl", helpers, encoders=True), tmp_path / "base.safetensors")
+    save_file(helpers.base_checkpoint("sdxl", encoders=True), tmp_path / "base.safetensors")
     keys = [f"lora_te2_text_model_encoder_layers_3_self_attn_{p}_proj" for p in ("q", "v")]
     source = lora("sdxl", keys=keys)
     assert run("merge", tmp_path / "base.safetensors", source, "-o", tmp_path / "m.safetensors")[0] == 0
@@ -180,7 +158,7 @@ def test_merge_of_text_encoders_with_joint_projections(lora, run, helpers, tmp_p
 
 
 def test_merge_says_what_is_missing(lora, run, helpers, tmp_path):
-    save_file(base_checkpoint("sd1", helpers), tmp_path / "base.safetensors")
+    save_file(helpers.base_checkpoint("sd1"), tmp_path / "base.safetensors")
     keys = helpers.some_keys("sd1", every=60)
     source, target = lora("sd1", keys=keys), tmp_path / "m.safetensors"
     status, _, errors = run("merge", tmp_path / "base.safetensors", source, "-o", target)
@@ -217,12 +195,13 @@ def test_merge_into_a_diffusers_folder(unet, run, tmp_path, perturb, text_encode
 @pytest.mark.parametrize("family", ["sd1", "flux"])
 def test_extract_finds_what_was_merged(family, lora, run, helpers, tmp_path):
     """A checkpoint with a LoRA merged in gives that LoRA's deltas back, in layers of its own rank."""
-    save_file(base_checkpoint(family, helpers), tmp_path / "base.safetensors")
+    save_file(helpers.base_checkpoint(family), tmp_path / "base.safetensors")
     keys = [key for key in helpers.some_keys(family, every=60) if key.startswith("lora_unet")]
     source = lora(family, keys=keys)
     assert run("merge", tmp_path / "base.safetensors", source, "-o", tmp_path / "m.safetensors")[0] == 0
     status, out, errors = run("extract", tmp_path / "base.safetensors", tmp_path / "m.safetensors", "--rank", 4,
-                              "--energy", 0.999999, "--dtype", "fp32", "-o", tmp_path / "x.safetensors")  # fmt: skip
+                              "--energy", 0.999999, "--dtype", "fp32", "-o", tmp_path / "x.safetensors",
+                              "--verify")  # fmt: skip
     assert status == 0, errors
     helpers.assert_same_deltas(load_file(source), load_file(tmp_path / "x.safetensors"), 2e-3)
     metadata = json.loads(run("info", tmp_path / "x.safetensors", "--json", "--family", family)[1])[0]
@@ -231,6 +210,6 @@ def test_extract_finds_what_was_merged(family, lora, run, helpers, tmp_path):
 
 def test_extract_of_equal_models_is_refused(helpers, run, tmp_path):
     for name in ("a", "b"):
-        save_file(base_checkpoint("sd1", helpers), tmp_path / f"{name}.safetensors")
+        save_file(helpers.base_checkpoint("sd1"), tmp_path / f"{name}.safetensors")
     errors = run("extract", tmp_path / "a.safetensors", tmp_path / "b.safetensors", "-o", tmp_path / "x.safetensors")[2]
     assert "differs" in errors and not (tmp_path / "x.safetensors").exists()

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
 FORMATS = ("kohya", "diffusers-lora", "peft", "pair", "a1111-diffusers")
@@ -50,6 +51,34 @@ def test_every_pair_of_formats(family, lora, convert, helpers):
     for first, second in product(FORMATS, FORMATS):
         back = convert(convert(firsts[first], second, family=family), "kohya", family=family)
         helpers.assert_same_deltas(original, helpers.load(back))
+
+
+@pytest.mark.parametrize("family", ["sdxl", "flux"])
+def test_every_pair_of_formats_with_the_official_release(family, lora, convert, helpers):
+    """The layers that a release can hold, through it and every other format, in both orders."""
+    source = lora(family, keys=official_keys(family))
+    tensors = helpers.load(source)
+    for key in tensors:
+        if key.endswith("linear1.lora_up.weight"):
+            tensors[key][3 * helpers.HIDDEN :] = 0  # xflux has no place for the rows of the mlp
+    save_file(tensors, source)
+    names = ("official", *FORMATS)
+    firsts = {name: convert(source, name, family=family) for name in names}
+    for first, second in product(names, names):
+        if "official" in (first, second):
+            back = convert(convert(firsts[first], second, family=family), "kohya", family=family)
+            helpers.assert_same_deltas(tensors, helpers.load(back))
+
+
+def official_keys(family):
+    """Layers of a release: SDXL's attention; whole blocks of FLUX, as xflux writes all layers of a block."""
+    if family == "sdxl":
+        parts = [f"{attention}_{part}" for attention in ("attn1", "attn2") for part in ("to_q", "to_v", "to_out_0")]
+        blocks = ("input_blocks_4_1_transformer_blocks_1", "middle_block_1_transformer_blocks_9")
+        return [f"lora_unet_{block}_{part}" for block in blocks for part in parts]
+    streams = [f"{stream}_attn_{part}" for stream in ("img", "txt") for part in ("qkv", "proj")]
+    double = [f"lora_unet_double_blocks_{number}_{part}" for number in (0, 18) for part in streams]
+    return [*double, *(f"lora_unet_single_blocks_{number}_linear{part}" for number in (0, 37) for part in (1, 2))]
 
 
 def test_the_comparison_can_fail(lora, helpers):
@@ -113,8 +142,6 @@ def test_official_flux_pads_mixed_ranks(lora, convert, helpers):
 
 def test_xflux_single_blocks_leave_the_mlp_alone(tmp_path, convert, helpers):
     """xflux's qkv of a single block is the first three quarters of attention in linear1; its mlp rows stay zero."""
-    from safetensors.torch import save_file
-
     generator = torch.Generator().manual_seed(0)
     down, up = torch.randn(2, 8, generator=generator), torch.randn(24, 2, generator=generator)
     name = "single_blocks.0.processor.qkv_lora"
@@ -127,8 +154,6 @@ def test_xflux_single_blocks_leave_the_mlp_alone(tmp_path, convert, helpers):
 
 def test_separate_projections_are_joined_exactly(tmp_path, convert, helpers):
     """q, k and v with downs of their own become one layer of three times the rank, block by block."""
-    from safetensors.torch import save_file
-
     generator = torch.Generator().manual_seed(0)
     tensors, deltas = {}, []
     for part in ("to_q", "to_k", "to_v"):
@@ -169,8 +194,6 @@ def test_lora_adapter_metadata_gives_the_scale(tmp_path, helpers):
     """diffusers keeps alpha in one metadata entry; ignoring it would change every delta."""
     import json
 
-    from safetensors.torch import save_file
-
     from convert.read import read_adapter
 
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1."
@@ -182,8 +205,6 @@ def test_lora_adapter_metadata_gives_the_scale(tmp_path, helpers):
 
 
 def test_verification_notices_a_changed_layer(lora, convert, helpers, tmp_path):
-    from safetensors.torch import save_file
-
     from convert import verify
     from pair_network.errors import PairError
 
