@@ -32,7 +32,7 @@ class PairStyle:
             "required": {
                 "conditioning": ("CONDITIONING", {"tooltip": "The prompt with the style's words"}),
                 "lora_name": (folder_paths.get_filename_list("loras"), {"tooltip": "The style LoRA"}),
-                "scale": ("FLOAT", {"default": 3.0, "min": 0.0, "max": 30.0, "step": 0.1, "tooltip": scale}),
+                "scale": ("FLOAT", {"default": 3.0, "min": -30.0, "max": 30.0, "step": 0.1, "tooltip": scale}),
                 "start": (
                     "FLOAT",
                     {"default": 0.2, **SHARE, "tooltip": "0: from pure noise on"},

@@ -113,7 +113,8 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
         raise PairError("--compare and a grid are two sheets: make them one after the other")
     if args.compare:
         styles = tuple(styles_of(args))
-        return [Cell(BASE, "", BASE), Cell(LORA, "", LORA, styles), Cell(GUIDANCE, "", GUIDANCE, styles)]
+        guided = f"{GUIDANCE}, λ {', '.join(f'{style.scale:g}' for style in styles)}"
+        return [Cell(BASE, "", BASE), Cell(LORA, "", LORA, styles), Cell(guided, "", GUIDANCE, styles)]
     if is_grid:
         return [
             Cell(
