@@ -26,15 +26,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from random_checkpoint import UNET, _unet, write_random_checkpoint
+from random_checkpoint import unet, write_checkpoint
 
 SIZE, STEPS, CFG = 64, 2, 4.0
-CHECKPOINT = "pair_random.safetensors"
+CHECKPOINT = "random-sd15.safetensors"
 
 
 def prepare(folder: Path) -> None:
     """Writes the checkpoint, and as LoRAs: two random ones, one of zeros, and two that are to be refused."""
-    write_random_checkpoint(folder / "models" / "checkpoints" / CHECKPOINT)
+    write_checkpoint(folder / "models" / "checkpoints")
     loras = folder / "models" / "loras"
     save_file(random_lora(1), loras / "pair_random.safetensors")
     save_file(random_lora(2), loras / "pair_other.safetensors")
@@ -49,8 +49,8 @@ def random_lora(seed: int, scale: float = 0.3, rank: int = 4) -> dict[str, torch
     """A LoRA on the attention and the convolutions' shortcuts of SD 1.5, in the layer names of the checkpoint."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, shape in _unet():
-        path = name.removeprefix(UNET).removesuffix(".weight")
+    for name, shape in unet(320):
+        path = name.removesuffix(".weight")
         if name.endswith(".bias") or not any(part in path for part in ("attn", "skip_connection", "proj_in")):
             continue
         key = "lora_unet_" + path.replace(".", "_")

@@ -74,6 +74,8 @@ def _guide(session: Session, denoiser: Any, inputs: Any, outputs: Any) -> None:
         style = _predict(run, denoiser, inputs, outputs.inner_model, count, len(composition))
         shift += style_shift(style, plain, run.style.scale, composition)
         session.calls += 1
+    # CFG++ samplers scale CFG by this (its name is misspelt in the UI), and λ with it.
+    shift *= getattr(denoiser, "cond_scale_miltiplier", 1.0)
     add_to_rows(outputs.x, shift, composition)
     session.scratch = shift if denoiser.need_last_noise_uncond else None
 

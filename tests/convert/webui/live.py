@@ -20,6 +20,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -88,12 +89,10 @@ class Pictures:
 
 def make_data(folder: Path, width: int, tokenizer: str | None) -> None:
     """Fills a data folder: random checkpoint, LoRAs, the extension as the installer puts it there."""
-    weights = _module("random_checkpoint")
     for name in ("models/Stable-diffusion", "models/Lora", "extensions"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    models = folder / "models" / "Stable-diffusion"
-    weights.write_checkpoint(models, width)
-    for name, tensors in weights.loras(width).items():
+    _module(HERE.parent / "random_checkpoint.py").write_checkpoint(folder / "models" / "Stable-diffusion", width)
+    for name, tensors in _module(HERE / "random_loras.py").loras(width).items():
         save_file(tensors, folder / "models" / "Lora" / f"{name}.safetensors")
     command = [sys.executable, "-m", "convert", "webui", "--into", str(folder / "extensions")]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -101,8 +100,8 @@ def make_data(folder: Path, width: int, tokenizer: str | None) -> None:
         shutil.copytree(tokenizer, folder / "openai" / "clip-vit-large-patch14", dirs_exist_ok=True)
 
 
-def _module(name: str) -> Any:
-    specification = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+def _module(file: Path) -> Any:
+    specification = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
@@ -146,6 +145,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_data(Path(folder), options.width, options.tokenizer)
         process = start(options.kind, options.checkout, options.python, Path(folder), options.port)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the UI ends with this process
         print(f"{options.kind} answers on port {options.port}; its data and log are in {folder}", flush=True)
         try:
             process.wait()

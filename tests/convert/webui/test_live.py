@@ -74,6 +74,13 @@ def test_every_sampler_with_cfg(backend, same, sampler):
     same(*zero_pair(backend, sampler_name=sampler))
 
 
+def test_cfg_plus_plus(backend, same):
+    """Its noise comes from the null prediction, which must be the unshifted one; its CFG scale is a fraction."""
+    if backend.kind == "forge":
+        pytest.skip("Forge has other CFG++ samplers, which hook in after CFG themselves")
+    same(*zero_pair(backend, sampler_name="DDIM CFG++", cfg_scale=15, style=[{**ZERO, "scale": 15}]))
+
+
 def test_hires_fix(backend, same, settings):
     numbers = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7, **settings}
     same(*merged_pair(backend, **numbers))
