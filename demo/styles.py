@@ -120,10 +120,10 @@ def ink(image: np.ndarray) -> np.ndarray:
     y, x = _pixels(image)
     dark = 1 - luminance(blur(image, 2))
     rising, falling = (np.clip(2.2 - np.abs(line % 6 - 2.5), 0, 1) for line in (x + y, x - y))
-    cover = rising * np.clip((dark - 0.22) * 2.6, 0, 0.75)
-    cover = np.maximum(cover, falling * np.clip((dark - 0.52) * 4, 0, 0.75))
+    cover = rising * np.clip((dark - 0.22) * 2.6, 0, 0.7)
+    cover = np.maximum(cover, falling * np.clip((dark - 0.52) * 4, 0, 0.7))
     paper = np.broadcast_to(np.array([0.97, 0.94, 0.86], np.float32), image.shape)
-    return mix(paper, (0.12, 0.18, 0.44), np.maximum(cover, outline(image)).astype(np.float32))
+    return mix(paper, (0.17, 0.23, 0.49), np.maximum(cover, outline(image)).astype(np.float32))
 
 
 def watercolour(image: np.ndarray) -> np.ndarray:

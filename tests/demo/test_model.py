@@ -27,12 +27,11 @@ def test_loads_in_one_precision_when_none_is_named() -> None:
     assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
 
 
-def test_autoencoder_reproduces_photos_and_styles(pipeline: StableDiffusionPipeline) -> None:
-    """Fine screens (linen, ink, halftone, pixel) are known to be smoothed away so far, see demo/README.md."""
-    figures = psnr_by_style(pipeline.vae, count=4)
-    assert figures["photo"] > 28
-    assert min(figures["watercolour"], figures["duotone"]) > 26
-    assert min(figures[name] for name in ("poster", "sketch", "neon")) > 20
+def test_autoencoder_reproduces_photos_and_every_style(pipeline: StableDiffusionPipeline) -> None:
+    """At least 30 dB on 32 pictures (demo/README.md); a few pictures give a few tenths more or less."""
+    figures = psnr_by_style(pipeline.vae, count=8)
+    assert min(figures.values()) > 29.5, figures
+    assert figures["photo"] > 33
 
 
 def test_same_seed_same_picture_and_the_background_obeys(pipeline: StableDiffusionPipeline) -> None:
@@ -51,7 +50,7 @@ def test_normalising_latents_keeps_the_reconstruction(pipeline: StableDiffusionP
     pixels = torch.rand(4, 3, 64, 64) * 2 - 1
     before = vae(pixels).sample
     normalise_latents(vae, pixels)
-    means = vae.encode(pixels).latent_dist.mean
+    means, channels = vae.encode(pixels).latent_dist.mean, vae.config.latent_channels
     torch.testing.assert_close(vae(pixels).sample, before, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(means.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
-    torch.testing.assert_close(means.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(means.mean((0, 2, 3)), torch.zeros(channels), atol=1e-4, rtol=0)
+    torch.testing.assert_close(means.std((0, 2, 3)), torch.ones(channels), atol=1e-4, rtol=0)
