@@ -16,6 +16,8 @@ from ..errors import PairError
 from ..pairs import DEEP_MODES
 from .models import diffusers
 
+# Latents of Stable Diffusion; with a mask and the masked picture's latents, what inpainting models read.
+INPAINTING_CHANNELS = (4, 9)
 FAMILY = re.compile(r"^(StableDiffusionXL|StableDiffusion3|StableDiffusion|Flux)")
 CONTROLNETS = {"StableDiffusion3": "SD3ControlNetModel", "Flux": "FluxControlNetModel"}
 MULTIPLE = 8  # latents have an eighth of the picture's side
@@ -62,6 +64,12 @@ def task_of(args: argparse.Namespace, pipe: Any) -> Task:
     if match is None:
         raise PairError(f"--model {args.model}: {type(pipe).__name__} is not Stable Diffusion 1, 2, XL, 3 or FLUX")
     kind = "Inpaint" if args.mask else "Img2Img" if args.image else ""
+    channels = pipe.unet.config.in_channels if hasattr(pipe, "unet") else 4
+    if kind == "Inpaint" and channels not in INPAINTING_CHANNELS:
+        raise PairError(
+            f"--mask: diffusers inpaints with U-Nets of 4 or 9 input channels, --model {args.model} has {channels}; "
+            "use --image alone"
+        )
     ready = _pipeline(pipe, match[1], kind, args)
     return Task(ready, _settings(args, ready, kind))
 

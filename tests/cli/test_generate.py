@@ -1,10 +1,14 @@
 """``generate`` on a tiny model: what it writes, and that each picture is what its label says."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from demo.model_config import load_pipeline
 from pair_network.__main__ import main
 from pair_network.checkpoint import write
 from pair_network.cli import generate
@@ -96,6 +100,12 @@ def test_settings_of_the_other_families(builders, folder, kind):
 def test_checkpoints_in_one_file_are_recognised(tmp_path, tensor, pipeline):
     write(tmp_path / "model.safetensors", {tensor: torch.zeros(1)}, {})
     assert pipeline_of(tmp_path / "model.safetensors") == pipeline
+
+
+def test_a_model_that_diffusers_cannot_inpaint_with_is_named():
+    args = SimpleNamespace(mask=Path("mask.png"), image=Path("photo.png"), controlnet=None, model="demo/model")
+    with pytest.raises(PairError, match="4 or 9 input channels, --model demo/model has 8; use --image alone"):
+        task_of(args, load_pipeline())
 
 
 @pytest.mark.parametrize(

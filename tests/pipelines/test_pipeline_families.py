@@ -242,7 +242,8 @@ def test_embedded_model(tools, prediction, count, images, cfg):
     check(tools, pipe, "a photo of a cat", three_styles(networks), cfg=cfg, images=images, **settings)
 
 
-@pytest.mark.parametrize("kind", ["Img2Img", "Inpaint", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint"])
+# diffusers' plain inpainting takes U-Nets of 4 or 9 channels alone; the embedded model's has 8.
+@pytest.mark.parametrize("kind", ["Img2Img", "ControlNet", "ControlNetImg2Img", "ControlNetInpaint"])
 def test_embedded_model_on_pictures(tools, kind):
     import diffusers
 
