@@ -154,6 +154,10 @@ class CoupledLayer(nn.Module):
             hidden = self._drop(self._project(x.to(dtype), dtype, plan))
             strength = plan.lone_style * self.style_scale
         up = joined_up(*self._used_ups(plan, dtype), plan)
+        if isinstance(self.base, nn.Conv2d):
+            # Written channels first: into the transpose, a bfloat16 product on a CPU takes over 100 times as long.
+            active.flatten(2).baddbmm_(up.expand(active.shape[0], -1, -1), hidden.mT, alpha=strength)
+            return output
         flat = _positions_first(active, self.base)
         if up.dim() == 2 and (flat.is_contiguous() or flat.shape[0] == 1):
             wide = flat[0] if flat.shape[0] == 1 else flat.view(-1, flat.shape[-1])

@@ -77,11 +77,14 @@ class Rival(PairTrainer):
         """The trainer's hook: what it caches in `batch` becomes a `Step`."""
         bare = accelerator.unwrap_model(network)
         self._begin_step(args, bare, accelerator)
-        twins = batch["twins"]
-        scale = self.vae_scale_factor
+        # Cached latents and text embeddings wait in the computer's memory.
+        (content, content_states), (style, style_states) = (
+            (half["latents"].to(accelerator.device) * self.vae_scale_factor,
+             half["text_encoder_outputs_list"][0].to(accelerator.device))
+            for half in (batch["twins"], batch)
+        )  # fmt: skip
         step = Step(
-            twins["latents"] * scale, batch["latents"] * scale,
-            twins["text_encoder_outputs_list"][0], batch["text_encoder_outputs_list"][0],
+            content, style, content_states, style_states,
             noise_scheduler, self.pair_step or 0, args.max_train_steps, bare, unet,
         )  # fmt: skip
         return self._finish_step(self.loss(step), bare, accelerator)

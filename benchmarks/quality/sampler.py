@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from demo.model_config import MODEL_DIR, load_pipeline
+from demo.parallel import autocast
 from pair_network import PairNetwork, create_network_from_weights
 from pair_network.guidance import is_in_interval, style_guided
 from pair_network.route import BASE_ROW, Row
@@ -105,10 +107,9 @@ class Sampler:
         self, network: PairNetwork | None, rows: list[Row], latents: Tensor, timestep: Tensor, states: Tensor
     ) -> Tensor:
         """The model's prediction with each row routed as `rows` says, of the latents' shape."""
-        if network is None:
-            return self.pipe.unet(latents, timestep, states).sample
-        with network.route(rows):
-            return self.pipe.unet(latents, timestep, states).sample
+        route = network.route(rows) if network is not None else contextlib.nullcontext()
+        with route, autocast():
+            return self.pipe.unet(latents, timestep, states).sample.float()
 
     def _encode(self, texts: list[str]) -> Tensor:
         tokenizer = self.pipe.tokenizer
