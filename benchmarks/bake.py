@@ -75,11 +75,7 @@ def measure(
     everywhere = np.ones(base.shape[:3], np.float32)
 
     def draw(path: Path, mode: str, strength: float) -> np.ndarray:
-        network = sampler.attach(path)
-        try:
-            return sampler.draw(prompts, words, network, mode, strength)
-        finally:
-            network.restore()
+        return sampler.draw(prompts, words, path, mode, strength)
 
     guided = draw(file, "guidance", options.scale)
     pictures = {"base model": base, "style guidance": guided}
@@ -104,9 +100,10 @@ def report(results: dict[str, Any]) -> str:
     options = results["options"]
     lines = [
         "# Bake: style guidance in a plain LoRA", "",
-        f"`python -m benchmarks.bake`. λ {options['scale']:g}, CFG {GUIDANCE_SCALE:g}, {STEPS} steps, style from "
-        f"{STYLE_START:g} of them on; {options['prompts']} prompts of the quality bench, one training (pair: "
-        f"{PAIR}) for each style; fitted on {options['fit_prompts']} other prompts, {options['fit_steps']} steps.",
+        f"`python -m benchmarks.bake`. λ {options['scale']:g}, CFG {GUIDANCE_SCALE:g}, {options['steps']} steps, "
+        f"style from {STYLE_START:g} of them on; {options['prompts']} prompts of the quality bench, one training "
+        f"(pair: {PAIR}) for each style; fitted on {options['fit_prompts']} other prompts, {options['fit_steps']} "
+        "steps.",
         "*distance*: RMS pixel distance to the guided picture, where the base picture's is 1. The other columns are",
         "the quality bench's scores against the true answer (docs/quality.md).", "",
         "| style | pictures by | distance | " + " | ".join(MEASURES) + " |", "|---" * (3 + len(MEASURES)) + "|",
@@ -145,6 +142,7 @@ def main() -> None:
         styles[style] = measure(sampler, judge, style, prompts, base, options)
         print(f"{style}: done", flush=True)
     kept = {name: getattr(options, name) for name in ("scale", "prompts", "fit_prompts", "fit_steps")}
+    kept["steps"] = STEPS
     results = {"options": kept, "machine": options.machine, "seconds": time.monotonic() - started, "styles": styles}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ from benchmarks.quality import report
 from benchmarks.quality.jobs import ROOT, Job, base_pictures, model_hash, run_job
 from benchmarks.quality.judge import judge_figures, load_judge
 from benchmarks.quality.measures import validate
-from benchmarks.quality.plan import Cost, estimate, full_jobs, quick_jobs, search_jobs, trial_jobs
+from benchmarks.quality.plan import Cost, estimate, full_jobs, quick_jobs, search_jobs
 from demo.make_pairs import CONTENTS
 from demo.styles import HELD_OUT_STYLES
 
@@ -28,9 +28,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "quality"
 def main() -> None:
     """Command line."""
     args = parse_arguments()
-    form = next((name for name in ("quick", "search", "trial") if getattr(args, name)), "full")
-    makers = {"quick": quick_jobs, "search": search_jobs, "trial": trial_jobs}
-    jobs = makers.get(form, partial(full_jobs, torch.cuda.is_available()))()
+    form = next((name for name in ("quick", "search") if getattr(args, name)), "full")
+    makers = {"quick": quick_jobs, "search": search_jobs}
+    jobs = makers.get(form, partial(full_jobs, torch.cuda.is_available() and not args.small))()
     jobs = [job for job in jobs if not args.methods or job.method in args.methods]
     args.work.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--quick", action="store_true", help="three methods on one pair, minutes; writes quick.json")
     form.add_argument("--search", action="store_true", help="every rival at every learning rate, on two pairs")
-    form.add_argument("--trial", action="store_true", help="changes to our own training that are on trial")
+    parser.add_argument("--small", action="store_true", help="the full form for machines without a GPU, also on one")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="jobs side by side, one core each")
     parser.add_argument("--dry_run", action="store_true", help="print what the run would cost, and stop")
@@ -100,16 +100,11 @@ def run_all(jobs: list[Job], results: dict[str, Any], file: Path, args: argparse
     strips = args.out / "strips" if file.stem == "full_jobs" else args.work / "strips"
     os.environ["OMP_NUM_THREADS"] = "1"
     with get_context("spawn").Pool(min(args.processes, max(1, len(jobs)))) as pool:
-        work = partial(_run, work=args.work, strips=strips)
-        for job, result in tqdm(pool.imap_unordered(work, jobs), "jobs", len(jobs)):
-            results["jobs"][job.key] = result
+        work = partial(run_job, work=args.work, strips=strips)
+        for key, result in tqdm(pool.imap_unordered(work, jobs), "jobs", len(jobs)):
+            results["jobs"][key] = result
             save_results(results, file)
     save_results(results, file)
-
-
-def _run(job: Job, work: Path, strips: Path) -> tuple[Job, dict[str, Any]]:
-    shown = (job.operator, job.pair, job.seed) in report.SHOWN
-    return job, run_job(job, work, strips / f"{job.method}-{job.operator}.png" if shown else None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From the scores at a few strengths to figures at the same style strength, and to one area for a whole curve."""
+"""From scores at a few strengths to figures at the same style strength, and to single figures for a whole curve."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-GRID = np.linspace(0, 1, 51)
+LEVELS = (np.arange(50) + 0.5) / 50
 RESAMPLES = 2000
+# What may be lost for a style to count as clean: of the base model's accuracy, and to its leak.
+LESS_ACCURACY, MORE_LEAK = 0.03, 0.02
 
 
 def at_level(points: Sequence[dict[str, float]], measure: str, level: float) -> float:
@@ -27,13 +29,22 @@ def at_level(points: Sequence[dict[str, float]], measure: str, level: float) -> 
     return points[0][measure] if level <= points[0]["strength"] else float("nan")
 
 
-def lost_area(points: Sequence[dict[str, float]], measure: str) -> float:
-    """Mean of 1 - measure over all style strengths from 0 to 1; a strength that is never reached counts as 1.
+def area(points: Sequence[dict[str, float]], measure: str) -> float:
+    """Mean of a measure over all style strengths from 0 to 1; a strength that is never reached counts as 0.
 
-    0 would be a method that reaches every strength and loses nothing.
+    1 would be a method that reaches every strength and loses nothing.
     """
-    values = np.array([at_level(points, measure, level) for level in GRID])
-    return float(np.nan_to_num(1 - values, nan=1.0).mean())
+    return float(np.nan_to_num([at_level(points, measure, level) for level in LEVELS]).mean())
+
+
+def clean_strength(points: Sequence[dict[str, float]]) -> float:
+    """The strongest style of the points that keep the base model's accuracy and leak, up to the constants above."""
+    base = points[0]
+    return max(
+        point["strength"]
+        for point in points
+        if point["accuracy"] >= base["accuracy"] - LESS_ACCURACY and point["leak"] <= base["leak"] + MORE_LEAK
+    )
 
 
 def curve(job: dict[str, Any], mode: str) -> list[dict[str, float]]:
@@ -49,7 +60,24 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, floa
     kept = np.array([value for value in values if not np.isnan(value)])
     if len(kept) == 0:
         return (float("nan"),) * 3
-    rng = np.random.default_rng(seed)
-    means = kept[rng.integers(len(kept), size=(RESAMPLES, len(kept)))].mean(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(kept.mean()), float(low), float(high)
+    means = kept[_resampled(len(kept), seed)].mean(1)
+    return float(kept.mean()), *_bounds(means)
+
+
+def gain(values: Sequence[float], others: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """By how much the mean of `values` is above that of `others`, as a part of it, with its 95 % bootstrap interval.
+
+    Both are of the same jobs in the same order, which are resampled in pairs.
+    """
+    a, b = np.array(values), np.array(others)
+    chosen = _resampled(len(a), seed)
+    return float(a.mean() / b.mean() - 1), *_bounds(a[chosen].mean(1) / b[chosen].mean(1) - 1)
+
+
+def _resampled(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+
+
+def _bounds(resampled: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    return float(low), float(high)

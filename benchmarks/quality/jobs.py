@@ -6,32 +6,32 @@ import contextlib
 import hashlib
 import io
 import logging
+import platform
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.quality.judge import Judge, load_judge
 from benchmarks.quality.measures import Reference, score
 from benchmarks.quality.methods import METHODS
-from benchmarks.quality.sampler import MODES, Prompt, Sampler
+from benchmarks.quality.pictures import SHOWN, save_strip
+from benchmarks.quality.sampler import GUIDANCE_SCALE, MODES, STEPS, STYLE_START, Prompt, Sampler
 from demo.make_pairs import CONTENTS, PAIRS_DIR
 from demo.model_config import MODEL_DIR
-from demo.scenes import BACKGROUNDS, COLOURS, caption, to_picture
+from demo.scenes import BACKGROUNDS, COLOURS, caption
 from demo.styles import HELD_OUT_STYLES
 from demo.subjects import SUBJECTS
-from pair_network.hosts.embedded.entry import train_pairs
+from pair_network.hosts.embedded.entry import PairTrainer, train_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "presets" / "embedded.toml"
 SAME_CATEGORY = 0.2
-STRIP = 6
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,16 @@ class Job:
     learning_rate: float | None = None
 
     @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return self.learning_rate or METHODS[self.method].learning_rate
+
+    @property
     def key(self) -> str:
         """Names the job in the results; a job with other settings has another key."""
-        settings = hashlib.sha256(repr((asdict(self), asdict(METHODS[self.method]))).encode()).hexdigest()[:8]
+        method = replace(METHODS[self.method], learning_rate=self.rate)
+        drawing = (STEPS, GUIDANCE_SCALE, STYLE_START)
+        settings = hashlib.sha256(repr((asdict(self), asdict(method), drawing)).encode()).hexdigest()[:8]
         return f"{self.method}-{self.operator}-{self.pair}-{self.seed}-{settings}"
 
 
@@ -69,6 +76,11 @@ def model_hash() -> str:
     for file in sorted(MODEL_DIR.rglob("*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def device_name() -> str:
+    """What draws and trains here."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
 
 
 def make_prompts(training_subject: str, count: int) -> list[Prompt]:
@@ -95,7 +107,7 @@ def _tools(work: Path) -> tuple[Sampler, Judge]:
 def base_pictures(work: Path, training_subject: str, count: int) -> tuple[list[Prompt], np.ndarray]:
     """The prompts of a training subject and the base model's pictures of them, drawn at the first call."""
     prompts = make_prompts(training_subject, count)
-    file = work / f"base_{model_hash()}_{training_subject}_{count}.npy"
+    file = work / f"base_{model_hash()}_{training_subject}_{count}_{STEPS}.npy"
     if not file.exists():
         images = _tools(work)[0].draw(prompts)
         with tempfile.NamedTemporaryFile(dir=work, suffix=".npy", delete=False) as part:
@@ -104,13 +116,13 @@ def base_pictures(work: Path, training_subject: str, count: int) -> tuple[list[P
     return prompts, np.load(file)
 
 
-def run_job(job: Job, work: Path, strip: Path | None = None) -> dict[str, Any]:
-    """The job's result: its settings, the scores by mode and strength, and the seconds it took.
+def run_job(job: Job, work: Path, strips: Path) -> tuple[str, dict[str, Any]]:
+    """The job's key and result: its settings, the scores by mode and strength, and the seconds it took.
 
     Args:
         job: what to do.
         work: folder of judge, base pictures and temporary files.
-        strip: file for a picture of the first prompts, a row for each mode and strength.
+        strips: folder for the pictures of the jobs `SHOWN`: base, truth, and by each mode at the middle strength.
     """
     sampler, judge = _tools(work)
     method, training_subject = METHODS[job.method], CONTENTS[job.pair][1]
@@ -119,24 +131,23 @@ def run_job(job: Job, work: Path, strip: Path | None = None) -> dict[str, Any]:
     style = HELD_OUT_STYLES[job.operator]
     reference = Reference.of(judge, base, style, numbers, list(SUBJECTS).index(training_subject))
     words = f"in {job.operator} style" if method.uses_words else ""
+    curves: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
+    shown = [base, reference.truth]
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        started = time.monotonic()
         file = train(job, Path(folder))
         trained = time.monotonic() - started
-        network = sampler.attach(file)
-    curves: dict[str, list[dict[str, float]]] = {}
-    rows = [base[-STRIP:], reference.truth[-STRIP:]]
-    for mode in MODES:
-        curves[mode] = []
-        for strength in job.strengths[mode]:
-            images = sampler.draw(prompts, words, network, mode, strength)
-            curves[mode].append({"at": strength, **score(images, reference, judge)})
-            rows.append(images[-STRIP:])
-    network.restore()
-    if strip is not None:
-        _save_strip(rows, strip)
+        for mode in MODES:
+            for strength in job.strengths[mode]:
+                images = sampler.draw(prompts, words, file, mode, strength)
+                curves[mode].append({"at": strength, **score(images, reference, judge)})
+                if strength == job.strengths[mode][len(job.strengths[mode]) // 2]:
+                    shown.append(images)
+    if (job.operator, job.pair, job.seed) in SHOWN:
+        save_strip(shown, strips / f"{job.method}-{job.operator}.webp")
     seconds = {"train": round(trained, 1), "all": round(time.monotonic() - started, 1)}
-    return {**asdict(job), "base": score(base, reference, judge), "curves": curves, "seconds": seconds}
+    done = {"base": score(base, reference, judge), "curves": curves, "seconds": seconds, "device": device_name()}
+    return job.key, {**asdict(job), **done}
 
 
 def train(job: Job, folder: Path) -> Path:
@@ -147,13 +158,18 @@ def train(job: Job, folder: Path) -> Path:
         "--config_file", str(PRESET), "--pretrained_model_name_or_path", str(MODEL_DIR),
         "--content", str(content), "--style", str(style), "--style_prompt", f"in {job.operator} style",
         "--output_dir", str(folder), "--output_name", "style", "--seed", str(job.seed),
-        "--learning_rate", str(job.learning_rate or method.learning_rate),
+        "--learning_rate", str(job.rate),
         "--max_train_steps", str(method.steps), "--style_start_step", str(method.steps // 3),
         "--save_precision", "float", *method.options, "--network_args", *method.network_args,
     ]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train_pairs(argv, method.trainer)
+        train_pairs(argv, _without_previews(method.trainer))
     return folder / "style.safetensors"
+
+
+def _without_previews(trainer: type[PairTrainer]) -> type[PairTrainer]:
+    """The trainer, less the pictures that it draws after its last step: nobody would see them here."""
+    return type(trainer.__name__, (trainer,), {"sample_images": lambda self, *args: None})
 
 
 def _one_pair(job: Job) -> tuple[Path, Path]:
@@ -171,9 +187,3 @@ def _pair_files(job: Job, folder: Path) -> tuple[Path, Path]:
             for suffix in (".png", ".txt"):
                 (folder / place / f"{name}{suffix}").write_bytes((PAIRS_DIR / place / f"{name}{suffix}").read_bytes())
     return folder / "content", folder / job.operator
-
-
-def _save_strip(rows: list[np.ndarray], file: Path) -> None:
-    picture: Image.Image = to_picture(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(file)

@@ -30,7 +30,7 @@ def style_features(image: np.ndarray) -> np.ndarray:
     histogram = np.histogram(light, bins=8, range=(0, 1.0001))[0] / light.size
     chroma = image - light[..., None]
     changes = [np.abs(np.diff(chroma, axis=axis)).mean() for axis in (0, 1)]
-    power = np.square(np.abs(np.fft.rfft2(light - luminance(blur(image, 4))))) / light.size**2
+    power = np.square(np.abs(np.fft.rfft2(light - blur(light, 4)))) / light.size**2
     bins = _frequency_bins(*light.shape)
     amplitudes = np.sqrt(np.bincount(bins.ravel(), power.ravel(), DIRECTIONS * WAVELENGTHS + 1)[1:])
     return np.concatenate([colours.mean(0), colours.std(0), covariance, histogram, changes, amplitudes])
@@ -54,15 +54,14 @@ def feature_scale() -> np.ndarray:
     return np.std(found, axis=0)
 
 
-def style_gap(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Distance in style of picture i to picture i of `others`, (count,): RMS over the scaled features."""
-    scale = feature_scale()
-    return np.array(
-        [
-            np.sqrt(np.square((style_features(a) - style_features(b)) / scale).mean())
-            for a, b in zip(images, others, strict=True)
-        ]
-    )
+def all_features(images: np.ndarray) -> np.ndarray:
+    """Style features of pictures (count, height, width, 3), (count, features), in units of their usual deviation."""
+    return np.array([style_features(image) for image in images]) / feature_scale()
+
+
+def style_gap(features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Distance in style of picture i to picture i of others, by `all_features` of both, (count,): their RMS."""
+    return np.sqrt(np.square(features - others).mean(1))
 
 
 def pixel_gap(images: np.ndarray, others: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -78,6 +77,8 @@ class Reference:
     Attributes:
         base: (count, height, width, 3) in [0, 1], by the base model without style.
         truth: the same pictures in the style: T(base).
+        truth_features: `all_features` of `truth`.
+        base_gap: mean style gap from `base` to `truth`.
         subjects: (count,), indices of the subjects asked for.
         training_subject: index of the subject of the training pair.
         seen: the judge's view of `base`.
@@ -85,6 +86,8 @@ class Reference:
 
     base: np.ndarray
     truth: np.ndarray
+    truth_features: np.ndarray
+    base_gap: float
     subjects: np.ndarray
     training_subject: int
     seen: Seen
@@ -92,13 +95,24 @@ class Reference:
     @classmethod
     def of(cls, judge: Judge, base: np.ndarray, style: Style, subjects: np.ndarray, training_subject: int) -> Reference:
         truth = np.stack([np.clip(style(image), 0, 1) for image in base]).astype(np.float32)
-        return cls(base, truth, subjects, training_subject, judge.look(base))
+        features = all_features(truth)
+        gap = float(style_gap(all_features(base), features).mean())
+        return cls(base, truth, features, gap, subjects, training_subject, judge.look(base))
+
+    def strength(self, images: np.ndarray) -> float:
+        """1 minus the style distance of pictures to T(base) as a part of base's own: T(base) has 1, base 0."""
+        return 1 - float(style_gap(all_features(images), self.truth_features).mean()) / self.base_gap
+
+    def pixel_error(self, images: np.ndarray, region: np.ndarray) -> float:
+        """Mean pixel gap to T(base) in a region (count, height, width) as a part of base's own."""
+        own = pixel_gap(self.base, self.truth, region).mean()
+        return float(pixel_gap(images, self.truth, region).mean() / own)
 
 
 def score(images: np.ndarray, reference: Reference, judge: Judge) -> dict[str, float]:
     """All measures of one set of pictures, made from the prompts and the noise of `reference.base`.
 
-    strength: 1 minus the style distance to T(base) as a part of base's own: T(base) has 1, base 0.
+    strength: see `Reference.strength`.
     accuracy: share whose subject is the one asked for. leak: share of the prompts for other subjects that show the
     training subject. structure: overlap of the silhouette with base's. subject_error, background_error: pixel distance
     to T(base) in each region as a part of base's own. diversity: mean distance between the pictures as a part of that
@@ -108,21 +122,16 @@ def score(images: np.ndarray, reference: Reference, judge: Judge) -> dict[str, f
     other = reference.subjects != reference.training_subject
     cover = reference.seen.cover
     figures = {
-        "strength": 1 - _ratio(style_gap, images, reference),
+        "strength": reference.strength(images),
         "accuracy": (seen.subjects == reference.subjects).mean(),
         "leak": (seen.subjects == reference.training_subject)[other].mean(),
         "structure": seen.overlap(reference.seen).mean(),
         "structure_same": seen.overlap(reference.seen)[~other].mean() if (~other).any() else np.nan,
-        "subject_error": _ratio(pixel_gap, images, reference, cover),
-        "background_error": _ratio(pixel_gap, images, reference, 1 - cover),
+        "subject_error": reference.pixel_error(images, cover),
+        "background_error": reference.pixel_error(images, 1 - cover),
         "diversity": spread(images) / spread(reference.truth),
     }
     return {name: round(float(value), 4) for name, value in figures.items()}
-
-
-def _ratio(gap, images: np.ndarray, reference: Reference, *region: np.ndarray) -> float:  # type: ignore[no-untyped-def]
-    """Mean gap to the truth as a part of the base pictures' own."""
-    return float(gap(images, reference.truth, *region).mean() / gap(reference.base, reference.truth, *region).mean())
 
 
 def spread(images: np.ndarray) -> float:
@@ -146,10 +155,10 @@ def validate(judge: Judge, styles: dict[str, Style], count: int = 100) -> dict[s
         reference = Reference.of(judge, base, style, np.zeros(count, int), 0)
         wrong = [_apply(t, base) for n, t in styles.items() if n != name]
         figures[name] = {
-            "truth": 1 - _ratio(style_gap, reference.truth, reference),
-            "half": 1 - _ratio(style_gap, (base + reference.truth) / 2, reference),
-            "other_scene": 1 - _ratio(style_gap, _apply(style, others), reference),
-            "other_style": float(np.mean([1 - _ratio(style_gap, images, reference) for images in wrong])),
+            "truth": reference.strength(reference.truth),
+            "half": reference.strength((base + reference.truth) / 2),
+            "other_scene": reference.strength(_apply(style, others)),
+            "other_style": float(np.mean([reference.strength(images) for images in wrong])),
             "other_scene_structure": float(judge.look(_apply(style, others)).overlap(reference.seen).mean()),
         }
     return {name: {key: round(value, 3) for key, value in row.items()} for name, row in figures.items()}

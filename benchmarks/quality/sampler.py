@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +14,14 @@ from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from demo.model_config import MODEL_DIR, load_pipeline
-from demo.parallel import autocast
-from pair_network import PairNetwork, create_network_from_weights
+from demo.parallel import device, fast_dtype
+from pair_network import create_network_from_weights
 from pair_network.guidance import is_in_interval, style_guided
-from pair_network.route import BASE_ROW, Row
 
 GUIDANCE_SCALE = 3.0
-STEPS = 12
+STEPS = 8
 STYLE_START = 0.1
-BATCH = 20
+BATCH = {"cpu": 20, "cuda": 200}
 MODES = ("lora", "guidance")
 
 
@@ -36,25 +35,23 @@ class Prompt:
 
 
 class Sampler:
-    """The embedded model, ready to draw with or without a style LoRA attached."""
+    """The embedded model, ready to draw with or without a style LoRA.
+
+    The LoRA is merged into a copy of the U-Net: half the time of running its branches beside every layer.
+    """
 
     def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device, self.dtype = device(), fast_dtype()
         self.pipe: Any = load_pipeline(MODEL_DIR).to(self.device)
+        self.unet = copy.deepcopy(self.pipe.unet).to(self.dtype)
         self.scheduler = DPMSolverMultistepScheduler.from_config(self.pipe.scheduler.config)
-
-    def attach(self, file: Path) -> PairNetwork:
-        """The style LoRA of a file, hooked into the U-Net until its `restore` is called."""
-        network, _ = create_network_from_weights(1.0, str(file), None, None, self.pipe.unet, for_inference=True)
-        network.apply_to(None, self.pipe.unet, apply_text_encoder=False)
-        return network.to(self.device).requires_grad_(False)
 
     @torch.no_grad()
     def draw(
         self,
         prompts: Sequence[Prompt],
         words: str = "",
-        network: PairNetwork | None = None,
+        style: Path | None = None,
         mode: str = "lora",
         strength: float = 0.0,
     ) -> np.ndarray:
@@ -63,55 +60,71 @@ class Sampler:
         Args:
             prompts: what to draw.
             words: style words, appended to the prompts of the rows that carry the style.
-            network: the attached style LoRA, or None when there is none.
+            style: file of the style LoRA, or None to draw without.
             mode: "lora", in all rows at `strength`, as UIs apply a LoRA; or "guidance", eq. 10 with lambda `strength`.
             strength: of the LoRA or of the guidance; 0 draws the base picture.
         """
+        plain, styled, guidance = self.unet, None, 0.0
+        if style is not None and strength != 0:
+            if mode == "lora":
+                plain = self._merged(style, strength)
+            else:
+                styled, guidance = self._merged(style, 1.0), strength
+        own_words = words if plain is not self.unet else ""
         parts = []
-        for first in range(0, len(prompts), BATCH):
-            batch = prompts[first : first + BATCH]
-            parts.append(self._draw_batch(batch, words, network, mode, strength))
+        size = BATCH[self.device.type]
+        for first in range(0, len(prompts), size):
+            batch = prompts[first : first + size]
+            states = [self._encode(batch, text) for text in (None, own_words, words)]
+            latents = self._denoise(self._noise(batch), states, plain, styled, guidance)
+            images = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample
+            parts.append((images / 2 + 0.5).clamp(0, 1).movedim(1, -1).cpu().numpy())
         return np.concatenate(parts)
 
-    def _draw_batch(
-        self, prompts: Sequence[Prompt], words: str, network: PairNetwork | None, mode: str, strength: float
-    ) -> np.ndarray:
-        pipe, count = self.pipe, len(prompts)
-        plain = [prompt.text for prompt in prompts]
-        styled = [f"{text} {words}".strip() for text in plain]
-        is_lora = network is not None and mode == "lora" and strength != 0
-        null, cond, style = (self._encode(texts) for texts in ([""] * count, styled if is_lora else plain, styled))
+    def _merged(self, style: Path, strength: float) -> torch.nn.Module:
+        """A copy of the U-Net with the LoRA in its weights, added in float32."""
+        unet = copy.deepcopy(self.pipe.unet)
+        network, _ = create_network_from_weights(strength, str(style), None, None, unet, for_inference=True)
+        network.merge_to(None, unet)
+        return unet.to(self.dtype)
+
+    def _denoise(
+        self,
+        latents: Tensor,
+        states: Sequence[Tensor],
+        plain: torch.nn.Module,
+        styled: torch.nn.Module | None,
+        scale: float,
+    ) -> Tensor:
+        """Latents (count, channels, height, width) of the pictures that begin as the noise `latents`.
+
+        Args:
+            latents: noise.
+            states: of the empty prompt, of the prompt, and of the prompt that the style's rows get.
+            plain: U-Net of the first two predictions of eq. 10.
+            styled: U-Net of the third, or None for none.
+            scale: lambda of eq. 10.
+        """
         self.scheduler.set_timesteps(STEPS)
-        latents = self._noise(prompts)
+        null, cond, style = states
         for number, timestep in enumerate(self.scheduler.timesteps):
             model_input = self.scheduler.scale_model_input(latents, timestep)
-            guided = (
-                network is not None
-                and not is_lora
-                and strength != 0
-                and is_in_interval(number / STEPS, STYLE_START, 1.0)
-            )
-            states = [null, cond, style] if guided else [null, cond]
-            rows = [Row(style=strength)] * (2 * count) if is_lora else [BASE_ROW] * (2 * count)
-            rows += [Row(style=1.0)] * count if guided else []
-            repeated = model_input.repeat(len(states), 1, 1, 1)
-            uncond, cond_out, *style_out = self._predict(network, rows, repeated, timestep, torch.cat(states)).split(
-                count
-            )
-            noise = style_guided(uncond, cond_out, style_out, GUIDANCE_SCALE, [strength] * len(style_out))
-            latents = self.scheduler.step(noise, timestep, latents).prev_sample
-        images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-        return (images / 2 + 0.5).clamp(0, 1).movedim(1, -1).cpu().numpy()
+            uncond, cond_out = self._predict(
+                plain, model_input.repeat(2, 1, 1, 1), timestep, torch.cat([null, cond])
+            ).chunk(2)
+            styles = []
+            if styled is not None and is_in_interval(number / STEPS, STYLE_START, 1.0):
+                styles = [self._predict(styled, model_input, timestep, style)]
+            velocity = style_guided(uncond, cond_out, styles, GUIDANCE_SCALE, [scale] * len(styles))
+            latents = self.scheduler.step(velocity, timestep, latents).prev_sample
+        return latents
 
-    def _predict(
-        self, network: PairNetwork | None, rows: list[Row], latents: Tensor, timestep: Tensor, states: Tensor
-    ) -> Tensor:
-        """The model's prediction with each row routed as `rows` says, of the latents' shape."""
-        route = network.route(rows) if network is not None else contextlib.nullcontext()
-        with route, autocast():
-            return self.pipe.unet(latents, timestep, states).sample.float()
+    def _predict(self, unet: torch.nn.Module, latents: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+        return unet(latents.to(self.dtype), timestep, states.to(self.dtype)).sample.float()
 
-    def _encode(self, texts: list[str]) -> Tensor:
+    def _encode(self, prompts: Sequence[Prompt], words: str | None) -> Tensor:
+        """States (count, tokens, width) of the prompts with `words` behind them, of empty prompts if None."""
+        texts = ["" if words is None else f"{prompt.text} {words}".strip() for prompt in prompts]
         tokenizer = self.pipe.tokenizer
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(self.device)
         return self.pipe.text_encoder(ids).last_hidden_state

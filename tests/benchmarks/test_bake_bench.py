@@ -33,7 +33,9 @@ def test_ways_are_compared_with_the_guided_picture(tmp_path, monkeypatch):
     assert list(found) == ["base model", "style guidance", *bake.WAYS]
     assert found["base model"]["distance"] == 1 and found["style guidance"]["distance"] == 0
     assert len({found[way]["distance"] for way in bake.WAYS}) == len(bake.WAYS)
-    text = bake.report({"options": vars(options), "styles": {"ink": found}, "machine": "a test", "seconds": 1.0})
+    text = bake.report(
+        {"options": {**vars(options), "steps": 2}, "styles": {"ink": found}, "machine": "a test", "seconds": 1.0}
+    )
     assert "| ink | ups fitted |" in text
 
 

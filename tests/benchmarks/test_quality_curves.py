@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.quality.curves import at_level, curve, interval, lost_area
+from benchmarks.quality.curves import area, at_level, clean_strength, curve, gain, interval
 
 
 def points(*pairs: tuple[float, float]) -> list[dict[str, float]]:
@@ -30,12 +30,28 @@ def test_the_first_crossing_counts_when_a_curve_turns_back() -> None:
     assert at_level(turning, "accuracy", 0.5) == pytest.approx(1 - 0.1 * 5 / 6)
 
 
-def test_area_of_a_perfect_method_is_nothing_and_of_an_idle_one_nearly_all() -> None:
-    assert lost_area(points((0, 1.0), (1, 1.0)), "accuracy") == pytest.approx(0)
-    assert lost_area(points((0, 1.0), (0, 1.0)), "accuracy") == pytest.approx(1, abs=0.03)
-    assert lost_area(points((0, 1.0), (1, 0.0)), "accuracy") == pytest.approx(0.5)
+def test_area_of_a_perfect_method_is_one_and_of_an_idle_one_nothing() -> None:
+    assert area(points((0, 1.0), (1, 1.0)), "accuracy") == pytest.approx(1)
+    assert area(points((0, 1.0), (0, 1.0)), "accuracy") == 0
+    assert area(points((0, 1.0), (1, 0.0)), "accuracy") == pytest.approx(0.5)
     # Half the strengths reached without loss, the other half never.
-    assert lost_area(points((0, 1.0), (0.5, 1.0)), "accuracy") == pytest.approx(0.5, abs=0.02)
+    assert area(points((0, 1.0), (0.5, 1.0)), "accuracy") == pytest.approx(0.5)
+
+
+def test_clean_strength_is_the_strongest_that_keeps_subjects_apart() -> None:
+    line = [
+        {"strength": strength, "accuracy": accuracy, "leak": leak}
+        for strength, accuracy, leak in ((0, 1.0, 0.0), (0.3, 0.98, 0.01), (0.5, 0.9, 0.0), (0.6, 1.0, 0.1))
+    ]
+    assert clean_strength(line) == 0.3
+    assert clean_strength(line[:1] + line[2:]) == 0
+
+
+def test_gain_compares_the_same_jobs() -> None:
+    mean, low, high = gain([0.2, 0.4, 0.6], [0.1, 0.2, 0.3])
+    assert (mean, low, high) == pytest.approx((1, 1, 1))  # twice as much in every job
+    mean, low, high = gain([0.2, 0.4], [0.2, 0.2])
+    assert mean == pytest.approx(0.5) and low == pytest.approx(0) and high == pytest.approx(1)
 
 
 def test_a_curve_begins_at_the_base_model() -> None:

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toml
 import torch
 
 from benchmarks.quality import __main__ as bench
 from benchmarks.quality import judge, methods, report, sampler
-from benchmarks.quality.jobs import Job, make_prompts, run_job
-from benchmarks.quality.methods import ABLATIONS, HYPOTHESES, METHODS, RIVALS
-from benchmarks.quality.plan import LEARNING_RATES, THREE, full_jobs, quick_jobs, search_jobs, trial_jobs
+from benchmarks.quality.jobs import PRESET, Job, make_prompts, run_job
+from benchmarks.quality.methods import ABLATIONS, METHODS, RIVALS
+from benchmarks.quality.plan import LEARNING_RATES, THREE, full_jobs, quick_jobs, search_jobs
 from benchmarks.quality.sampler import Sampler
 from demo.styles import HELD_OUT_STYLES
 from pair_network import create_network
+from pair_network.pipelines import Style, style_guidance
 
 FEW = {"lora": (1.0,), "guidance": (2.0,)}
 
@@ -47,13 +49,26 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", TRAINERS.values())
 def test_every_method_trains_draws_and_is_scored(method: str, short: None, work: Path, tmp_path: Path) -> None:
     job = Job(method, "poster", "house", 0, 5, FEW)
-    result = run_job(job, work, tmp_path / "strip.png")
-    assert (tmp_path / "strip.png").exists()
+    key, result = run_job(job, work, tmp_path)
+    assert key == job.key
+    assert (tmp_path / f"{method}-poster.webp").exists()
     assert result["base"]["strength"] == 0
     for mode in ("lora", "guidance"):
         (point,) = result["curves"][mode]
         assert all(np.isfinite(value) for value in point.values()), point
         assert point["strength"] != 0  # the training left a mark
+
+
+def test_ours_is_the_preset() -> None:
+    values = {
+        key: value for group in toml.loads(PRESET.read_text(encoding="utf-8")).values() for key, value in group.items()
+    }
+    ours = METHODS["ours"]
+    assert (values["train_batch_size"], values["max_train_steps"]) == (methods.PAIRS, ours.steps)
+    assert values["style_start_step"] == ours.steps // 3
+    assert values["learning_rate"] == ours.learning_rate
+    assert tuple(values["network_args"]) == ours.network_args
+    assert not ours.options
 
 
 def test_budgets_are_equal() -> None:
@@ -77,17 +92,39 @@ def test_official_rows_are_the_same_in_all_layers_of_a_width() -> None:
 
 
 def test_strength_zero_draws_the_base_picture(short: None, tmp_path: Path) -> None:
-    painter = Sampler()
+    painter, file = Sampler(), tmp_path / "style.safetensors"
     prompts = make_prompts("house", 2)
     network = create_network(1.0, 4, 4, None, None, painter.pipe.unet)
-    torch.nn.init.normal_(network.coupled_layers()[0].style_up)
-    network.save_weights(str(tmp_path / "style.safetensors"), None, {})
+    for layer in network.coupled_layers():
+        torch.nn.init.normal_(layer.style_up, std=0.1)
+    network.save_weights(str(file), None, {})
     base = painter.draw(prompts)
-    attached = painter.attach(tmp_path / "style.safetensors")
-    assert np.array_equal(painter.draw(prompts, "in poster style", attached, "guidance", 0.0), base)
-    assert not np.allclose(painter.draw(prompts, "in poster style", attached, "guidance", 2.0), base, atol=1e-3)
-    attached.restore()
+    for mode in ("lora", "guidance"):
+        assert np.array_equal(painter.draw(prompts, "in poster style", file, mode, 0.0), base)
+        assert not np.allclose(painter.draw(prompts, "in poster style", file, mode, 1.0), base, atol=1e-3)
     assert np.array_equal(painter.draw(prompts), base)
+
+
+def test_pictures_are_those_of_the_pipeline_under_style_guidance(short: None, tmp_path: Path) -> None:
+    painter, file = Sampler(), tmp_path / "style.safetensors"
+    painter.dtype, painter.unet = torch.float32, painter.pipe.unet
+    prompts = make_prompts("house", 2)
+    network = create_network(1.0, 4, 4, None, None, painter.pipe.unet)
+    for layer in network.coupled_layers():
+        torch.nn.init.normal_(layer.style_up, std=0.1)
+    network.save_weights(str(file), None, {})
+    drawn = painter.draw(prompts, "in poster style", file, "guidance", 2.0)
+    painter.pipe.scheduler = painter.scheduler
+    style = Style(file, "in poster style", scale=2.0, start=sampler.STYLE_START)
+    with style_guidance(painter.pipe, style):
+        images = painter.pipe(
+            [prompt.text for prompt in prompts],
+            latents=painter._noise(prompts) / painter.scheduler.init_noise_sigma,
+            num_inference_steps=sampler.STEPS,
+            guidance_scale=sampler.GUIDANCE_SCALE,
+            output_type="np",
+        ).images
+    assert np.abs(images - drawn).max() < 1e-3
 
 
 def test_prompts_are_for_the_training_subject_and_others() -> None:
@@ -98,14 +135,13 @@ def test_prompts_are_for_the_training_subject_and_others() -> None:
 
 
 def test_the_full_form_has_every_rival_and_ablation_on_enough_styles() -> None:
-    jobs = full_jobs(has_gpu=False)
+    jobs = full_jobs(large=False)
     assert len({job.key for job in jobs}) == len(jobs)
     for name in RIVALS | ABLATIONS:
         own = [job for job in jobs if job.method == name]
         assert len({job.operator for job in own}) >= (6 if name in ("ours", "plain", "official") else 4)
     assert {job.operator for job in jobs} == set(HELD_OUT_STYLES)
     assert {job.learning_rate for job in search_jobs()} == set(LEARNING_RATES)
-    assert {job.method for job in trial_jobs()} == {"ours", *HYPOTHESES}
 
 
 def test_quick_form_resumes_and_writes_the_figures(
