@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -76,8 +75,7 @@ def load_results(file: Path) -> dict[str, Any]:
         if results["model"] == model:
             return results
         print(f"{file.name}: made with another embedded model; starting anew")
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "torch": torch.__version__}
-    return {"model": model, "machine": machine, "jobs": {}}
+    return {"model": model, "jobs": {}}
 
 
 def save_results(results: dict[str, Any], file: Path) -> None:

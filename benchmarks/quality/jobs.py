@@ -80,7 +80,7 @@ def model_hash() -> str:
 
 def device_name() -> str:
     """What draws and trains here."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} cores"
 
 
 def make_prompts(training_subject: str, count: int) -> list[Prompt]:

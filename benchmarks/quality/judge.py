@@ -96,20 +96,20 @@ def styled(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 def load_judge(work: Path) -> Judge:
     """The judge, trained at the first call (minutes), kept in `work`."""
-    judge, file = Judge(), work / "judge.pt"
-    if file.exists():
-        judge.load_state_dict(torch.load(file, weights_only=True))
-        return judge.eval()
-    work.mkdir(parents=True, exist_ok=True)
-    _train(judge)
-    part = file.with_suffix(".part")
-    torch.save(judge.state_dict(), part)
-    part.replace(file)
+    file = work / "judge.pt"
+    if not file.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        torch.save(_trained().state_dict(), part)
+        part.replace(file)
+    judge = Judge()
+    judge.load_state_dict(torch.load(file, weights_only=True))
     return judge.eval()
 
 
-def _train(judge: Judge) -> None:
+def _trained() -> Judge:
     torch.manual_seed(0)
+    judge = Judge()
     rng = np.random.default_rng(0)
     scenes = [render_scene(FIRST_SEED + i) for i in range(POOL)]
     names = list(SUBJECTS)
@@ -126,6 +126,7 @@ def _train(judge: Judge) -> None:
         loss.backward()
         optimizer.step()
         schedule.step()
+    return judge
 
 
 def judge_figures(judge: Judge, styles: dict[str, Style], count: int = 200) -> dict[str, dict[str, float]]:

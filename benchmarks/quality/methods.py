@@ -34,7 +34,7 @@ class Method:
     rows: float = ROW_UPDATES / STEPS / PAIRS
     learning_rate: float = 1.5e-3
     options: tuple[str, ...] = ()
-    network_args: tuple[str, ...] = ("orthogonality=frozen", LAYERS)
+    network_args: tuple[str, ...] = ("orthogonality=penalty", LAYERS)
     uses_words: bool = True
     num_pairs: int = 1
 
@@ -45,10 +45,11 @@ class Method:
 
 
 FREE = ("orthogonality=none", LAYERS)
+FROZEN = ("orthogonality=frozen", LAYERS)
 
 RIVALS: dict[str, Method] = {
     "ours": Method("Pair Network"),
-    "official": Method("official recipe", rivals.Official, learning_rate=4e-3),
+    "official": Method("official recipe", rivals.Official, learning_rate=4e-3, network_args=FROZEN),
     "plain": Method("plain LoRA", rivals.PlainLora, 1, 5e-4, network_args=FREE),
     "copier": Method("copier LoRA", rivals.Copier, 1, network_args=FREE, uses_words=False),
     "addift": Method("ADDifT", rivals.Addift, 1, 1e-2, network_args=FREE, uses_words=False),
@@ -58,12 +59,12 @@ RIVALS: dict[str, Method] = {
 ABLATIONS: dict[str, Method] = {
     "no_content": Method("no content branch", rivals.PlainLora, rows=1),
     "no_orthogonality": Method("no orthogonality", network_args=FREE),
-    "penalty": Method("overlap penalty", network_args=("orthogonality=penalty", LAYERS)),
+    "frozen": Method("frozen orthogonal rows", network_args=FROZEN),
     "sequential": Method("content frozen after warm-up", rivals.Sequential, rows=1),
     "rank_4": Method("rank 4", options=("--network_dim", "4", "--network_alpha", "4")),
     "rank_24": Method("rank 24", options=("--network_dim", "24", "--network_alpha", "24")),
-    "attention": Method("attention only", network_args=("orthogonality=frozen", "targets=attention")),
-    "no_convolutions": Method("no convolutions", network_args=("orthogonality=frozen", "targets=attention+ff")),
+    "attention": Method("attention only", network_args=("orthogonality=penalty", "targets=attention")),
+    "no_convolutions": Method("no convolutions", network_args=("orthogonality=penalty", "targets=attention+ff")),
     "no_warm_up": Method("no warm-up", rows=2, options=("--style_start_step", "0")),
     "long_warm_up": Method("two thirds warm-up", rows=4 / 3, options=("--style_start_step", "80")),
     "three_pairs": Method("three pairs", num_pairs=3),

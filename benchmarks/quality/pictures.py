@@ -22,7 +22,8 @@ Jobs = list[dict[str, Any]]
 MEASURES = ("accuracy", "leak", "structure", "background_error")
 # The jobs on the contact sheet: operator, pair, seed. Their strips are kept beside the results.
 SHOWN = (("poster", "house", 0), ("ink", "house", 0))
-STRIP = 6
+# Which pictures of a job: its last ones, but none beyond the prompts that the jobs of every method have.
+STRIP, COMMON_PROMPTS = 6, 40
 
 
 def save_curves(jobs: Jobs, file: Path) -> None:
@@ -56,9 +57,10 @@ def _draw_line(axis: Any, method: str, points: list[list[dict[str, float]]], mea
 
 
 def save_strip(rows: Sequence[np.ndarray], file: Path) -> None:
-    """The last pictures of each set (count, height, width, 3), a row for each set."""
+    """A few pictures of each set (count, height, width, 3), of the same prompts in every job; a row for each set."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    strip: Image.Image = to_picture(np.concatenate([np.concatenate(list(row[-STRIP:]), axis=1) for row in rows]))
+    shown = [row[:COMMON_PROMPTS][-STRIP:] for row in rows]
+    strip: Image.Image = to_picture(np.concatenate([np.concatenate(list(row), axis=1) for row in shown]))
     strip.save(file, quality=92)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,11 +71,11 @@ def full_page(results: dict[str, Any]) -> str:
     others = {_training(job) for job in jobs if job["method"] not in MAIN}
     common = [job for job in jobs if _training(job) in others]
     reserved = [job for job in main if job["operator"] in RESERVED_OPERATORS or job["pair"] == RESERVED_PAIR]
-    machine = results["machine"]
+    devices = Counter(job["device"] for job in jobs)
     parts = [
         "# Quality bench\n",
         f"`python -m benchmarks.quality`; how to read it: docs/quality.md. {len(jobs)} trainings with the embedded "
-        f"model {results['model']}, on {machine['cores']} cores ({machine['machine']}), torch {machine['torch']}. "
+        f"model {results['model']}, on {' and '.join(f'{name} ({n})' for name, n in devices.most_common())}. "
         "In brackets: 95 % bootstrap intervals over trainings.\n",
         "![Curves over style strength](curves.png)\n\n![Contact sheet](sheet.webp)\n",
         "## The main methods on all styles and pairs\n", whole_curves(main), at_matched_strength(main),

@@ -166,13 +166,14 @@ def test_full_report_names_every_method_and_draws_its_pictures(tmp_path: Path) -
     point = {"strength": 0.6, "accuracy": 0.9, "leak": 0.1, "structure": 0.8, "subject_error": 0.5,
              "background_error": 0.4, "diversity": 1.0}  # fmt: skip
     base = {**dict.fromkeys(point, 0.0), "accuracy": 1.0, "structure": 1.0}
-    results = {"model": "x", "machine": {"cores": 1, "machine": "m", "torch": "t"}, "judge": {}, "validation": {}}
+    results = {"model": "x", "judge": {}, "validation": {}}
     results["jobs"] = {}
     for job in quick_jobs():
         curves = {mode: [{"at": 1.0, **point}] for mode in ("lora", "guidance")}
-        results["jobs"][job.key] = {**vars(job), "base": base, "curves": curves}
+        results["jobs"][job.key] = {**vars(job), "base": base, "curves": curves, "device": "a card"}
     report.write("full", results, tmp_path)
     text = (tmp_path / "quality.md").read_text(encoding="utf-8")
+    assert "on a card (3)" in text
     for method in ("Pair Network", "plain LoRA", "official recipe"):
         assert f"| {method} | guidance | 1 |" in text
     assert (tmp_path / "curves.png").stat().st_size > 10_000
