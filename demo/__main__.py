@@ -57,11 +57,11 @@ def main() -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="demo", description="Learn a style from one image pair and show it.")
-    parser.add_argument("--style", choices=list(HELD_OUT_STYLES), default="poster", help="which bundled style")
+    parser.add_argument("--style", choices=list(HELD_OUT_STYLES), default="ink", help="which bundled style")
     pairs = sorted(path.stem for path in (ROOT / "demo/pairs/content").glob("*.png"))
     parser.add_argument("--pair", choices=pairs, default="house", help="which bundled picture")
     parser.add_argument("--output_dir", type=Path, default=OUTPUT_DIR, help="folder for files and picture")
-    parser.add_argument("--scale", type=float, default=2.0, help="style guidance scale (the paper's lambda_style)")
+    parser.add_argument("--scale", type=float, default=1.5, help="style guidance scale (the paper's lambda_style)")
     parser.add_argument("--start", type=float, default=0.1, help="share of the steps without style guidance")
     parser.add_argument("--steps", type=int, default=30, help="sampling steps")
     parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="further training options; comes last")

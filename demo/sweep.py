@@ -21,13 +21,13 @@ from demo.styles import HELD_OUT_STYLES
 from pair_network.pipelines import Style, style_guidance
 from pair_network.previews import grid, save_picture
 
-SCALES = (0.0, 1.0, 2.0, 3.0, 5.0, 8.0)
+SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 STRENGTHS = (0.5, 1.0, 1.5)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--style", choices=list(HELD_OUT_STYLES), default="poster", help="which bundled style")
+    parser.add_argument("--style", choices=list(HELD_OUT_STYLES), default="ink", help="which bundled style")
     parser.add_argument("--loras", type=Path, default=OUTPUT_DIR, help="folder of STYLE.safetensors")
     parser.add_argument("--prompt", default="a photo of an orange cat on a blue background")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="columns: λ")

@@ -15,12 +15,12 @@ def test_the_demo_trains_and_leaves_both_files_and_the_picture(tmp_path):
     short = ["--max_train_steps", "3", "--train_batch_size", "2", "--style_start_step", "1"]
     done = subprocess.run([*command, *short], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    ups = {key: value for key, value in load_file(tmp_path / "poster.safetensors").items() if "lora_up" in key}
+    ups = {key: value for key, value in load_file(tmp_path / "ink.safetensors").items() if "lora_up" in key}
     assert ups and all(value.abs().max() > 0 for value in ups.values())
-    assert (tmp_path / "poster.pair.safetensors").is_file()
+    assert (tmp_path / "ink.pair.safetensors").is_file()
     picture = Image.open(tmp_path / "demo.png")
     assert picture.width > 7 * 256 and picture.height > 4 * 256
-    for file in ("poster.safetensors", "poster.pair.safetensors", "demo.png"):
+    for file in ("ink.safetensors", "ink.pair.safetensors", "demo.png"):
         assert str(tmp_path / file) in done.stdout
 
 
