@@ -67,11 +67,12 @@ def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, floa
 def gain(values: Sequence[float], others: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
     """By how much the mean of `values` is above that of `others`, as a part of it, with its 95 % bootstrap interval.
 
-    Both are of the same jobs in the same order, which are resampled in pairs.
+    Both are of the same jobs in the same order, which are resampled in pairs. Infinite where the others have nothing.
     """
     a, b = np.array(values), np.array(others)
     chosen = _resampled(len(a), seed)
-    return float(a.mean() / b.mean() - 1), *_bounds(a[chosen].mean(1) / b[chosen].mean(1) - 1)
+    with np.errstate(divide="ignore"):
+        return float(a.mean() / b.mean() - 1), *_bounds(a[chosen].mean(1) / b[chosen].mean(1) - 1)
 
 
 def _resampled(count: int, seed: int) -> np.ndarray:
@@ -79,5 +80,6 @@ def _resampled(count: int, seed: int) -> np.ndarray:
 
 
 def _bounds(resampled: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(resampled, (2.5, 97.5))
+    # No mean of two of them: one may be infinite.
+    low, high = np.percentile(resampled, (2.5, 97.5), method="nearest")
     return float(low), float(high)

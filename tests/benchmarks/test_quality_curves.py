@@ -52,6 +52,8 @@ def test_gain_compares_the_same_jobs() -> None:
     assert (mean, low, high) == pytest.approx((1, 1, 1))  # twice as much in every job
     mean, low, high = gain([0.2, 0.4], [0.2, 0.2])
     assert mean == pytest.approx(0.5) and low == pytest.approx(0) and high == pytest.approx(1)
+    mean, low, high = gain([0.2, 0.2], [0.1, 0.0])  # a quarter of the resamples are of the second job alone
+    assert mean == pytest.approx(3) and low == pytest.approx(1) and high == math.inf
 
 
 def test_a_curve_begins_at_the_base_model() -> None:
