@@ -24,6 +24,8 @@ MEASURES = ("accuracy", "leak", "structure", "background_error")
 SHOWN = (("poster", "house", 0), ("ink", "house", 0))
 # Which pictures of a job: its last ones, but none beyond the prompts that the jobs of every method have.
 STRIP, COMMON_PROMPTS = 6, 40
+# Twelve that can be told apart: the dark ones of matplotlib's twenty, then two of the light ones.
+COLOURS = [pyplot.get_cmap("tab20")(i) for i in (*range(0, 20, 2), 1, 13)]
 
 
 def save_curves(jobs: Jobs, file: Path) -> None:
@@ -34,11 +36,12 @@ def save_curves(jobs: Jobs, file: Path) -> None:
     figure, grid = pyplot.subplots(len(rows), len(MEASURES), figsize=size, squeeze=False, layout="constrained")
     for axes, (mode, family) in zip(grid, rows, strict=True):
         for axis, measure in zip(axes, MEASURES, strict=True):
+            axis.set_prop_cycle(color=COLOURS)
             for method in family:
                 _draw_line(axis, method, [curve(job, mode) for job in jobs if job["method"] == method], measure)
             axis.set_title(f"{measure}, {mode}")
             axis.set_xlabel("style strength (1: the true answer)")
-        axes[0].legend(fontsize=7)
+        axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(file, dpi=80)
     pyplot.close(figure)
 

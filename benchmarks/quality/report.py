@@ -75,7 +75,7 @@ def full_page(results: dict[str, Any]) -> str:
     parts = [
         "# Quality bench\n",
         f"`python -m benchmarks.quality`; how to read it: docs/quality.md. {len(jobs)} trainings with the embedded "
-        f"model {results['model']}, on {' and '.join(f'{name} ({n})' for name, n in devices.most_common())}. "
+        f"model {results['model']}, on {', '.join(f'{name} ({n})' for name, n in devices.most_common())}. "
         "In brackets: 95 % bootstrap intervals over trainings.\n",
         "![Curves over style strength](curves.png)\n\n![Contact sheet](sheet.webp)\n",
         "## The main methods on all styles and pairs\n", whole_curves(main), at_matched_strength(main),
