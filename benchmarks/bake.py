@@ -121,7 +121,7 @@ def parse_arguments() -> argparse.Namespace:
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     parser.add_argument("--styles", nargs="+", choices=list(HELD_OUT_STYLES), default=["poster", "ink", "duotone"])
     parser.add_argument("--loras", type=Path, default=OUTPUT_DIR, help="STYLE.safetensors; missing ones are trained")
-    parser.add_argument("--scale", type=float, default=2.0, help="λ")
+    parser.add_argument("--scale", type=float, default=1.5, help="λ")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--fit_prompts", type=int, default=9)
     parser.add_argument("--fit_steps", type=int, default=120)

@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from PIL import Image, ImageDraw
 
 from benchmarks.quality.curves import at_level, curve, interval
-from benchmarks.quality.methods import METHODS, RIVALS
+from benchmarks.quality.methods import METHODS
 from benchmarks.quality.sampler import MODES
 from demo.scenes import to_picture
 
@@ -28,19 +28,23 @@ STRIP, COMMON_PROMPTS = 6, 40
 COLOURS = [pyplot.get_cmap("tab20")(i) for i in (*range(0, 20, 2), 1, 13)]
 
 
-def save_curves(jobs: Jobs, file: Path) -> None:
-    """A row of plots for each mode, the rivals' first and then the ablations'; a line for each method."""
-    families = [tuple(RIVALS), tuple(name for name in METHODS if name not in RIVALS or name == "ours")]
-    rows = [(mode, family) for family in families for mode in MODES if any(job["method"] in family[1:] for job in jobs)]
+def save_curves(families: dict[str, Jobs], file: Path) -> None:
+    """Two rows of plots, one for each mode, for every named family of jobs; a line for each method.
+
+    The methods of a family are compared on the same trainings.
+    """
+    rows = [(name, mode, jobs) for name, jobs in families.items() if jobs for mode in MODES]
     size = (4.3 * len(MEASURES), 3.6 * len(rows))
     figure, grid = pyplot.subplots(len(rows), len(MEASURES), figsize=size, squeeze=False, layout="constrained")
-    for axes, (mode, family) in zip(grid, rows, strict=True):
+    for axes, (name, mode, jobs) in zip(grid, rows, strict=True):
+        present = {job["method"] for job in jobs}
         for axis, measure in zip(axes, MEASURES, strict=True):
             axis.set_prop_cycle(color=COLOURS)
-            for method in family:
+            for method in (method for method in METHODS if method in present):
                 _draw_line(axis, method, [curve(job, mode) for job in jobs if job["method"] == method], measure)
             axis.set_title(f"{measure}, {mode}")
             axis.set_xlabel("style strength (1: the true answer)")
+        axes[0].set_ylabel(name)
         axes[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(file, dpi=80)
     pyplot.close(figure)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.curves import area, at_level, clean_strength, curve, gain, interval
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import ABLATIONS, METHODS, RIVALS
 from benchmarks.quality.pictures import Jobs, save_curves, save_sheet
 from benchmarks.quality.plan import CHOICE_OPERATORS, MAIN, RESERVED_OPERATORS, RESERVED_PAIR, THREE
 from benchmarks.quality.sampler import MODES
@@ -31,7 +31,7 @@ def write(form: str, results: dict[str, Any], out: Path) -> None:
         text, file = search_page(jobs), out / "search.md"
     else:
         text, file = full_page(results), out / "quality.md"
-        save_curves(jobs, out / "curves.png")
+        save_curves(families(jobs), out / "curves.png")
         save_sheet(out / "strips", out / "sheet.webp")
     file.write_text(text, encoding="utf-8")
     print(text)
@@ -67,9 +67,7 @@ def search_page(jobs: Jobs) -> str:
 def full_page(results: dict[str, Any]) -> str:
     """The Markdown page: tables of all jobs and of the reserved ones, the judge, and the measures' validation."""
     jobs: Jobs = list(results["jobs"].values())
-    main = [job for job in jobs if job["method"] in MAIN]
-    others = {_training(job) for job in jobs if job["method"] not in MAIN}
-    common = [job for job in jobs if _training(job) in others]
+    main, common = _main(jobs), _common(jobs)
     reserved = [job for job in main if job["operator"] in RESERVED_OPERATORS or job["pair"] == RESERVED_PAIR]
     devices = Counter(job["device"] for job in jobs)
     parts = [
@@ -88,6 +86,26 @@ def full_page(results: dict[str, Any]) -> str:
         "## What the measures say of known answers\n", plain_table("style", results["validation"]),
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def families(jobs: Jobs) -> dict[str, Jobs]:
+    """The jobs that are drawn together, by name."""
+    common = _common(jobs)
+    return {
+        "main methods": _main(jobs),
+        "all rivals, the same trainings": [job for job in common if job["method"] in RIVALS],
+        "ours and its ablations": [job for job in common if job["method"] == "ours" or job["method"] in ABLATIONS],
+    }
+
+
+def _main(jobs: Jobs) -> Jobs:
+    return [job for job in jobs if job["method"] in MAIN]
+
+
+def _common(jobs: Jobs) -> Jobs:
+    """The jobs of the trainings that every method has."""
+    others = {_training(job) for job in jobs if job["method"] not in MAIN}
+    return [job for job in jobs if _training(job) in others]
 
 
 def _training(job: dict[str, Any]) -> tuple[str, str, int]:

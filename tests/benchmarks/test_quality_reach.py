@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.quality import judge, reach, sampler
-from benchmarks.quality.report import search_page
+from benchmarks.quality.report import full_page, search_page
 from demo.make_pairs import CONTENTS
 from demo.scenes import caption
 from pair_network import create_network
@@ -42,8 +42,12 @@ def test_every_set_is_drawn_and_scored(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_pages_are_what_the_results_say() -> None:
-    pages = {"search": "search_jobs", "reach": "reach"}
+    pages = {"search": "search_jobs", "reach": "reach", "quality": "full_jobs"}
     results = {name: json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8")) for name, file in pages.items()}
-    made = {"search": search_page(list(results["search"]["jobs"].values())), "reach": reach.page(results["reach"])}
+    made = {
+        "search": search_page(list(results["search"]["jobs"].values())),
+        "reach": reach.page(results["reach"]),
+        "quality": full_page(results["quality"]),
+    }
     for name, text in made.items():
         assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == text
