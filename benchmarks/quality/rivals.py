@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from pair_network import PairNetwork
-from pair_network.absent_pairs import absent_pairs_kept
 from pair_network.hosts.embedded.entry import PairTrainer
 from pair_network.objective import Phase
 from pair_network.route import Row, content_rows, style_rows
@@ -192,10 +191,13 @@ class Official(Rival):
 class Sequential(PairTrainer):
     """Ours with the content branch frozen after its warm-up: the style image alone is trained on from there."""
 
-    def _begin_training(self, args: Any, network: PairNetwork) -> None:
-        super()._begin_training(args, network)
-        self._open.enter_context(absent_pairs_kept([layer.content_up for layer in network.coupled_layers()]))
-
-    def _begin_step(self, *args: Any) -> Phase:
-        phase = super()._begin_step(*args)
-        return Phase.STYLE if phase is Phase.JOINT else phase
+    def _begin_step(self, args: Any, network: PairNetwork, accelerator: Any) -> Phase:
+        phase = super()._begin_step(args, network, accelerator)
+        if phase is Phase.CONTENT:
+            return phase
+        # The penalty would go on turning the content downs, and weight decay shrinking both.
+        for layer in network.coupled_layers():
+            for parameter in (layer.content_up, layer.downs()[0]):
+                parameter.requires_grad_(False)
+                parameter.grad = None
+        return Phase.STYLE
