@@ -69,9 +69,8 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Scores of one style by way of making its pictures; "distance" is that to the guided picture, base's being 1."""
     words, file = style_words(style), style_file(style, options.loras, PAIR)
-    numbers = np.array([list(SUBJECTS).index(prompt.subject) for prompt in prompts])
-    subject = list(SUBJECTS).index(CONTENTS[PAIR][1])
-    reference = Reference.of(judge, base, HELD_OUT_STYLES[style], numbers, subject)
+    subjects = [prompt.subject for prompt in prompts]
+    reference = Reference.of(judge, base, HELD_OUT_STYLES[style], subjects, CONTENTS[PAIR][1])
     everywhere = np.ones(base.shape[:3], np.float32)
 
     def draw(path: Path, mode: str, strength: float) -> np.ndarray:

@@ -12,24 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality.curves import area, clean_strength, curve, gain
-from benchmarks.quality.plan import CHOICE_OPERATORS, RESERVED_OPERATORS, RESERVED_PAIR
-from benchmarks.quality.report import plain_table
+from benchmarks.quality.curves import area, clean_strength, curve
+from benchmarks.quality.plan import CHOICE_OPERATORS, RESERVED_OPERATORS
+from benchmarks.quality.report import Training, gain_cell, is_reserved, plain_table, training
 from benchmarks.quality.sampler import MODES
-
-Training = tuple[str, str, int]
 
 
 def trainings(results: dict[str, Any], method: str) -> dict[Training, dict[str, Any]]:
     """By style, pair and seed the method's jobs."""
-    jobs = (job for job in results["jobs"].values() if job["method"] == method)
-    return {(job["operator"], job["pair"], job["seed"]): job for job in jobs}
+    return {training(job): job for job in results["jobs"].values() if job["method"] == method}
 
 
 def table(before: dict[Training, dict[str, Any]], after: dict[Training, dict[str, Any]]) -> str:
     """Area of structure and clean strength before and after, and the area's gain with its interval, by mode."""
     common = sorted(before.keys() & after.keys())
-    groups = {"all": common, "reserved": [key for key in common if _is_reserved(key)]}
+    groups = {"all": common, "reserved": [key for key in common if is_reserved(before[key])]}
     groups |= {name: [key for key in common if key[0] == name] for name in (*CHOICE_OPERATORS, *RESERVED_OPERATORS)}
     rows = {
         f"{name} | {mode}": _row([before[key] for key in keys], [after[key] for key in keys], mode)
@@ -40,20 +37,14 @@ def table(before: dict[Training, dict[str, Any]], after: dict[Training, dict[str
     return plain_table("style | mode", rows)
 
 
-def _is_reserved(key: Training) -> bool:
-    operator, pair, _ = key
-    return operator in RESERVED_OPERATORS or pair == RESERVED_PAIR
-
-
 def _row(before: list[dict[str, Any]], after: list[dict[str, Any]], mode: str) -> dict[str, str]:
     curves = [[curve(job, mode) for job in jobs] for jobs in (before, after)]
     areas = [[area(points, "structure") for points in one] for one in curves]
     clean = [float(np.mean([clean_strength(points) for points in one])) for one in curves]
-    by, low, high = gain(areas[1], areas[0])
     return {
         "n": str(len(before)),
         "area: structure": f"{np.mean(areas[0]):.3f} → {np.mean(areas[1]):.3f}",
-        "gain": f"{by:+.0%} ({low:+.0%} to {high:+.0%})",
+        "gain": gain_cell(areas[1], areas[0]),
         "clean strength": f"{clean[0]:.3f} → {clean[1]:.3f}",
     }
 

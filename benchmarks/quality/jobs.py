@@ -127,9 +127,8 @@ def run_job(job: Job, work: Path, strips: Path) -> tuple[str, dict[str, Any]]:
     sampler, judge = _tools(work)
     method, training_subject = METHODS[job.method], CONTENTS[job.pair][1]
     prompts, base = base_pictures(work, training_subject, job.prompts)
-    numbers = np.array([list(SUBJECTS).index(prompt.subject) for prompt in prompts])
     style = HELD_OUT_STYLES[job.operator]
-    reference = Reference.of(judge, base, style, numbers, list(SUBJECTS).index(training_subject))
+    reference = Reference.of(judge, base, style, [prompt.subject for prompt in prompts], training_subject)
     words = f"in {job.operator} style" if method.uses_words else ""
     curves: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
     shown = [base, reference.truth]

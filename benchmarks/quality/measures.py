@@ -12,6 +12,7 @@ from benchmarks.quality.judge import Judge, Seen
 from demo.data import HELD_OUT_SEED
 from demo.scenes import render_scene
 from demo.styles import STYLES, Style, blur, luminance
+from demo.subjects import SUBJECTS
 
 # Wavelengths from 16 pixels down, in half octaves, and directions of 45 degrees.
 SLOWEST, WAVELENGTHS, DIRECTIONS = 1 / 16, 6, 4
@@ -79,7 +80,7 @@ class Reference:
         truth: the same pictures in the style: T(base).
         truth_features: `all_features` of `truth`.
         base_gap: mean style gap from `base` to `truth`.
-        subjects: (count,), indices of the subjects asked for.
+        subjects: (count,), indices of the subjects asked for, in `SUBJECTS`.
         training_subject: index of the subject of the training pair.
         seen: the judge's view of `base`.
     """
@@ -93,11 +94,16 @@ class Reference:
     seen: Seen
 
     @classmethod
-    def of(cls, judge: Judge, base: np.ndarray, style: Style, subjects: np.ndarray, training_subject: int) -> Reference:
-        truth = np.stack([np.clip(style(image), 0, 1) for image in base]).astype(np.float32)
+    def of(
+        cls, judge: Judge, base: np.ndarray, style: Style, subjects: Sequence[str], training_subject: str
+    ) -> Reference:
+        """What base pictures become in a style; subjects, the training pair's too, by their names."""
+        truth = _apply(style, base)
         features = all_features(truth)
         gap = float(style_gap(all_features(base), features).mean())
-        return cls(base, truth, features, gap, subjects, training_subject, judge.look(base))
+        numbers = {name: number for number, name in enumerate(SUBJECTS)}
+        asked = np.array([numbers[name] for name in subjects])
+        return cls(base, truth, features, gap, asked, numbers[training_subject], judge.look(base))
 
     def strength(self, images: np.ndarray) -> float:
         """1 minus the style distance of pictures to T(base) as a part of base's own: T(base) has 1, base 0."""
@@ -152,7 +158,7 @@ def validate(judge: Judge, styles: dict[str, Style], count: int = 100) -> dict[s
     base, others = (np.stack([scene.image for scene in group]) for group in (scenes, twins))
     figures = {}
     for name, style in styles.items():
-        reference = Reference.of(judge, base, style, np.zeros(count, int), 0)
+        reference = Reference.of(judge, base, style, [scene.subject for scene in scenes], scenes[0].subject)
         wrong = [_apply(t, base) for n, t in styles.items() if n != name]
         figures[name] = {
             "truth": reference.strength(reference.truth),

@@ -59,9 +59,9 @@ def measure(sampler: Sampler, judge: Judge, operator: str, file: Path, count: in
     found = {}
     for name, change in CHANGES.items():
         prompts = make_prompts(change, count)
-        subjects = np.array([list(SUBJECTS).index(prompt.subject) for prompt in prompts])
         base = sampler.draw(prompts)
-        reference = Reference.of(judge, base, HELD_OUT_STYLES[operator], subjects, list(SUBJECTS).index(PAIR))
+        subjects = [prompt.subject for prompt in prompts]
+        reference = Reference.of(judge, base, HELD_OUT_STYLES[operator], subjects, CONTENTS[PAIR][1])
         words = f"in {operator} style"
         drawn = (sampler.draw(prompts, words, file, "guidance", scale) for scale in SCALES)
         found[name] = round(max(reference.strength(images) for images in drawn), 3)

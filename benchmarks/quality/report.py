@@ -19,6 +19,8 @@ from benchmarks.quality.sampler import MODES
 # The style strength at which methods are compared: most trainings of most methods come this far.
 LEVEL = 0.2
 AREAS = ("accuracy", "structure")
+# Style, pair and seed.
+Training = tuple[str, str, int]
 MEASURES = ("accuracy", "leak", "structure", "subject_error", "background_error", "diversity")
 
 
@@ -68,7 +70,7 @@ def full_page(results: dict[str, Any]) -> str:
     """The Markdown page: tables of all jobs and of the reserved ones, the judge, and the measures' validation."""
     jobs: Jobs = list(results["jobs"].values())
     main, common = _main(jobs), _common(jobs)
-    reserved = [job for job in main if job["operator"] in RESERVED_OPERATORS or job["pair"] == RESERVED_PAIR]
+    reserved = [job for job in main if is_reserved(job)]
     devices = Counter(job["device"] for job in jobs)
     parts = [
         "# Quality bench\n",
@@ -104,26 +106,33 @@ def _main(jobs: Jobs) -> Jobs:
 
 def _common(jobs: Jobs) -> Jobs:
     """The jobs of the trainings that every method has."""
-    others = {_training(job) for job in jobs if job["method"] not in MAIN}
-    return [job for job in jobs if _training(job) in others]
+    others = {training(job) for job in jobs if job["method"] not in MAIN}
+    return [job for job in jobs if training(job) in others]
 
 
-def _training(job: dict[str, Any]) -> tuple[str, str, int]:
+def training(job: dict[str, Any]) -> Training:
+    """What methods are compared on."""
     return job["operator"], job["pair"], job["seed"]
+
+
+def is_reserved(job: dict[str, Any]) -> bool:
+    """Whether no setting was chosen by the job's style or pair."""
+    return job["operator"] in RESERVED_OPERATORS or job["pair"] == RESERVED_PAIR
 
 
 def whole_curves(jobs: Jobs) -> str:
     """One row for each method and mode: clean strength, areas, and by how much ours has more structure area."""
     rows = {}
-    ours = {mode: _areas(jobs, "ours", mode, "structure") for mode in MODES}
+    ours = {mode: _structure_areas(jobs, "ours", mode) for mode in MODES}
     for method, mode in _present(jobs):
         points = [curve(job, mode) for job in jobs if job["method"] == method]
         cells = {"n": str(len(points)), "clean strength": _cell([clean_strength(one) for one in points])}
-        cells |= {f"area: {name}": _cell([area(one, name) for one in points]) for name in AREAS}
-        own = _areas(jobs, method, mode, "structure")
-        both = sorted(own.keys() & ours[mode].keys())
-        by = gain([ours[mode][key] for key in both], [own[key] for key in both]) if both and method != "ours" else None
-        cells["ours has more area: structure"] = f"{by[0]:+.0%} ({by[1]:+.0%} to {by[2]:+.0%})" if by else ""
+        cells["area: accuracy"] = _cell([area(one, "accuracy") for one in points])
+        own = _structure_areas(jobs, method, mode)
+        cells["area: structure"] = _cell(list(own.values()))
+        both = sorted(own.keys() & ours[mode].keys()) if method != "ours" else []
+        more = gain_cell([ours[mode][key] for key in both], [own[key] for key in both]) if both else ""
+        cells["ours has more area: structure"] = more
         rows[f"{METHODS[method].title} | {mode}"] = cells
     return plain_table("method | mode", rows)
 
@@ -147,8 +156,8 @@ def _present(jobs: Jobs) -> list[tuple[str, str]]:
     return [(method, mode) for method in METHODS if method in present for mode in MODES]
 
 
-def _areas(jobs: Jobs, method: str, mode: str, measure: str) -> dict[tuple[str, str, int], float]:
-    return {_training(job): area(curve(job, mode), measure) for job in jobs if job["method"] == method}
+def _structure_areas(jobs: Jobs, method: str, mode: str) -> dict[Training, float]:
+    return {training(job): area(curve(job, mode), "structure") for job in jobs if job["method"] == method}
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -156,12 +165,18 @@ def _cell(values: Sequence[float]) -> str:
     return "–" if np.isnan(mean) else f"{mean:.3f} ({low:.2f}–{high:.2f})"
 
 
+def gain_cell(values: Sequence[float], others: Sequence[float]) -> str:
+    """`gain` in words."""
+    by, low, high = gain(values, others)
+    return f"{by:+.0%} ({low:+.0%} to {high:+.0%})"
+
+
 def by_operator(jobs: Jobs, mode: str) -> str:
     """Mean area of structure by method and style."""
     rows = {}
     operators = [name for name in (*CHOICE_OPERATORS, *RESERVED_OPERATORS) if any(j["operator"] == name for j in jobs)]
     for method in dict(_present(jobs)):
-        areas = _areas(jobs, method, mode, "structure")
+        areas = _structure_areas(jobs, method, mode)
         rows[METHODS[method].title] = {
             name: float(np.mean([value for key, value in areas.items() if key[0] == name] or [np.nan]))
             for name in operators

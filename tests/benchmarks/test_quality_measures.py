@@ -9,6 +9,7 @@ from benchmarks.quality.judge import Seen
 from benchmarks.quality.measures import Reference, score, spread
 from demo.scenes import render_scene
 from demo.styles import HELD_OUT_STYLES
+from demo.subjects import SUBJECTS
 
 SUBJECT_AT = slice(20, 44)
 
@@ -28,7 +29,9 @@ def known(request: pytest.FixtureRequest) -> tuple[Reference, MaskJudge]:
     scenes = [render_scene(i) for i in range(8)]
     base = np.stack([scene.image for scene in scenes])
     judge = MaskJudge(np.stack([scene.mask for scene in scenes]), np.arange(8) % 3)
-    return Reference.of(judge, base, HELD_OUT_STYLES[request.param], np.arange(8) % 3, 2), judge  # type: ignore[arg-type]
+    names = list(SUBJECTS)[:3]
+    asked = [names[i % 3] for i in range(8)]
+    return Reference.of(judge, base, HELD_OUT_STYLES[request.param], asked, names[2]), judge  # type: ignore[arg-type]
 
 
 def test_the_true_answer_has_full_strength_and_no_error(known: tuple[Reference, MaskJudge]) -> None:
