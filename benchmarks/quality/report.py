@@ -79,6 +79,7 @@ def full_page(results: dict[str, Any]) -> str:
         "In brackets: 95 % bootstrap intervals over trainings.\n",
         "![Curves over style strength](curves.png)\n\n![Contact sheet](sheet.webp)\n",
         "## The main methods on all styles and pairs\n", whole_curves(main), at_matched_strength(main),
+        "### By strength of the LoRA and λ\n", by_strength(main),
         "## All methods on the same trainings\n", whole_curves(common), at_matched_strength(common),
         "## Styles and pair that no choice was made on\n",
         f"Styles: {', '.join(RESERVED_OPERATORS)}; pair: {RESERVED_PAIR}; either of them.\n", whole_curves(reserved),
@@ -149,6 +150,21 @@ def at_matched_strength(jobs: Jobs) -> str:
     base = [np.mean([job["base"][name] for job in jobs]) if jobs else np.nan for name in ("accuracy", "leak")]
     text = f"At style strength {LEVEL} (`reached`: share of trainings that get there). The base model without style: "
     return f"{text}accuracy {base[0]:.3f}, leak {base[1]:.3f}.\n\n" + plain_table("method | mode", rows)
+
+
+def by_strength(jobs: Jobs) -> str:
+    """One row for each method, mode, and strength of the LoRA or λ: every measure there."""
+    rows = {}
+    for method, mode in _present(jobs):
+        drawn: dict[float, list[dict[str, float]]] = {}
+        for job in jobs:
+            if job["method"] == method:
+                for point in job["curves"][mode]:
+                    drawn.setdefault(point["at"], []).append(point)
+        for at, points in drawn.items():
+            cells = {name: f"{np.mean([point[name] for point in points]):.3f}" for name in ("strength", *MEASURES)}
+            rows[f"{METHODS[method].title} | {mode} | {at:g}"] = cells
+    return plain_table("method | mode | at", rows)
 
 
 def _present(jobs: Jobs) -> list[tuple[str, str]]:
