@@ -23,11 +23,11 @@ def main(argv: list[str] | None = None) -> int:
         if choice.host == "sd-scripts" and not choice.sd_scripts:
             raise PairError("--host sd-scripts needs --sd_scripts DIR (or SD_SCRIPTS_DIR), the folder of your checkout")
         if choice.host == "sd-scripts" or (choice.host == "auto" and choice.sd_scripts):
-            from pair_network.hosts import sd_scripts
+            from pair_network.training.hosts.sd_scripts import entry as sd_scripts
 
             sd_scripts.train(choice.sd_scripts, rest)
             return 0
-        from pair_network.hosts import embedded
+        from pair_network.training.hosts import embedded
 
         return embedded.train(rest)
     except PairError as mistake:

@@ -25,13 +25,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from convert.checkpoints import single_file_places  # noqa: E402
 from convert.cli import main as convert_main  # noqa: E402
-from convert.families import FAMILIES  # noqa: E402
-from convert.keys.entry import row_share  # noqa: E402
-from convert.lazy import Lazy  # noqa: E402
-from convert.names import kohya_entries  # noqa: E402
-from convert.writer import write_tensors  # noqa: E402
+from convert.files.lazy import Lazy  # noqa: E402
+from convert.files.writer import write_tensors  # noqa: E402
+from convert.formats.checkpoints import single_file_places  # noqa: E402
+from convert.formats.families import FAMILIES  # noqa: E402
+from convert.formats.keys.entry import row_share  # noqa: E402
+from convert.formats.names import kohya_entries  # noqa: E402
 
 VERBS = {"kohya": ".safetensors", "a1111": ".safetensors", "diffusers": ".safetensors", "peft": ""}
 WIDTH = 1280

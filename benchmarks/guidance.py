@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pair_network import PairNetwork, create_network  # noqa: E402
-from pair_network.guidance import style_shift  # noqa: E402
-from pair_network.pipelines import Style, style_guidance  # noqa: E402
+from pair_network.sampling.guidance import style_shift  # noqa: E402
+from pair_network.sampling.pipelines import Style, style_guidance  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CFG = "CFG, no style"

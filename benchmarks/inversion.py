@@ -30,8 +30,8 @@ from demo.model_config import load_pipeline  # noqa: E402
 from demo.one_pair import OUTPUT_DIR, style_file, style_words  # noqa: E402
 from demo.scenes import Scene, render_scene, to_picture  # noqa: E402
 from demo.styles import HELD_OUT_STYLES  # noqa: E402
-from pair_network.cli import restyle  # noqa: E402
-from pair_network.pipelines import Style  # noqa: E402
+from pair_network.sampling.cli import restyle  # noqa: E402
+from pair_network.sampling.pipelines import Style  # noqa: E402
 
 METHODS = ("direct", "ddim")
 FIRST_SEED = HELD_OUT_SEED + 40_000  # apart from the scenes of the pairs and of the other benchmarks

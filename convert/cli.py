@@ -10,9 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from convert import paths, verify
 from pair_network.errors import PairError
 
-from . import paths, verify
 from .options import add_reading
 
 # Verbs that turn one input into one output, on one command line; and those with a command line of their own.

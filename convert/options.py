@@ -10,10 +10,10 @@ import torch
 
 from pair_network.errors import PairError
 
-from . import lazy
-from .families import FAMILIES
-from .layers import Adapter, Branch, Layer, concatenated, fold_alpha
-from .read import read_adapter
+from .files import lazy
+from .formats.families import FAMILIES
+from .formats.layers import Adapter, Branch, Layer, concatenated, fold_alpha
+from .formats.read import read_adapter
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BRANCHES = ("style", "content", "both")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pair_network.checkpoint import PICKLES
 from pair_network.errors import PairError
+from pair_network.files import PICKLES
 
-from .peft_folder import CONFIG, WEIGHTS
+from .formats.peft_folder import CONFIG, WEIGHTS
 
 # What the verbs that write folders put into them; a folder of anything else is never replaced.
 OWN_FILES = {CONFIG, WEIGHTS, "pytorch_lora_weights.safetensors", "style_lora.safetensors", "content_lora.safetensors"}

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pair_network.errors import PairError
 
-from .layers import Adapter, Branch, Layer, by_module
+from .formats.layers import Adapter, Branch, Layer, by_module
+from .formats.read import read_adapter
 from .options import chosen_branch, of_pair
-from .read import read_adapter
 
 PROBES = 4
 # Largest relative error of a verb that only moves and rescales numbers, by the coarsest dtype of the output.

@@ -23,8 +23,8 @@ from demo.one_pair import OUTPUT_DIR, ROOT, pair_files, style_words, train_style
 from demo.scenes import to_picture
 from demo.styles import HELD_OUT_STYLES
 from pair_network import PairError
-from pair_network.pipelines import Style, style_guidance
-from pair_network.previews import grid, save_picture
+from pair_network.sampling.pipelines import Style, style_guidance
+from pair_network.sampling.previews import grid, save_picture
 
 PROMPTS = (
     "a photo of a green tree on a blue background",

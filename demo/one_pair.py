@@ -8,7 +8,7 @@ from pathlib import Path
 from demo.make_pairs import PAIRS_DIR
 from demo.model_config import MODEL_DIR
 from pair_network import PairError
-from pair_network.hosts import embedded
+from pair_network.training.hosts import embedded
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT_DIR = ROOT / "output/demo"

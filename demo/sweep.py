@@ -18,8 +18,8 @@ from demo.model_config import load_pipeline
 from demo.one_pair import OUTPUT_DIR, ROOT, style_file, style_words
 from demo.scenes import to_picture
 from demo.styles import HELD_OUT_STYLES
-from pair_network.pipelines import Style, style_guidance
-from pair_network.previews import grid, save_picture
+from pair_network.sampling.pipelines import Style, style_guidance
+from pair_network.sampling.previews import grid, save_picture
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 STRENGTHS = (0.5, 1.0, 1.5)

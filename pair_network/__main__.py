@@ -23,11 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         if verb == "generate":
-            from .cli import generate
+            from .sampling.cli import generate
 
             generate.run(rest)
         elif verb == "restyle":
-            from .cli import restyle
+            from .sampling.cli import restyle
 
             restyle.run(rest)
         else:

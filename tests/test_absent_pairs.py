@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pair_network.absent_pairs import absent_pairs_kept
+from pair_network.training.absent_pairs import absent_pairs_kept
 
 
 def make(name, parameters):

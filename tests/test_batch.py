@@ -2,10 +2,10 @@
 
 import torch
 
-from pair_network.batch import content_only, join_twins, style_only
-from pair_network.objective import Phase
-from pair_network.route import Row
-from pair_network.trainer import routed_batch
+from pair_network.network.route import Row
+from pair_network.training.batch import content_only, join_twins, style_only
+from pair_network.training.objective import Phase
+from pair_network.training.trainer import routed_batch
 
 
 def example(value, length=5):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pair_network.guidance import is_in_interval, shift_for_rescale, style_guided, style_shift
+from pair_network.sampling.guidance import is_in_interval, shift_for_rescale, style_guided, style_shift
 
 NUMBERS = st.floats(-10, 10)
 VALUES = st.lists(NUMBERS, min_size=3, max_size=3).map(lambda values: torch.tensor(values, dtype=torch.float64))

@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pair_network import PairError
-from pair_network.config import PairConfig
-from pair_network.layer import CoupledLayer
-from pair_network.route import BASE_ROW, Routing, Row, content_rows, style_rows
+from pair_network.network.config import PairConfig
+from pair_network.network.layer import CoupledLayer
+from pair_network.network.route import BASE_ROW, Routing, Row, content_rows, style_rows
 
 LAYERS = {
     "linear": (lambda: nn.Linear(10, 7), (4, 5, 10)),

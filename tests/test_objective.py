@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from pair_network import PairError
-from pair_network.objective import Phase, branch_losses, check_schedule, default_style_start, joint_loss, phase_of
+from pair_network.training.objective import (
+    Phase,
+    branch_losses,
+    check_schedule,
+    default_style_start,
+    joint_loss,
+    phase_of,
+)
 
 
 def test_joint_training_starts_at_the_style_step():

@@ -7,7 +7,7 @@ import toml
 from PIL import Image
 
 from pair_network import PairError
-from pair_network.options import add_pair_options, style_words, write_pair_dataset
+from pair_network.training.options import add_pair_options, style_words, write_pair_dataset
 
 
 def parse(tmp_path, *argv):

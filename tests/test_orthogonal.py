@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pair_network import PairError
-from pair_network.orthogonal import branch_overlap, gram_defect, layer_generator, orthonormal_rows, overlap_penalty
+from pair_network.network.orthogonal import (
+    branch_overlap,
+    gram_defect,
+    layer_generator,
+    orthonormal_rows,
+    overlap_penalty,
+)
 
 TOLERANCE = {torch.float64: 2e-7, torch.float32: 2e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from pair_network import PairError
-from pair_network.pairs import check_no_orphans, check_pair, find_twin, image_size, list_images
+from pair_network.images import image_size, list_images
+from pair_network.training.pairs import check_no_orphans, check_pair, find_twin
 
 
 def picture(path, size=(64, 48)):

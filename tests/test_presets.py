@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pair_network import PairError
-from pair_network.config import parse_network_args
-from pair_network.hosts.sd_scripts_config import check_config, read_config
-from pair_network.hosts.sd_scripts_families import FAMILIES, FAMILY_OF_TYPE
+from pair_network.network.config import parse_network_args
+from pair_network.training.hosts.sd_scripts.config import check_config, read_config
+from pair_network.training.hosts.sd_scripts.families import FAMILIES, FAMILY_OF_TYPE
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = ROOT / "tests/hosts/sd_scripts_options.json"

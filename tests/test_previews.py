@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from pair_network.previews import MARGIN, grid, save_picture
+from pair_network.sampling.previews import MARGIN, grid, save_picture
 
 
 def tile(color):

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from pair_network import PairError, create_network, create_network_from_weights
-from pair_network.config import TARGETS, PairConfig
-from pair_network.factors import gather_parts, spread_parts
-from pair_network.targets import LAYERS, TEXT_ENCODER_LAYERS, all_layers, find_targets, model_family
+from pair_network.network.config import TARGETS, PairConfig
+from pair_network.network.factors import gather_parts, spread_parts
+from pair_network.network.targets import LAYERS, TEXT_ENCODER_LAYERS, all_layers, find_targets, model_family
 
 WIDTH = 16
 

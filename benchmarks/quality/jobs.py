@@ -27,7 +27,7 @@ from demo.model_config import MODEL_DIR
 from demo.scenes import BACKGROUNDS, COLOURS, caption
 from demo.styles import HELD_OUT_STYLES
 from demo.subjects import SUBJECTS
-from pair_network.hosts.embedded.entry import PairTrainer, train_pairs
+from pair_network.training.hosts.embedded.entry import PairTrainer, train_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET = ROOT / "presets" / "embedded.toml"

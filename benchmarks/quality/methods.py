@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.quality import rivals
-from pair_network.hosts.embedded.entry import PairTrainer
+from pair_network.training.hosts.embedded.entry import PairTrainer
 
 # Pairs per step and steps of the preset, and updates x rows of a whole run: a third with the content alone, then both.
 PAIRS, STEPS = 4, 120

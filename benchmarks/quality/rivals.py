@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pair_network import PairNetwork
-from pair_network.hosts.embedded.entry import PairTrainer
-from pair_network.objective import Phase
-from pair_network.route import Row, content_rows, style_rows
+from pair_network.network.route import Row, content_rows, style_rows
+from pair_network.training.hosts.embedded.entry import PairTrainer
+from pair_network.training.objective import Phase
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch import Tensor
 from demo.model_config import MODEL_DIR, load_pipeline
 from demo.parallel import device, fast_dtype
 from pair_network import create_network_from_weights
-from pair_network.guidance import is_in_interval, style_guided
+from pair_network.sampling.guidance import is_in_interval, style_guided
 
 GUIDANCE_SCALE = 3.0
 STEPS = 8

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import torch
 
+from convert.files import lazy
+from convert.files.lazy import Lazy
+from convert.files.writer import write_tensors
+from convert.formats import metadata
+from convert.formats.layers import Adapter, Branch, by_module, fold_alpha, strengthened
+from convert.options import DTYPES, add_branch, chosen_branch, read_source
 from pair_network.errors import PairError
 
-from .. import lazy, metadata, sidecars
-from ..install import install_webui, webui_lora_folder
-from ..layers import Adapter, Branch, by_module, fold_alpha, strengthened
-from ..lazy import Lazy
-from ..options import DTYPES, add_branch, chosen_branch, read_source
-from ..writer import write_tensors
+from . import sidecars
+from .install import install_webui, webui_lora_folder
 from .kohya import branch_of, diffusers_keys, kohya_layers, tensors_of
 
 HELP = "a plain style LoRA for A1111, Forge and ComfyUI"

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
+from convert.files.writer import write_tensors
+from convert.formats import metadata
+from convert.formats.layers import Branch, by_module, strengthened
+from convert.options import add_branch, chosen_branch, read_source
 from pair_network.errors import PairError
 
-from .. import distill, metadata
-from ..distill import Attached, Setting
-from ..layers import Branch, by_module, strengthened
-from ..options import add_branch, chosen_branch, read_source
-from ..writer import write_tensors
+from . import distill
+from .distill import Attached, Setting
 from .kohya import branch_of, kohya_layers, tensors_of
 
 HELP = "style guidance approximated in a plain LoRA"

@@ -20,13 +20,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from convert.batch import jobs
+from convert.batch import log as batch_log
+from convert.batch.jobs import Job
+from convert.batch.log import Logs
+from convert.batch.plan import Plan, plan
+from convert.files.header import printable
 from pair_network.errors import PairError
-
-from .. import batch_log, jobs
-from ..batch_log import Logs
-from ..header import printable
-from ..jobs import Job
-from ..plan import Plan, plan
 
 HELP = "a conversion over folders and globs, in parallel"
 VERBS = ("a1111", "diffusers", "peft", "kohya", "pair", "official", "resize", "bake", "merge", "extract", "info")

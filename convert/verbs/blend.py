@@ -8,14 +8,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from convert import paths
+from convert.files.writer import write_tensors
+from convert.formats import metadata
+from convert.formats.layers import Adapter, Branch, Layer, by_module, strengthened
+from convert.options import add_branch, add_reading, chosen_branch, read_source, stacked
 from pair_network.errors import PairError
 
-from .. import metadata, paths
-from ..layers import Adapter, Branch, Layer, by_module, strengthened
-from ..lowrank import factored, truncated
-from ..options import add_branch, add_reading, chosen_branch, read_source, stacked
-from ..writer import write_tensors
 from .kohya import branch_of, kohya_layers, tensors_of
+from .lowrank import factored, truncated
 
 HELP = "several LoRAs with weights in one file"
 SUFFIX = "-blend.safetensors"

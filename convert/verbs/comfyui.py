@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..install import install
+from .install import install
 
 HELP = "put or update the guidance nodes into ComfyUI's custom_nodes"
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .. import metadata
-from ..layers import Branch, by_module, fold_alpha
-from ..lazy import Lazy
-from ..options import add_branch, chosen_branch, read_source
-from ..writer import write_tensors
+from convert.files.lazy import Lazy
+from convert.files.writer import write_tensors
+from convert.formats import metadata
+from convert.formats.layers import Branch, by_module, fold_alpha
+from convert.options import add_branch, chosen_branch, read_source
 
 HELP = "any LoRA into diffusers' naming, exactly"
 SUFFIX = "-diffusers.safetensors"

@@ -15,20 +15,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from convert import paths
+from convert.files.lazy import Lazy, from_tensor
+from convert.files.storage import open_tensors
+from convert.files.writer import write_tensors
+from convert.formats import metadata
+from convert.formats.checkpoints import BaseModel, Place, base_model
+from convert.formats.families import Family
+from convert.formats.layers import Adapter, Branch, Layer, by_module, needs_swap, swap_halves
+from convert.formats.read import read_adapter
+from convert.options import DTYPES
+from convert.verify import TOLERANCE
 from pair_network.errors import PairError
 
-from .. import metadata, paths
-from ..checkpoints import BaseModel, Place, base_model
-from ..families import Family
-from ..files import open_tensors
-from ..layers import Adapter, Branch, Layer, by_module, needs_swap, swap_halves
-from ..lazy import Lazy, from_tensor
-from ..lowrank import dense_factors
-from ..options import DTYPES
-from ..read import read_adapter
-from ..verify import TOLERANCE
-from ..writer import write_tensors
 from .kohya import branch_of, kohya_layers, tensors_of
+from .lowrank import dense_factors
 from .merge import placed_delta
 from .pair import kind_of
 

@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from pair_network.checkpoint import atomic_file
+from convert.files.storage import data_hash, file_hash, open_tensors
+from convert.formats import metadata
+from convert.formats.layers import Adapter, Branch, Layer
+from convert.formats.match import match_all
+from convert.formats.official_folder import official_files
+from convert.formats.peft_folder import COMPONENTS, ROOT, WEIGHTS, peft_folder
+from convert.formats.read import read_known
+from convert.options import add_reading
 from pair_network.errors import PairError
-from pair_network.orthogonal import branch_overlap, gram_defect
+from pair_network.files import atomic_file
+from pair_network.network.orthogonal import branch_overlap, gram_defect
 
-from .. import metadata
-from ..files import data_hash, file_hash, open_tensors
-from ..info_text import text_of
-from ..layers import Adapter, Branch, Layer
-from ..match import match_all
-from ..official_folder import official_files
-from ..options import add_reading
-from ..peft_folder import COMPONENTS, ROOT, WEIGHTS, peft_folder
-from ..read import read_known
+from .info_text import text_of
 from .official import SDXL_LAYERS
 from .pair import ORTHONORMAL, kind_of
 

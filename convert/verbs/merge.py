@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from convert import paths
+from convert.files.lazy import Lazy
+from convert.files.storage import atomic_folder, open_tensors
+from convert.files.writer import write_tensors
+from convert.formats.checkpoints import BaseModel, Place, base_model
+from convert.formats.families import Family
+from convert.formats.layers import Branch, by_module, delta, join, needs_swap, swap_halves
+from convert.formats.metadata import HISTORY_KEY, with_history
+from convert.formats.read import read_adapter
+from convert.options import add_branch, add_reading, chosen_branch
 from pair_network.errors import PairError
 
-from .. import paths
-from ..checkpoints import BaseModel, Place, base_model
-from ..families import Family
-from ..files import atomic_folder, open_tensors
-from ..layers import Branch, by_module, delta, join, needs_swap, swap_halves
-from ..lazy import Lazy
-from ..metadata import HISTORY_KEY, with_history
-from ..options import add_branch, add_reading, chosen_branch
-from ..read import read_adapter
-from ..writer import write_tensors
 from .blend import summed, weighted
 
 HELP = "LoRAs into a checkpoint, streaming"

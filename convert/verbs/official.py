@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 
+from convert.files import lazy
+from convert.files.lazy import Lazy, from_tensor
+from convert.files.storage import atomic_folder
+from convert.files.writer import write_tensors
+from convert.formats import metadata
+from convert.formats.layers import Adapter, Branch, Layer, fold_alpha, join, split
+from convert.formats.names import XFLUX_DOUBLE, XFLUX_SINGLE_PROJ, XFLUX_SINGLE_QKV, xflux_targets
+from convert.options import of_pair, read_source
 from pair_network.errors import PairError
 
-from .. import lazy, metadata
-from ..files import atomic_folder
-from ..layers import Adapter, Branch, Layer, fold_alpha, join, split
-from ..lazy import Lazy, from_tensor
-from ..names import XFLUX_DOUBLE, XFLUX_SINGLE_PROJ, XFLUX_SINGLE_QKV, xflux_targets
-from ..options import of_pair, read_source
-from ..writer import write_tensors
 from .diffusers import diffusers_tensors, folded
 
 HELP = "a style LoRA or coupled checkpoint into the official release's files (SDXL, FLUX)"

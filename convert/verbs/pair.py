@@ -9,16 +9,17 @@ from pathlib import Path
 
 import torch
 
-from pair_network.checkpoint import CONFIG_KEY, PAIR_SUFFIX
-from pair_network.config import PairConfig
+from convert.files import lazy
+from convert.files.lazy import from_tensor
+from convert.files.writer import write_tensors
+from convert.formats import metadata
+from convert.formats.layers import Adapter, Layer, concatenated
+from convert.options import read_source
 from pair_network.errors import PairError
-from pair_network.orthogonal import gram_defect, layer_generator, orthonormal_rows
+from pair_network.network.checkpoint import CONFIG_KEY, PAIR_SUFFIX
+from pair_network.network.config import PairConfig
+from pair_network.network.orthogonal import gram_defect, layer_generator, orthonormal_rows
 
-from .. import lazy, metadata
-from ..layers import Adapter, Layer, concatenated
-from ..lazy import from_tensor
-from ..options import read_source
-from ..writer import write_tensors
 from .kohya import branch_of, kohya_layers, tensors_of
 
 HELP = "a style LoRA (and its content LoRAs) into our coupled checkpoint, for continuing"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from convert.files.writer import write_tensors
+from convert.formats import metadata
+from convert.formats.layers import Layer
+from convert.options import DTYPES, add_branch, chosen_branch, read_source
 from pair_network.errors import PairError
 
-from .. import metadata
-from ..layers import Layer
-from ..lowrank import factored, rank_for_energy, ranks_for_size, truncated
-from ..options import DTYPES, add_branch, chosen_branch, read_source
-from ..writer import write_tensors
 from .kohya import branch_of, kohya_layers, tensors_of
+from .lowrank import factored, rank_for_energy, ranks_for_size, truncated
 
 HELP = "a LoRA at a lower rank, by rank, energy or size"
 SUFFIX = "-resized.safetensors"

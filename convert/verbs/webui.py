@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..install import install
+from .install import install
 
 HELP = "put or update the guidance script into A1111's or Forge's extensions"
 

@@ -12,7 +12,7 @@ import pytest
 from demo.model_config import MODEL_DIR, load_pipeline
 from demo.scenes import render_scene
 from pair_network import create_network
-from pair_network.cli import restyle
+from pair_network.sampling.cli import restyle
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ from benchmarks.quality.plan import LEARNING_RATES, THREE, full_jobs, quick_jobs
 from benchmarks.quality.sampler import Sampler
 from demo.styles import HELD_OUT_STYLES
 from pair_network import create_network
-from pair_network.pipelines import Style, style_guidance
+from pair_network.sampling.pipelines import Style, style_guidance
 
 FEW = {"lora": (1.0,), "guidance": (2.0,)}
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from demo.model_config import load_pipeline
 from pair_network.__main__ import main
-from pair_network.checkpoint import write
-from pair_network.cli import generate
-from pair_network.cli.models import default_cfg, pipeline_of
-from pair_network.cli.tasks import open_picture, task_of
 from pair_network.errors import PairError
+from pair_network.network.checkpoint import write
+from pair_network.sampling.cli import generate
+from pair_network.sampling.cli.models import default_cfg, pipeline_of
+from pair_network.sampling.cli.tasks import open_picture, task_of
 
 
 def pixels(path):

@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pair_network.cli.infotext import infotext, model_name, style_fields
-from pair_network.pipelines import Style
+from pair_network.sampling.cli.infotext import infotext, model_name, style_fields
+from pair_network.sampling.pipelines import Style
 
 WEBUI = Path(__file__).parents[2] / "convert" / "webui"
 

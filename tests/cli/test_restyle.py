@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pair_network.cli import restyle
+from pair_network.sampling.cli import restyle
 
 
 @torch.no_grad()

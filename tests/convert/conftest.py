@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert.checkpoints import single_file_places
-from convert.families import FAMILIES
-from convert.names import kohya_entries
+from convert.formats.checkpoints import single_file_places
+from convert.formats.families import FAMILIES
+from convert.formats.names import kohya_entries
 
 HIDDEN = 8
 # Inputs of the layers whose width tells the family, and output widths of the transformers' layers over the hidden one.

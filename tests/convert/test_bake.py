@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from convert import distill
-from convert.distill import Attached, Setting
-from convert.layers import by_module
-from convert.read import read_adapter
+from convert.formats.layers import by_module
+from convert.formats.read import read_adapter
+from convert.verbs import distill
+from convert.verbs.distill import Attached, Setting
 
 
 @pytest.fixture

@@ -66,8 +66,8 @@ def test_a_stopped_batch_does_not_go_on(lora, tmp_path, monkeypatch):
     import threading
     from concurrent.futures import ThreadPoolExecutor
 
-    from convert import jobs
-    from convert.jobs import Job
+    from convert.batch import jobs
+    from convert.batch.jobs import Job
     from convert.verbs import batch
 
     class Pool(ThreadPoolExecutor):

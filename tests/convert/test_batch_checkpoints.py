@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert.header import read_header
+from convert.files.header import read_header
 
 KEYS = [
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k",

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from convert.header import read_header
+from convert.files.header import read_header
 
 KEYS = [
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k",
@@ -139,7 +139,7 @@ def test_sd3_and_flux_in_a1111(lora, run, helpers, tmp_path):
 
 
 def test_extensions_are_installed_updated_and_never_over_others(lora, run, tmp_path, monkeypatch):
-    from convert import install
+    from convert.verbs import install
 
     (tmp_path / "package" / "webui" / "scripts").mkdir(parents=True)
     monkeypatch.setattr(install, "HERE", tmp_path / "package")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
 from safetensors.torch import save, save_file
 
-from convert.header import check_header, read_header
+from convert.files.header import check_header, read_header
 from pair_network.errors import PairError
 
 LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -176,7 +176,7 @@ def test_any_json_is_answered_with_one_line(header, tmp_path_factory):
 def test_any_metadata_is_carried_over(metadata, tmp_path_factory):
     """Text metadata of any content neither breaks a conversion nor gets lost, except what the conversion sets."""
     from convert.cli import main
-    from convert.metadata import STALE
+    from convert.formats.metadata import STALE
 
     folder = tmp_path_factory.mktemp("metadata")
     name = "lora_unet_mid_block_attentions_0_proj_in"

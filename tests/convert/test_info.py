@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert.families import FAMILIES
-from convert.keys.unet import OUTSIDE, OUTSIDE_XL
-from convert.match import match_all
-from convert.names import kohya_entries
+from convert.formats.families import FAMILIES
+from convert.formats.keys.unet import OUTSIDE, OUTSIDE_XL
+from convert.formats.match import match_all
+from convert.formats.names import kohya_entries
 
 
 def kohya_keys(family, kinds):

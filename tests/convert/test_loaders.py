@@ -125,8 +125,8 @@ def test_transformers_load_every_layer(family, convert, helpers, tmp_path):
     """Tiny real transformers: each kohya layer, joint ones too, arrives as the delta of the stacked weights."""
     import diffusers
 
-    from convert.families import FAMILIES
-    from convert.names import kohya_entries
+    from convert.formats.families import FAMILIES
+    from convert.formats.names import kohya_entries
 
     if family == "flux":
         model = diffusers.FluxTransformer2DModel(
@@ -194,8 +194,8 @@ def test_diffusers_converts_our_flux_names_itself(lora, helpers):
 def flux_tensors(source):
     from pathlib import Path
 
-    from convert.lazy import from_tensor
-    from convert.read import _plain, own_rank
+    from convert.files.lazy import from_tensor
+    from convert.formats.read import _plain, own_rank
     from convert.verbs.diffusers import diffusers_tensors
 
     adapter = _plain(Path("x"), {key: from_tensor(tensor) for key, tensor in source.items()}, {}, None, own_rank)

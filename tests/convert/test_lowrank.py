@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from convert.lowrank import dense_factors, factored, rank_for_energy, ranks_for_size, truncated
+from convert.verbs.lowrank import dense_factors, factored, rank_for_energy, ranks_for_size, truncated
 
 
 def layer(out=12, width=9, rank=5, scale=0.5, seed=0):
-    from convert.layers import Layer
-    from convert.lazy import from_tensor
+    from convert.files.lazy import from_tensor
+    from convert.formats.layers import Layer
 
     generator = torch.Generator().manual_seed(seed)
     down, up = torch.randn(rank, width, generator=generator), torch.randn(out, rank, generator=generator)
@@ -127,8 +127,8 @@ def test_merge_adds_the_dense_deltas(family, lora, run, helpers, tmp_path):
     status, _, errors = run("merge", tmp_path / "base.safetensors", source, "--weights", 0.6, "-o", target,
                          "--verify")  # fmt: skip
     assert status == 0, errors
-    from convert.families import FAMILIES
-    from convert.names import names_of
+    from convert.formats.families import FAMILIES
+    from convert.formats.names import names_of
 
     names = names_of(FAMILIES[family])
     deltas = {names[key].modules: delta for key, delta in helpers.deltas(load_file(source)).items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from convert.header import read_header
+from convert.files.header import read_header
 from pair_network.errors import PairError
 
 KEYS = (
@@ -118,9 +118,9 @@ def test_rank_and_alpha_are_not_invented(run, tmp_path):
 
 def test_ten_thousand_metadata():
     """Read, described and rewritten with one line of refusal at most, and never a text that is no text."""
-    from convert import metadata
-    from convert.lazy import from_tensor
-    from convert.read import _adapter_alphas, _coupled, _plain
+    from convert.files.lazy import from_tensor
+    from convert.formats import metadata
+    from convert.formats.read import _adapter_alphas, _coupled, _plain
     from convert.verbs.info import _identity
 
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

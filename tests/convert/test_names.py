@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from convert.families import FAMILIES
-from convert.keys.entry import row_share
-from convert.names import kohya_entries, names_of
+from convert.formats.families import FAMILIES
+from convert.formats.keys.entry import row_share
+from convert.formats.names import kohya_entries, names_of
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
 SDXL_UNET: dict[str, object] = dict(  # noqa: C408
@@ -63,7 +63,7 @@ def test_joint_rows_have_the_shares_of_the_real_model(family):
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_kohya_names_are_those_of_the_trainer(family):
     """The trainer names a real U-Net's layers by its own code; both must agree on every layer."""
-    from pair_network.targets import all_layers
+    from pair_network.network.targets import all_layers
 
     trained = {target.key: f"unet.{target.path}" for target in all_layers(None, build(family))}
     entries = kohya_entries(FAMILIES[family])

@@ -194,7 +194,7 @@ def test_lora_adapter_metadata_gives_the_scale(tmp_path, helpers):
     """diffusers keeps alpha in one metadata entry; ignoring it would change every delta."""
     import json
 
-    from convert.read import read_adapter
+    from convert.formats.read import read_adapter
 
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1."
     tensors = {f"{name}{part}.lora_{ab}.weight": torch.ones(2, 2) for part in ("to_q", "to_k") for ab in "AB"}

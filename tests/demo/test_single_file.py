@@ -7,8 +7,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from convert.checkpoints import family_of_checkpoint
-from convert.header import read_header
+from convert.files.header import read_header
+from convert.formats.checkpoints import family_of_checkpoint
 from demo.model_config import MODEL_DIR, build_text_encoder, build_unet, build_vae, save_pipeline
 from demo.sample_sheet import generate
 from demo.single_file import write_single_file

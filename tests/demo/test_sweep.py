@@ -12,7 +12,7 @@ from demo import sweep
 from demo.model_config import MODEL_DIR, load_pipeline
 from demo.styles import ink
 from pair_network import create_network
-from pair_network.previews import grid
+from pair_network.sampling.previews import grid
 
 pytestmark = pytest.mark.skipif(not MODEL_DIR.exists(), reason="the model is not in this checkout")
 

@@ -22,8 +22,8 @@ def described(action):
 
 def parsers(checkout):
     from pair_network.errors import PairError
-    from pair_network.hosts import sd_scripts
-    from pair_network.hosts.sd_scripts_families import FAMILIES
+    from pair_network.training.hosts.sd_scripts import entry as sd_scripts
+    from pair_network.training.hosts.sd_scripts.families import FAMILIES
 
     for family in FAMILIES.values():
         try:
@@ -52,8 +52,8 @@ def dump(checkout):
 
 def check(checkout, presets):
     from pair_network.errors import PairError
-    from pair_network.hosts.sd_scripts_config import check_config, read_config
-    from pair_network.hosts.sd_scripts_families import FAMILY_OF_TYPE
+    from pair_network.training.hosts.sd_scripts.config import check_config, read_config
+    from pair_network.training.hosts.sd_scripts.families import FAMILY_OF_TYPE
 
     by_family = dict(parsers(checkout))
     for preset in map(Path, presets):

@@ -15,8 +15,8 @@ def main():
     sys.path[:0] = [project, str(Path(__file__).parent)]
     import sd_scripts_tiny
 
-    from pair_network.hosts import sd_scripts
-    from pair_network.hosts.sd_scripts_families import family_of
+    from pair_network.training.hosts.sd_scripts import entry as sd_scripts
+    from pair_network.training.hosts.sd_scripts.families import family_of
 
     family = family_of(options[options.index("--model_type") + 1])
     host = sd_scripts.import_sd_scripts(checkout, family.module)

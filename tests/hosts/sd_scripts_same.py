@@ -19,7 +19,7 @@ def fix_draws():
     """Noise and timesteps that depend on their shape alone, and latents without noise."""
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-    from pair_network.trainer import PairTraining
+    from pair_network.training.trainer import PairTraining
 
     def generator():
         return torch.Generator().manual_seed(5)
@@ -91,7 +91,7 @@ def main():
         return
     project, *options = rest
     sys.path.insert(0, project)
-    from pair_network.hosts import embedded
+    from pair_network.training.hosts import embedded
 
     fix_draws()
     sys.exit(embedded.train(options))

@@ -9,13 +9,19 @@ import pytest
 import torch
 
 from pair_network import PairError
-from pair_network.hosts.contract import HOOKS, broken_hooks, compare
-from pair_network.hosts.sd_scripts import choose_model_type, pair_trainer_class, remove_lone_pair_files
-from pair_network.hosts.sd_scripts_config import check_config, config_path, read_config
-from pair_network.hosts.sd_scripts_families import FAMILIES, PreviewInputs, detect_model_type, family_of, type_of_names
-from pair_network.hosts.sd_scripts_previews import StyleGuide, are_due, sheet_path
-from pair_network.route import Row
-from pair_network.trainer import PairTraining
+from pair_network.network.route import Row
+from pair_network.training.hosts.contract import HOOKS, broken_hooks, compare
+from pair_network.training.hosts.sd_scripts.config import check_config, config_path, read_config
+from pair_network.training.hosts.sd_scripts.entry import choose_model_type, pair_trainer_class, remove_lone_pair_files
+from pair_network.training.hosts.sd_scripts.families import (
+    FAMILIES,
+    PreviewInputs,
+    detect_model_type,
+    family_of,
+    type_of_names,
+)
+from pair_network.training.hosts.sd_scripts.previews import StyleGuide, are_due, sheet_path
+from pair_network.training.trainer import PairTraining
 
 # --- the checkout ---
 

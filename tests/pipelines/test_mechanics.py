@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pair_network.errors import PairError
-from pair_network.pipelines import Style, style_guidance
+from pair_network.sampling.pipelines import Style, style_guidance
 
 SETTINGS = {"height": 16, "width": 16, "output_type": "latent", "guidance_scale": 4.0}
 

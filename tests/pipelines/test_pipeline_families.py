@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pair_network.pipelines import Style, style_guidance
+from pair_network.sampling.pipelines import Style, style_guidance
 
 WORDS = ["in ink style", "as oil painting", "in chalk"]
 

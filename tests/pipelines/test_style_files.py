@@ -4,11 +4,11 @@ import pytest
 import torch
 from diffusers.loaders import single_file_utils
 
-from pair_network import checkpoint
 from pair_network.errors import PairError
-from pair_network.pipelines import Style, style_guidance
-from pair_network.pipelines.networks import network_from_file
-from pair_network.pipelines.transformer_keys import split_layers
+from pair_network.network import checkpoint
+from pair_network.sampling.pipelines import Style, style_guidance
+from pair_network.sampling.pipelines.networks import network_from_file
+from pair_network.sampling.pipelines.transformer_keys import split_layers
 
 SETTINGS = {"height": 16, "width": 16, "output_type": "latent", "guidance_scale": 4.0, "num_inference_steps": 3}
 

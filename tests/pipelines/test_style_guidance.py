@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pair_network.errors import PairError
-from pair_network.pipelines import Style, style_guidance
+from pair_network.sampling.pipelines import Style, style_guidance
 
 
 def latents(rows, seed=0, channels=4):

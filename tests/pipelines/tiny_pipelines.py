@@ -159,9 +159,9 @@ def denoiser_of(pipe):
 
 def make_network(model, seed, rank=3, part=".to_"):
     """A style network on the layers with ``part`` in their path, with random ups, in the model's precision."""
-    from pair_network.config import parse_network_args
-    from pair_network.network import PairNetwork
-    from pair_network.targets import all_layers
+    from pair_network.network.config import parse_network_args
+    from pair_network.network.pair_network import PairNetwork
+    from pair_network.network.targets import all_layers
 
     config = parse_network_args(rank, 2.0, None, {})
     targets = [target for target in all_layers(None, model) if part in target.path]

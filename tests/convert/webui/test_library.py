@@ -122,7 +122,7 @@ def test_hooks_keep_circular_padding(library, tmp_path):
 
 def test_all_of_kohyas_names_are_known(library):
     """Against the converter's own tables: every layer of SD and SDXL, in kohya's and in diffusers' names."""
-    from convert.keys.unet import unet_entries
+    from convert.formats.keys.unet import unet_entries
 
     for kind in ("sd", "sdxl"):
         entries = unet_entries(kind)
@@ -133,7 +133,7 @@ def test_all_of_kohyas_names_are_known(library):
 
 
 def test_transformers_keep_their_fused_names(library):
-    from convert.families import FAMILIES
+    from convert.formats.families import FAMILIES
 
     for family in ("flux", "sd3"):
         native = [entry.native for entry in FAMILIES[family].entries]
@@ -200,7 +200,7 @@ def test_delta_by_hand(library):
 
 
 def test_formula_and_interval_are_the_trainers(library):
-    import pair_network.guidance as reference
+    import pair_network.sampling.guidance as reference
 
     generator = torch.Generator().manual_seed(2)
     cond, style = (torch.randn(3, 4, dtype=torch.float64, generator=generator) for _ in range(2))

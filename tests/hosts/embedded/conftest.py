@@ -145,8 +145,8 @@ def options():
     """Parsed options with the plug-in's own, from a command line."""
 
     def parse(*argv: str):
-        from pair_network.hosts.embedded.options import setup_parser
-        from pair_network.options import add_pair_options
+        from pair_network.training.hosts.embedded.options import setup_parser
+        from pair_network.training.options import add_pair_options
 
         parser = setup_parser()
         add_pair_options(parser)
@@ -160,8 +160,8 @@ def train(model: Path, options, tmp_path: Path):
     """Trains in this process: train(dataset settings, *options) → output folder; previews only with --sample_…"""
 
     def run(dataset: dict, *argv: str, name: str = "out", base: Path = model) -> Path:
-        from pair_network.hosts.embedded.entry import PairTrainer
-        from pair_network.hosts.embedded.trainer import EmbeddedTrainer
+        from pair_network.training.hosts.embedded.entry import PairTrainer
+        from pair_network.training.hosts.embedded.trainer import EmbeddedTrainer
 
         class Trainer(PairTrainer):
             if not any(arg.startswith("--sample_") for arg in argv):
@@ -220,7 +220,7 @@ def noise_source() -> str:
 @pytest.fixture
 def noise_by_row(monkeypatch: pytest.MonkeyPatch, noise_source: str) -> None:
     """Makes runs in this process use ``noise_source``."""
-    from pair_network.hosts.embedded import trainer
+    from pair_network.training.hosts.embedded import trainer
 
     functions: dict = {}
     exec(noise_source, functions)

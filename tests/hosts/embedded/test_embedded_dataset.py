@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pair_network.errors import PairError
-from pair_network.hosts.embedded.buckets import bucket_sizes, cover, nearest_bucket, shrunk_bucket
-from pair_network.hosts.embedded.caching import cache_latents
-from pair_network.hosts.embedded.dataset import make_dataset_group, shuffled_caption
-from pair_network.hosts.embedded.dataset_config import SubsetConfig, read_dataset_config
-from pair_network.hosts.embedded.images import load_pixels
-from pair_network.hosts.embedded.model import TokenizeStrategy, load_parts
+from pair_network.training.hosts.embedded.buckets import bucket_sizes, cover, nearest_bucket, shrunk_bucket
+from pair_network.training.hosts.embedded.caching import cache_latents
+from pair_network.training.hosts.embedded.dataset import make_dataset_group, shuffled_caption
+from pair_network.training.hosts.embedded.dataset_config import SubsetConfig, read_dataset_config
+from pair_network.training.hosts.embedded.images import load_pixels
+from pair_network.training.hosts.embedded.model import TokenizeStrategy, load_parts
 
 sides = st.integers(8, 3000)
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from pair_network.errors import PairError
-from pair_network.hosts.embedded import optimizers
-from pair_network.hosts.embedded.loss import draw_noise, draw_timesteps, min_snr_weight, row_loss
-from pair_network.hosts.embedded.model import make_noise_scheduler, read_model_facts
+from pair_network.training.hosts.embedded import optimizers
+from pair_network.training.hosts.embedded.loss import draw_noise, draw_timesteps, min_snr_weight, row_loss
+from pair_network.training.hosts.embedded.model import make_noise_scheduler, read_model_facts
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import toml
 
 from pair_network.errors import PairError
-from pair_network.hosts.embedded.config_file import read_config_file, verify
-from pair_network.hosts.embedded.model import check_model_folder
-from pair_network.hosts.embedded.options import setup_parser
+from pair_network.training.hosts.embedded.config_file import read_config_file, verify
+from pair_network.training.hosts.embedded.model import check_model_folder
+from pair_network.training.hosts.embedded.options import setup_parser
 
 
 def read(tmp_path, content, *argv):

@@ -11,7 +11,7 @@ import toml
 import torch
 from safetensors.torch import load_file
 
-from pair_network.hosts.embedded.state import read_train_state
+from pair_network.training.hosts.embedded.state import read_train_state
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def run_script(tmp_path, noise_source):
     script = tmp_path / "run.py"
     body = """
 import sys
-from pair_network.hosts.embedded import entry, trainer
+from pair_network.training.hosts.embedded import entry, trainer
 entry.PairTrainer.sample_images = trainer.EmbeddedTrainer.sample_images
 trainer.draw_noise, trainer.draw_timesteps = draw_noise, draw_timesteps
 sys.exit(entry.train_pairs(sys.argv[1:]))

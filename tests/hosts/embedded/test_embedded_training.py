@@ -9,8 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pair_network.errors import PairError
-from pair_network.hosts.embedded.optimizers import OPTIMIZERS
-from pair_network.hosts.embedded.state import read_train_state
+from pair_network.training.hosts.embedded.optimizers import OPTIMIZERS
+from pair_network.training.hosts.embedded.state import read_train_state
 
 
 def weights(path):

@@ -6,8 +6,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pair_network import PairError, create_network_from_weights
-from pair_network.objective import Phase
-from pair_network.trainer import PairTraining
+from pair_network.training.objective import Phase
+from pair_network.training.trainer import PairTraining
 
 
 def ups(path, branch=""):
@@ -61,7 +61,7 @@ def test_the_default_warm_up_is_a_third_of_the_run(train, pairs, phases):
 
 
 def test_warm_up_spends_nothing_on_style_rows(train, pairs, monkeypatch):
-    from pair_network.hosts.embedded.trainer import EmbeddedTrainer
+    from pair_network.training.hosts.embedded.trainer import EmbeddedTrainer
 
     rows = []
     call = EmbeddedTrainer.call_unet
@@ -94,7 +94,7 @@ def test_every_pair_has_a_content_branch_of_its_own(train, pairs):
 def test_penalty_is_logged_and_lowers_the_overlap(train, pairs, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "pair_network.hosts.embedded.trainer.EmbeddedTrainer.step_logging",
+        "pair_network.training.hosts.embedded.trainer.EmbeddedTrainer.step_logging",
         lambda self, accelerator, logs, step, epoch: seen.append(logs),
     )
     train(
@@ -107,7 +107,7 @@ def test_penalty_is_logged_and_lowers_the_overlap(train, pairs, tmp_path, monkey
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_files(train, pairs, tmp_path, monkeypatch):
-    from pair_network.hosts.embedded.trainer import EmbeddedTrainer
+    from pair_network.training.hosts.embedded.trainer import EmbeddedTrainer
 
     call, calls = EmbeddedTrainer.call_unet, []
 
@@ -141,7 +141,7 @@ def test_previews_read_the_text_encoders_layer_that_training_reads(model):
     """diffusers' own clip_skip counts from 0, and needs what transformers 5 dropped."""
     from diffusers import StableDiffusionPipeline
 
-    from pair_network.hosts.embedded.model import TextEncodingStrategy, TokenizeStrategy, skipped_layers
+    from pair_network.training.hosts.embedded.model import TextEncodingStrategy, TokenizeStrategy, skipped_layers
 
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
     tokens = TokenizeStrategy(model)
@@ -210,7 +210,7 @@ def test_a_preview_that_fails_after_the_last_step_does_not_lose_the_files(train,
     def fails(*args):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("pair_network.hosts.embedded.entry.make_pipeline", fails)
+    monkeypatch.setattr("pair_network.training.hosts.embedded.entry.make_pipeline", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         train(pairs, "--sample_every_n_steps", "100")
     assert largest(ups(tmp_path / "out" / "x.safetensors")) > 0

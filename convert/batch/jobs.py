@@ -1,0 +1,123 @@
+"""One file of a batch: what is to be done, with which options, and how it is done and recorded."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convert.files.header import printable
+from convert.files.storage import file_hash
+from pair_network.errors import PairError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file of a batch.
+
+    Attributes:
+        source: The input.
+        target: The output.
+        verb: The conversion.
+        arguments: The verb's options, as given.
+        replaces: What lies at the output may go: an earlier run wrote it, or the user said so.
+        others: Content hashes of the other files that the options name, as ``--checkpoint``; by absolute path.
+    """
+
+    source: Path
+    target: Path
+    verb: str
+    arguments: tuple[str, ...]
+    replaces: bool = False
+    others: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_verb(verb: str, arguments: list[str]) -> argparse.Namespace:
+    """The verb's options with their defaults.
+
+    Raises:
+        PairError: An option that the verb does not have, or a value that it does not take.
+    """
+    from convert.cli import add_conversion, verb_module
+
+    module = verb_module(verb)
+    parser = argparse.ArgumentParser(prog=f"batch {verb}", exit_on_error=False, add_help=False, allow_abbrev=False)
+    parser.set_defaults(verb=verb)
+    if hasattr(module, "add_batch_arguments"):
+        module.add_batch_arguments(parser)
+    else:
+        add_conversion(parser)
+        module.add_arguments(parser)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            return parser.parse_args(arguments)
+    except (argparse.ArgumentError, SystemExit) as cause:
+        reason = str(cause) if isinstance(cause, argparse.ArgumentError) else said.getvalue().strip().splitlines()[-1]
+        # What stands before the folders loses its value to them.
+        remedy = f"; options of {verb} stand behind the folders" if "expected" in reason else ""
+        raise PairError(f"batch {verb}: {reason}{remedy}") from None
+
+
+def hashes_of_others(options: argparse.Namespace) -> dict[str, str]:
+    """Content hashes of the files and folders that a verb's options name: a result is only valid for these."""
+    return {os.path.abspath(path): content_hash(path) for path in _paths_in(options) if path.exists()}
+
+
+def _paths_in(options: argparse.Namespace) -> Iterator[Path]:
+    for value in vars(options).values():
+        yield from (path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path))
+
+
+def run(job: Job, threads: int | None = None) -> dict[str, Any]:
+    """Converts one file; never raises, as a bad file must not stop the others.
+
+    Returns:
+        The log's record: source, status, and hashes of input and outputs, or the error.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    record: dict[str, Any] = {"source": os.path.abspath(job.source), "target": os.path.abspath(job.target)}
+    record.update(verb=job.verb, arguments=list(job.arguments), others=dict(job.others))
+    start = time.perf_counter()
+    try:
+        written = _convert(job)
+        record.update(status="done", source_sha256=content_hash(job.source))
+        record["outputs"] = {os.path.abspath(path): content_hash(path) for path in written}
+        record["bytes"] = sum(_size(path) for path in written)
+    except Exception as error:  # whatever it is, it is this file's
+        words = str(error) if isinstance(error, PairError) else f"{type(error).__name__}: {error}"
+        words = " ".join(words.split()).removeprefix(f"{job.source}: ")
+        record.update(status="failed", error=printable(words, 500))
+        if job.target.exists():  # it did not pass --verify, or is an earlier run's: a later run replaces it
+            record["outputs"] = {os.path.abspath(job.target): ""}
+    record["seconds"] = round(time.perf_counter() - start, 3)
+    return record
+
+
+def _convert(job: Job) -> list[Path]:
+    from convert.cli import convert_one, verb_module
+
+    options = parse_verb(job.verb, list(job.arguments))
+    options.overwrite = job.replaces
+    with contextlib.redirect_stdout(io.StringIO()):
+        return convert_one(verb_module(job.verb), job.source, job.target, options)
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of a folder's file names and contents."""
+    if path.is_file():
+        return file_hash(path)
+    parts = [f"{file.relative_to(path)}:{file_hash(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+    return "folder:" + "|".join(parts)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

@@ -1,0 +1,202 @@
+"""Where a family's layers lie in base checkpoints: single files in the original layouts, and diffusers' folders."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from convert.files.header import Header, read_header
+from pair_network.errors import PairError
+from pair_network.files import PICKLES
+
+from .families import FAMILIES, Family, TextEncoder
+from .keys.text import OPEN_CLIP, OPEN_CLIP_JOINT, OPEN_CLIP_JOINT_NAME
+from .names import Modules
+
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+# Prefix of a text encoder in single-file checkpoints, and whether its layers have OpenCLIP's names there.
+ENCODER_PREFIXES: dict[tuple[str, str], tuple[tuple[str, bool], ...]] = {
+    ("sd1", "text_encoder"): (("cond_stage_model.transformer.", False),),
+    ("sd2", "text_encoder"): (("cond_stage_model.model.transformer.", True),),
+    ("sdxl", "text_encoder"): (("conditioner.embedders.0.transformer.", False),),
+    ("sdxl", "text_encoder_2"): (("conditioner.embedders.1.model.transformer.", True),),
+    ("sd3", "text_encoder"): (("text_encoders.clip_l.transformer.", False),),
+    ("sd3", "text_encoder_2"): (("text_encoders.clip_g.transformer.", False),),
+    ("sd3", "text_encoder_3"): (("text_encoders.t5xxl.transformer.", False),),
+    ("flux", "text_encoder"): (("text_encoders.clip_l.transformer.", False),),
+    ("flux", "text_encoder_2"): (("text_encoders.t5xxl.transformer.", False),),
+}
+# A layer that only this family's denoiser has, by its original name.
+SIGNATURES = {
+    "flux": "double_blocks.0.img_attn.qkv.weight",
+    "sd3": "joint_blocks.0.x_block.attn.qkv.weight",
+    "sdxl": "input_blocks.4.1.transformer_blocks.1.attn2.to_k.weight",
+    "sd": "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+}
+SD2_WIDTH = 1024
+
+
+@dataclass(frozen=True)
+class Place:
+    """A weight in a checkpoint: the modules stacked in it, and whether its rows may be (shift, scale)."""
+
+    modules: Modules
+    swaps: bool = False
+
+
+def family_of_checkpoint(header: Header) -> tuple[Family, str]:
+    """Family and denoiser prefix of a single-file checkpoint in an original layout.
+
+    Raises:
+        PairError: None of the known layouts.
+    """
+    for prefix in DENOISER_PREFIXES:
+        for name, key in SIGNATURES.items():
+            stored = header.tensors.get(prefix + key)
+            if stored is not None:
+                if name == "sd":
+                    name = "sd2" if stored.shape[1] == SD2_WIDTH else "sd1"
+                return FAMILIES[name], prefix
+    raise PairError(
+        f"{header.path}: is no checkpoint of a known layout (SD 1, 2, XL, 3 or FLUX.1 in the original names); for "
+        "diffusers' models give the folder with model_index.json"
+    )
+
+
+@lru_cache
+def single_file_places(family: Family, prefix: str) -> dict[str, Place]:
+    """Checkpoint key, without ``.weight``, -> what lies there."""
+    places = {
+        prefix + entry.native: Place(tuple(f"{family.component}.{m}" for m in entry.modules), entry.swaps)
+        for entry in family.entries
+    }
+    for encoder in family.text_encoders:
+        for start, is_open_clip in ENCODER_PREFIXES.get((family.name, encoder.component), ()):
+            places.update(_open_clip(encoder, start) if is_open_clip else _plain_encoder(encoder, start))
+    return places
+
+
+def _plain_encoder(encoder: TextEncoder, start: str) -> dict[str, Place]:
+    return {start + module: Place((f"{encoder.component}.{module}",)) for module in encoder.modules}
+
+
+def _open_clip(encoder: TextEncoder, start: str) -> dict[str, Place]:
+    places = {}
+    for number in range(encoder.layers):
+        path = f"{encoder.component}.text_model.encoder.layers.{number}."
+        block = f"{start}resblocks.{number}."
+        # The joint projection's tensor is called in_proj_weight, without a dot.
+        places[f"{block}{OPEN_CLIP_JOINT_NAME}"] = Place(tuple(path + part for part in OPEN_CLIP_JOINT))
+        places.update({block + native: Place((path + part,)) for part, native in OPEN_CLIP.items()})
+    return places
+
+
+@lru_cache
+def component_places(family: Family, component: str) -> dict[str, Place]:
+    """Keys of a diffusers component, without ``.weight``, -> what lies there."""
+    if component == family.component:
+        return {module: Place((f"{component}.{module}",)) for entry in family.entries for module in entry.modules}
+    encoder = next((encoder for encoder in family.text_encoders if encoder.component == component), None)
+    if encoder is None:
+        return {}
+    places = {}
+    for module in encoder.modules:
+        for form in {module, module.removeprefix("text_model.")}:
+            places[form] = Place((f"{component}.{module}",))
+    return places
+
+
+def layer_key(key: str) -> str:
+    """A weight's layer name: without ``.weight``, or ``_weight`` of OpenCLIP's joint projection."""
+    return key.removesuffix(".weight") if key.endswith(".weight") else key.removesuffix("_weight")
+
+
+def weight_files(folder: Path) -> dict[str, list[Path]]:
+    """The .safetensors files of each component of a diffusers folder that can carry a LoRA.
+
+    Where a component has an fp16 variant beside the full one, the variant is not touched.
+
+    Raises:
+        PairError: No component has one.
+    """
+    found = {}
+    for component in COMPONENTS:
+        files = sorted((folder / component).glob("*.safetensors"))
+        full = [file for file in files if ".fp16" not in file.name] or files
+        if full:
+            found[component] = full
+    if not found:
+        raise PairError(f"{folder}: holds no diffusers model (no unet/ or transformer/ with .safetensors files)")
+    return found
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base checkpoint or diffusers folder on disk, and every weight in it that a LoRA can carry.
+
+    Attributes:
+        family: The model family.
+        layout: Prefix of the denoiser's keys in a single file; None for a diffusers folder.
+        files: Each weight file's places by stored key.
+    """
+
+    family: Family
+    layout: str | None
+    files: dict[Path, dict[str, Place]]
+
+    @property
+    def title(self) -> str:
+        return self.family.title if self.layout is None else f"{self.family.title} under {self.layout!r}"
+
+    def named(self) -> Iterator[tuple[str, Path, str, Place]]:
+        """(name within the model, file, stored key, place) of every such weight."""
+        for file, places in self.files.items():
+            for key, place in places.items():
+                yield (key if self.layout is not None else f"{file.parent.name}.{key}"), file, key, place
+
+
+def base_model(source: Path) -> BaseModel:
+    """What a LoRA can change in a checkpoint or a diffusers folder; only headers are read.
+
+    Raises:
+        PairError: Neither a known layout nor a diffusers folder.
+    """
+    if source.suffix.lower() in PICKLES and source.is_file():
+        raise PairError(f"{source}: is pickled, and checkpoints are read from .safetensors only; save it as that first")
+    if not source.is_dir():
+        header = read_header(source)
+        family, prefix = family_of_checkpoint(header)
+        return BaseModel(family, prefix, {source: _stored(header, single_file_places(family, prefix))})
+    components = weight_files(source)
+    family = family_of_folder(components)
+    return BaseModel(
+        family,
+        None,
+        {
+            file: _stored(read_header(file), component_places(family, component))
+            for component, own in components.items()
+            for file in own
+        },
+    )
+
+
+def _stored(header: Header, places: Mapping[str, Place]) -> dict[str, Place]:
+    """Places of a file's weights; biases have none."""
+    return {
+        key: places[layer_key(key)] for key in header.tensors if key.endswith("weight") and layer_key(key) in places
+    }
+
+
+def family_of_folder(files: Mapping[str, Collection[Path]]) -> Family:
+    """The family of a diffusers folder, from the shapes of its denoiser."""
+    if "transformer" in files:
+        keys = {key for file in files["transformer"] for key in read_header(file).tensors}
+        return FAMILIES["flux" if any(key.startswith("single_transformer_blocks.") for key in keys) else "sd3"]
+    shapes = {key: stored.shape for file in files.get("unet", []) for key, stored in read_header(file).tensors.items()}
+    if "text_encoder_2" in files or "add_embedding.linear_1.weight" in shapes:
+        return FAMILIES["sdxl"]
+    widths = {shape[1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")}
+    return FAMILIES["sd2" if SD2_WIDTH in widths else "sd1"]

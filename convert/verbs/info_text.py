@@ -1,0 +1,70 @@
+"""The report of ``info`` for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.files.header import printable
+
+
+def text_of(report: Mapping[str, Any], with_blocks: bool) -> str:
+    """The report for people."""
+    if "error" in report:
+        return f"error: {report['error']}"
+    sure = "" if report["family_is_certain"] else " (a guess: nothing in the file says more; --family sets it)"
+    lines = [
+        report["file"],
+        f"  {report['title']}, {report['family']}{sure}",
+        f"  {report['layers']} layers, {report['parameters']:,} parameters, {_counts(report['dtypes'])}",
+        f"  rank {_counts(report['ranks'])}; alpha {_counts(report['alphas'])}",
+        f"  targets {_counts(report['targets'])}",
+    ]
+    if "unknown" in report:
+        found = report["unknown"]
+        names = ", ".join(printable(name, 80) for name in found["examples"])
+        lines.append(f"  {found['tensors']} tensors under names unknown here, so no verb converts it: {names}")
+    said = ("trigger_words", "output_name", "base_model", "history")
+    lines += [f"  {name.replace('_', ' ')}: {printable(report[name])}" for name in said if report[name]]
+    if report["training_tags"]:
+        lines.append(f"  most frequent in its captions: {printable(', '.join(report['training_tags']))}")
+    lines.append(f"  style rows: {_orthonormal(report['rows'])}")
+    if "content" in report:
+        lines += _content_lines(report["content"])
+    lines += _norm_lines(report["blocks"], with_blocks)
+    lines += _hash_lines(report.get("hashes", {}))
+    for ui, match in report.get("uis", {}).items():
+        lines.append(f"  {ui:10} {match['matched']} of {match['total']} tensors; {match['verdict']}")
+    return "\n".join(lines)
+
+
+def _hash_lines(hashes: Mapping[str, str]) -> list[str]:
+    if not hashes:
+        return []
+    shown = f"  hash in A1111 {hashes['a1111']}, " if "a1111" in hashes else "  "
+    wrong = "; its sshs_model_hash is another file's" if hashes.get("stored_hash_is_right") == "False" else ""
+    return [f"{shown}AutoV2 {hashes['autov2']}{wrong}"]
+
+
+def _orthonormal(rows: Mapping[str, Any]) -> str:
+    words = "orthonormal" if rows["are_orthonormal"] else "not orthonormal"
+    return f"{words} (|Gram − I| up to {rows['gram_defect']:.1e})"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
+def _content_lines(content: Mapping[str, Any]) -> list[str]:
+    return [
+        f"  content branch: {content['pairs']} pair(s), rank {_counts(content['ranks'])}, {content['orthogonality']}",
+        f"  overlap with style {content['branch_overlap']:.1e}, Gram defect of both {content['gram_defect']:.1e}",
+    ]
+
+
+def _norm_lines(norms: Mapping[str, float], with_blocks: bool) -> list[str]:
+    if with_blocks:
+        return [f"  norm {block:24} {norm:.4g}" for block, norm in norms.items()]
+    largest = max(norms, key=lambda block: norms[block])
+    total = sum(norm * norm for norm in norms.values()) ** 0.5
+    return [f"  norm of the delta: {total:.4g}, most in {largest} (--blocks for all)"]

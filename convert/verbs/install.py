@@ -1,0 +1,61 @@
+"""Copies the guidance extensions into the UIs' folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from convert.files.storage import atomic_folder
+from pair_network.errors import PairError
+
+HERE = Path(__file__).parents[1]
+FOLDER_NAMES = {"webui": "sd-webui-pair-network", "comfyui": "comfyui-pair-network"}
+MARKER = "pair-network.txt"  # says that a folder is ours and may be replaced
+
+
+def install(ui: str, into: Path) -> Path:
+    """Puts the extension for ``ui`` into a folder of extensions, replacing an older one of ours as a whole.
+
+    Args:
+        ui: "webui" or "comfyui".
+        into: The folder where the UI looks for extensions or custom nodes.
+
+    Returns:
+        The extension's folder.
+
+    Raises:
+        PairError: This distribution lacks the extension, there is no such folder, or something else has its name.
+    """
+    source = HERE / ui
+    if not any(path.suffix == ".py" for path in source.rglob("*")):
+        raise PairError(
+            f"the {ui} extension is not part of this distribution (no folder convert/{ui}); it comes in a later version"
+        )
+    if not into.is_dir():
+        raise PairError(f"{into}: no such folder; give the one where the UI keeps its extensions")
+    target = into / FOLDER_NAMES[ui]
+    if target.is_symlink():
+        raise PairError(f"{target}: is a link, so it is not replaced; remove it first")
+    if target.exists() and not (target / MARKER).is_file():
+        raise PairError(f"{target}: exists and was not put there by this command; remove it first")
+    with atomic_folder(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        (folder / MARKER).write_text("Installed by python -m convert; updated as a whole.\n", encoding="utf-8")
+    return target
+
+
+def install_webui(into: Path) -> Path:
+    return install("webui", into)
+
+
+def webui_lora_folder(root: Path) -> Path:
+    """models/Lora of an A1111 or Forge folder.
+
+    Raises:
+        PairError: The folder is not one of them.
+    """
+    if not (root / "models").is_dir() or not (root / "extensions").is_dir():
+        raise PairError(
+            f"--webui {root}: holds no models and extensions folders; give the folder of A1111 or Forge itself"
+        )
+    return root / "models" / "Lora"

@@ -1,0 +1,138 @@
+"""What the UIs show beside a LoRA: NAME.json, NAME.png, and the cover picture inside the file."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from convert.formats.layers import Adapter
+from convert.formats.metadata import trigger_words
+from convert.paths import stem_of
+from pair_network.errors import PairError
+from pair_network.files import atomic_file
+
+PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
+TEXTS = ("activation text", "negative text", "preferred weight", "notes", "description", "sd version")
+COVER_SIZE = 256  # pixels: ComfyUI refuses to show a header above 1 MB
+UI_VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("card in the UI")
+    group.add_argument("--activation", metavar="TEXT", help="text that a click adds to the prompt (the trigger words)")
+    group.add_argument("--negative", metavar="TEXT", help="text that a click adds to the negative prompt")
+    group.add_argument("--weight", type=float, metavar="W", help="preferred weight")
+    group.add_argument("--notes", metavar="TEXT", help="notes")
+    group.add_argument("--preview", type=Path, metavar="IMAGE", help="picture (the one beside the input)")
+    group.add_argument("--no-card", action="store_true", help="write the .safetensors alone")
+
+
+@dataclass(frozen=True)
+class Card:
+    """Texts of the JSON file, and the picture; both may be empty."""
+
+    texts: dict[str, Any]
+    picture: Path | None
+
+    @classmethod
+    def of(cls, source: Path, adapter: Adapter, options: argparse.Namespace) -> Card:
+        """The card that the options ask for, with what the input's own card says beside them."""
+        if options.no_card:
+            return cls({}, None)
+        known = _texts_beside(source)
+        if options.strength != 1:
+            known.pop("preferred weight", None)  # it was one for the old strength
+        texts = {
+            "activation text": options.activation or known.get("activation text") or trigger_words(adapter.metadata),
+            "negative text": options.negative,
+            "preferred weight": options.weight,
+            "notes": options.notes,
+            "sd version": UI_VERSIONS.get(adapter.family.name) if adapter.is_sure else None,
+        }
+        picture = options.preview or _beside(source)
+        return cls({**known, **{key: value for key, value in texts.items() if value}}, picture)
+
+    def check(self, target: Path, overwrite: bool) -> None:
+        """Refuses, before anything is written, to put the card over files that are not its own.
+
+        Raises:
+            PairError: The NAME.json there is no card, or a picture of that name exists already.
+        """
+        if self.texts:
+            _existing(target.with_suffix(".json"))
+        file = target.with_suffix(".png")
+        if self.picture is not None and file.exists() and not (overwrite or file.samefile(self.picture)):
+            raise PairError(f"{file}: exists already; pass --overwrite, or --no-card to write the LoRA alone")
+
+    def embed(self, metadata: dict[str, str]) -> None:
+        """Puts a small cover into the file's own metadata (``ssmd_cover_images``)."""
+        if self.picture is not None:
+            data = base64.b64encode(_png(self.picture, COVER_SIZE)).decode()
+            metadata["ssmd_cover_images"] = json.dumps([data])
+
+    def write(self, target: Path) -> list[Path]:
+        """NAME.json and NAME.png beside the LoRA; texts that a NAME.json has already and the card has not are kept."""
+        written = []
+        if self.texts:
+            file = target.with_suffix(".json")
+            with atomic_file(file) as temporary:
+                text = json.dumps({**_existing(file), **self.texts}, indent=4, ensure_ascii=False)
+                temporary.write_text(text, encoding="utf-8")
+            written.append(file)
+        file = target.with_suffix(".png")
+        if self.picture is not None and not (file.exists() and file.samefile(self.picture)):
+            data = _png(self.picture, None)
+            with atomic_file(file) as temporary:
+                temporary.write_bytes(data)
+            written.append(file)
+        return written
+
+
+def _texts_beside(source: Path) -> dict[str, Any]:
+    """The texts of the card beside the input; nothing if there is none."""
+    file = source.with_name(stem_of(source) + ".json")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, RecursionError):
+        values = {}  # whatever it is, it is no card
+    return {key: values[key] for key in TEXTS if values.get(key)} if isinstance(values, dict) else {}
+
+
+def _existing(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as cause:
+        raise PairError(f"{file}: is no JSON, so it was left as it is; remove it or pass --no-card") from cause
+    if not isinstance(values, dict):
+        raise PairError(f"{file}: is no card of a LoRA, so it was left as it is; remove it or pass --no-card")
+    return values
+
+
+def _beside(source: Path) -> Path | None:
+    candidates = (source.with_name(stem_of(source) + ending) for ending in PICTURES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _png(path: Path, size: int | None) -> bytes:
+    """The picture as PNG; at full size a PNG keeps its bytes, and so the prompt that UIs store in it."""
+    try:
+        with Image.open(path) as picture:
+            image = picture.convert("RGB")
+            if size is None and picture.format == "PNG":
+                return path.read_bytes()
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as cause:
+        raise PairError(f"{path}: cannot be read as a picture; give another with --preview, or --no-card") from cause
+    if size is not None:
+        image.thumbnail((size, size))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=size is not None)
+    return buffer.getvalue()

@@ -1,0 +1,144 @@
+"""The two files of a run: a plain kohya style LoRA, and the coupled checkpoint beside it.
+
+NAME.safetensors       KEY.lora_down.weight, KEY.lora_up.weight, KEY.alpha: the style branch as any kohya LoRA
+NAME.pair.safetensors  style.KEY.… and content.KEY.… in the same shapes; a content up is (pairs, out, rank).
+                       The metadata's pair_network_config holds the config as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pair_network.errors import PairError
+from pair_network.files import PICKLES, atomic_file
+
+from .config import PairConfig
+
+CONFIG_KEY = "pair_network_config"
+PAIR_SUFFIX = ".pair.safetensors"
+
+
+def pair_path(style_path: str | Path) -> Path:
+    """NAME.pair.safetensors beside NAME.safetensors."""
+    path = Path(style_path)
+    return path.with_name(path.name.removesuffix(".safetensors") + PAIR_SUFFIX)
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU) and metadata of a safetensors file.
+
+    Raises:
+        PairError: No such file, a pickle, or not an intact safetensors file.
+    """
+    with _opened(Path(path)) as handle:
+        return load_file(path), dict(handle.metadata() or {})
+
+
+def read_keys(path: str | Path) -> list[str]:
+    """Names of a safetensors file's tensors, from its header alone.
+
+    Raises:
+        PairError: As in ``read``.
+    """
+    with _opened(Path(path)) as handle:
+        return list(handle.keys())
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise PairError(f"{path}: no such file")
+    if path.suffix.lower() in PICKLES:
+        raise PairError(
+            f"{path}: pickled weights can run code when loaded and are not read; convert the file to .safetensors"
+        )
+    try:
+        with safe_open(path, "pt") as handle:
+            yield handle
+    except SafetensorError as cause:
+        raise PairError(f"{path}: not an intact safetensors file ({cause}); copy or download it again") from cause
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
+    """Writes a safetensors file whole or not at all, with kohya's content hash (sshs_model_hash) in its metadata.
+
+    Raises:
+        PairError: A tensor holds NaN or infinity: the file on disk is left as it was.
+    """
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise PairError(f"{path}: {key} is not finite, nothing was written; lower the learning rate")
+    values = {key: value if isinstance(value, str) else _metadata_text(value) for key, value in metadata.items()}
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    values["sshs_model_hash"] = _data_hash(save(contiguous))
+    with atomic_file(Path(path)) as temporary:
+        temporary.write_bytes(save(contiguous, values))
+
+
+def _metadata_text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+
+
+def _data_hash(content: bytes) -> str:
+    """SHA-256 of the bytes behind the header, as kohya and A1111 identify a LoRA."""
+    (header,) = struct.unpack("<Q", content[:8])
+    return hashlib.sha256(content[8 + header :]).hexdigest()
+
+
+def is_pair_file(metadata: Mapping[str, str]) -> bool:
+    return CONFIG_KEY in metadata
+
+
+def split_branches(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The content and style tensors of a coupled checkpoint, their prefixes removed.
+
+    Raises:
+        PairError: A key belongs to neither branch.
+    """
+    branches: dict[str, dict[str, Tensor]] = {"content": {}, "style": {}}
+    for key, tensor in tensors.items():
+        branch, _, rest = key.partition(".")
+        if branch not in branches:
+            raise PairError(f"{source}: unexpected tensor {key} in a coupled checkpoint")
+        branches[branch][rest] = tensor
+    return branches["content"], branches["style"]
+
+
+def read_config(metadata: Mapping[str, str], source: str) -> PairConfig:
+    return PairConfig.from_json(metadata[CONFIG_KEY], source)
+
+
+def layers_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """Down, up and alpha of every layer of a kohya LoRA, by the layer's key. Without an alpha tensor, alpha = rank.
+
+    Raises:
+        PairError: The file is empty, or a layer is incomplete or of a kind that is no LoRA (LoHa, DoRA, …).
+    """
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        key, _, suffix = name.partition(".")
+        grouped.setdefault(key, {})[suffix] = tensor
+    if not grouped:
+        raise PairError(f"{source}: the file holds no tensors")
+    layers = {}
+    for key, parts in grouped.items():
+        if not {"lora_down.weight", "lora_up.weight"} <= set(parts) <= {"lora_down.weight", "lora_up.weight", "alpha"}:
+            raise PairError(
+                f"{source}: {key} has the tensors {sorted(parts)}, a kohya LoRA has lora_down.weight and "
+                "lora_up.weight; convert the file first"
+            )
+        down = parts["lora_down.weight"]
+        alpha = float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
+        layers[key] = (down, parts["lora_up.weight"], alpha)
+    return layers

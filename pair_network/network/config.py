@@ -1,0 +1,198 @@
+"""The network's settings: one frozen dataclass, parsed once from kohya's ``network_args`` strings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pair_network.errors import PairError, nearest
+
+ORTHOGONALITY = ("frozen", "penalty", "none")
+TARGETS = ("attention", "ff", "conv", "modulation", "full", "text_encoder", "t5")
+DEFAULT_RANK = 16
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """Everything needed to rebuild a coupled network for a given base model.
+
+    Attributes:
+        rank: Rank of the style branch (``network_dim``), at least 1.
+        alpha: Style alpha (``network_alpha``); the branch's scale is alpha / rank.
+        content_rank: Rank of the content branch (``content_dim``), at least 1.
+        content_alpha: Content alpha.
+        orthogonality: "frozen": both downs are rows of one orthonormal basis and never train (paper, section 4.2);
+            "penalty": the downs train and their overlap is penalised; "none": the downs train freely.
+        penalty_weight: Weight of the overlap penalty, used with "penalty" only.
+        basis_seed: Seed of every layer's private generator.
+        targets: Kinds of layer to train, a subset of ``TARGETS``.
+        block_dims: (part of a layer's path, style rank) pairs; rank 0 leaves the block out.
+        split_qkv: Fused q, k, v (and MLP) layers of FLUX, SD3, Lumina and HunyuanImage get factors for each part.
+        num_pairs: Number of training pairs; the content branch holds one up-factor for each.
+        dropout: Probability that an element of the low-rank projection is zeroed while training.
+        rank_dropout: Probability that a whole rank is zeroed for a row while training.
+        module_dropout: Probability that a whole layer is skipped in a step while training.
+        content_lr: Learning rate of the content branch; None: the host's U-Net or text-encoder rate.
+        style_lr: Learning rate of the style branch; None: the host's U-Net or text-encoder rate.
+    """
+
+    rank: int = DEFAULT_RANK
+    alpha: float = float(DEFAULT_RANK)
+    content_rank: int = DEFAULT_RANK
+    content_alpha: float = float(DEFAULT_RANK)
+    orthogonality: str = "frozen"
+    penalty_weight: float = 1.0
+    basis_seed: int = 0
+    targets: tuple[str, ...] = ("attention",)
+    block_dims: tuple[tuple[str, int], ...] = ()
+    split_qkv: bool = False
+    num_pairs: int = 1
+    dropout: float = 0.0
+    rank_dropout: float = 0.0
+    module_dropout: float = 0.0
+    content_lr: float | None = None
+    style_lr: float | None = None
+
+    @property
+    def trains_downs(self) -> bool:
+        return self.orthogonality != "frozen"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> PairConfig:
+        """Config written by ``to_json``.
+
+        Raises:
+            PairError: The text is not such a config; ``source`` is the file named in the message.
+        """
+        try:
+            values = json.loads(text)
+            values["targets"] = tuple(values["targets"])
+            values["block_dims"] = tuple((str(part), int(rank)) for part, rank in values["block_dims"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as cause:
+            raise PairError(
+                f"{source}: the pair_network_config metadata cannot be read ({cause}); re-export the file"
+            ) from cause
+
+
+def parse_network_args(
+    network_dim: int | None, network_alpha: float | None, dropout: float | None, network_args: Mapping[str, Any]
+) -> PairConfig:
+    """Config from what a kohya host passes to ``create_network``.
+
+    Args:
+        network_dim: Style rank, or None for the default (16).
+        network_alpha: Style alpha, or None for alpha = rank.
+        dropout: kohya's ``--network_dropout``, or None.
+        network_args: The ``network_args`` as strings ("content_dim": "8"); values that are None are ignored.
+
+    Raises:
+        PairError: An unknown key (the nearest one is suggested), or a value of the wrong type or range.
+    """
+    given = {key: value for key, value in network_args.items() if value is not None}
+    unknown = [key for key in given if key not in _PARSERS]
+    if unknown:
+        accepted = ", ".join(_PARSERS)
+        raise PairError(
+            f"network_args: unknown key {unknown[0]!r}{nearest(unknown[0], _PARSERS)}; accepted are: {accepted}"
+        )
+    values = {key: _parse_one(key, value, _PARSERS[key]) for key, value in given.items()}
+    rank = _parse_one("network_dim", network_dim, _positive_int) if network_dim is not None else DEFAULT_RANK
+    alpha = float(network_alpha) if network_alpha else float(rank)
+    content_rank = values.pop("content_dim", rank)
+    values.setdefault("content_alpha", alpha * content_rank / rank)
+    if dropout is not None:
+        values.setdefault("dropout", _parse_one("dropout", dropout, _probability))
+    return PairConfig(rank=rank, alpha=alpha, content_rank=content_rank, **values)
+
+
+def _parse_one(key: str, value: Any, parse: Callable[[Any], Any]) -> Any:
+    try:
+        return parse(value)
+    except (TypeError, ValueError) as cause:
+        raise PairError(f"network_args: {key}={value!r} is not usable: {cause}") from cause
+
+
+def _positive_int(value: Any) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError("must be a whole number of at least 1")
+    return number
+
+
+def _non_negative(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError("must be a number of at least 0")
+    return number
+
+
+def _positive(value: Any) -> float:
+    if _non_negative(value) == 0:
+        raise ValueError("must be above 0")
+    return float(value)
+
+
+def _probability(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < 1:
+        raise ValueError("must be a probability from 0 up to, but not including, 1")
+    return number
+
+
+def _choice(accepted: tuple[str, ...]) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in accepted:
+            raise ValueError(f"must be one of {', '.join(accepted)}{nearest(str(value), accepted)}")
+        return str(value)
+
+    return parse
+
+
+def _boolean(value: Any) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise ValueError("must be True or False")
+    return str(value).lower() == "true"
+
+
+def _targets(value: Any) -> tuple[str, ...]:
+    names = [part.strip() for part in str(value).split("+")]
+    return tuple(dict.fromkeys(_choice(TARGETS)(name) for name in names))
+
+
+def _block_dims(value: Any) -> tuple[tuple[str, int], ...]:
+    entries = []
+    for entry in str(value).split(","):
+        part, separator, rank = entry.partition("=")
+        if not separator or not part.strip():
+            raise ValueError(
+                "write part-of-the-layer-path=rank, comma-separated, for example down_blocks.0=8,mid_block=32"
+            )
+        if int(rank) < 0:
+            raise ValueError("ranks must be at least 0")
+        entries.append((part.strip(), int(rank)))
+    return tuple(entries)
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "content_dim": _positive_int,
+    "content_alpha": _positive,
+    "orthogonality": _choice(ORTHOGONALITY),
+    "penalty_weight": _non_negative,
+    "basis_seed": int,
+    "targets": _targets,
+    "block_dims": _block_dims,
+    "split_qkv": _boolean,
+    "num_pairs": _positive_int,
+    "dropout": _probability,
+    "rank_dropout": _probability,
+    "module_dropout": _probability,
+    "content_lr": _non_negative,
+    "style_lr": _non_negative,
+}

@@ -1,0 +1,122 @@
+"""Making networks: the two functions that kohya's hosts call on a network module."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from pair_network.errors import PairError
+
+from . import checkpoint
+from .config import PairConfig, parse_network_args
+from .pair_network import PairNetwork, TextEncoders
+from .targets import all_layers, block_ranks, find_targets, split_targets
+
+# network_args that may differ from those that a coupled checkpoint was trained with: they shape no tensor.
+FREE_TO_CHANGE = ("penalty_weight", "dropout", "rank_dropout", "module_dropout", "content_lr", "style_lr")
+
+
+def create_network(
+    multiplier: float,
+    network_dim: int | None,
+    network_alpha: float | None,
+    vae: nn.Module | None,
+    text_encoder: TextEncoders,
+    unet: nn.Module | None,
+    neuron_dropout: float | None = None,
+    **network_args: Any,
+) -> PairNetwork:
+    """A new network with ups at zero, as kohya's hosts ask for one.
+
+    Raises:
+        PairError: An unknown or unusable network_args entry, no matching layer, or a rank that does not fit.
+    """
+    config = parse_network_args(network_dim, network_alpha, neuron_dropout, network_args)
+    targets = find_targets(config, text_encoder, unet)
+    return PairNetwork(config, targets, block_ranks(config, targets), multiplier)
+
+
+def create_network_from_weights(
+    multiplier: float,
+    file: str,
+    vae: nn.Module | None,
+    text_encoder: TextEncoders,
+    unet: nn.Module | None,
+    weights_sd: dict[str, Tensor] | None = None,
+    for_inference: bool = False,
+    **network_args: Any,
+) -> tuple[PairNetwork, dict[str, Tensor]]:
+    """A network with the ranks and layers of ``file``, its weights loaded, and the file's tensors.
+
+    A coupled checkpoint brings its own config, of which ``network_args`` may only change what does not shape it;
+    a plain kohya LoRA becomes the style branch.
+
+    Raises:
+        PairError: The file is unreadable, names layers that the model does not have, or was trained with other
+            ``network_args`` than the given ones.
+    """
+    tensors, metadata = checkpoint.read(file)
+    if checkpoint.is_pair_file(metadata):
+        content, style_tensors = checkpoint.split_branches(tensors, file)
+        config = _updated(checkpoint.read_config(metadata, file), network_args, file)
+        style = checkpoint.layers_of(style_tensors, file)
+        content_ranks = {key: down.shape[0] for key, (down, _, _) in checkpoint.layers_of(content, file).items()}
+    else:
+        style = checkpoint.layers_of(tensors, file)
+        rank = max(down.shape[0] for down, _, _ in style.values())
+        if for_inference:
+            network_args = {"orthogonality": "none", "content_dim": "1"}
+        config = parse_network_args(rank, rank, None, network_args)
+        content_ranks = {key: min(config.content_rank, down.shape[0]) for key, (down, _, _) in style.items()}
+    targets = [target for target in all_layers(text_encoder, unet) if target.key in style]
+    unknown = sorted(set(style) - {target.key for target in targets})
+    if unknown:
+        raise PairError(
+            f"{file}: {len(unknown)} of its {len(style)} layers are not in this model, the first is {unknown[0]}; "
+            "was it trained on another model family?"
+        )
+    targets = split_targets(targets) if config.split_qkv else targets
+    parts = {target.key: max(1, len(target.splits)) for target in targets}
+    ranks = {
+        key: (down.shape[0] // parts[key], content_ranks[key] // parts[key]) for key, (down, _, _) in style.items()
+    }
+    network = PairNetwork(config, targets, ranks, multiplier)
+    network.load_weights(file)
+    return network, tensors
+
+
+def _updated(config: PairConfig, network_args: dict[str, Any], file: str) -> PairConfig:
+    """The checkpoint's config with the network_args that leave its shape alone.
+
+    Raises:
+        PairError: An entry contradicts what the checkpoint was trained with.
+    """
+    parsed = parse_network_args(config.rank, config.alpha, None, network_args)
+    given = [key for key, value in network_args.items() if value is not None]
+    if "num_pairs" in given and parsed.num_pairs != config.num_pairs:
+        raise PairError(f"{file}: holds {config.num_pairs} pair(s), but the dataset has {parsed.num_pairs}")
+    for key in given:
+        field = "content_rank" if key == "content_dim" else key
+        wanted, trained = getattr(parsed, field), getattr(config, field)
+        if key not in FREE_TO_CHANGE and _comparable(wanted) != _comparable(trained):
+            raise PairError(
+                f"{file}: was trained with {key}={_text(trained)}, but network_args say {key}={_text(wanted)}; leave "
+                "it out to continue with the checkpoint's, or train anew without --network_weights"
+            )
+    return replace(config, **{key: getattr(parsed, key) for key in given if key in FREE_TO_CHANGE})
+
+
+def _comparable(value: Any) -> Any:
+    """Targets are the same in any order."""
+    return frozenset(value) if isinstance(value, tuple) else value
+
+
+def _text(value: Any) -> str:
+    """A setting as network_args write it."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return (
+        ",".join(f"{part}={rank}" for part, rank in value) if value and isinstance(value[0], tuple) else "+".join(value)
+    )

@@ -1,0 +1,193 @@
+"""``python -m pair_network generate``: pictures with style guidance, and what they are compared with."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from pair_network.errors import PairError
+
+from ..pipelines import Style, plain_lora, style_guidance
+from ..previews import grid
+from .infotext import infotext, lora_name, model_name, sampler_name, save_png, style_fields
+from .models import SAMPLERS, default_cfg, load_pipeline, place, set_sampler
+from .options import Parser, check_output, make_parser, number, styles_of, whole
+from .tasks import Task, check_pictures, task_of
+
+BASE, LORA, GUIDANCE = "base", "style LoRA", "style guidance"
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a sheet.
+
+    Attributes:
+        label: Its column.
+        row: Its row's label, "" in a sheet of one row.
+        way: BASE, LORA or GUIDANCE.
+        styles: What it is made with.
+    """
+
+    label: str
+    row: str
+    way: str
+    styles: tuple[Style, ...] = ()
+
+
+def parser() -> Parser:
+    """All options of the verb."""
+    found = make_parser("generate", "Pictures with style guidance (paper, eq. 10 and 11).")
+    what = found.add_argument_group("what to make")
+    what.add_argument("--prompt", nargs="+", required=True, help="prompts, without the style words")
+    what.add_argument("--negative", default="", help="negative prompt")
+    what.add_argument("--seed", nargs="+", type=whole(0, MAX_SEED), default=[0], help="one picture for each")
+    what.add_argument("--steps", type=whole(1), default=30)
+    what.add_argument("--cfg", type=number(0), help="λ_cfg; 1: none. Default: 5; FLUX, where it is true CFG: 1")
+    what.add_argument("--distilled_guidance", type=number(0), default=3.5, help="FLUX-dev's built-in guidance")
+    what.add_argument("--guidance_rescale", type=number(0, 1), default=0.0)
+    what.add_argument("--sampler", choices=sorted(SAMPLERS), default=None, help="default: the model's own")
+    what.add_argument("--width", type=whole(8, unit=8), help="pixels; default: the model's own size, or the picture's")
+    what.add_argument("--height", type=whole(8, unit=8), help="with a picture one side alone keeps its shape")
+    start = found.add_argument_group("starting from pictures")
+    start.add_argument("--image", type=Path, default=None, help="img2img from this picture")
+    start.add_argument("--strength", type=number(0, 1), default=0.6, help="img2img: 0 keeps the picture, 1 replaces it")
+    start.add_argument("--mask", type=Path, default=None, help="inpainting: white is painted anew (with --image)")
+    start.add_argument("--controlnet", default=None, help="ControlNet: folder or hub name")
+    start.add_argument("--control_image", type=Path, default=None, help="the ControlNet's picture, already processed")
+    start.add_argument("--control_scale", type=number(0), default=1.0)
+    sheets = found.add_argument_group("sheets: one labelled picture for each prompt and seed")
+    sheets.add_argument("--compare", action="store_true", help="base | style LoRA | style guidance")
+    sheets.add_argument("--grid_scale", nargs="+", type=float, default=None, help="columns: λ")
+    sheets.add_argument("--grid_multiplier", nargs="+", type=float, default=None, help="rows: strength of the LoRA")
+    return found
+
+
+def run(argv: Sequence[str]) -> list[Path]:
+    """Makes and writes the pictures; returns their paths, sheets after the pictures they show.
+
+    Raises:
+        PairError: A mistake in the options, a file or the model.
+    """
+    args = parser().parse_args(list(argv))
+    cells = cells_of(args)
+    check_pictures(args)
+    check_output(args)
+    pipe = load_pipeline(args)
+    args.cfg = default_cfg(pipe) if args.cfg is None else args.cfg
+    set_sampler(pipe, args.sampler)
+    task = task_of(args, pipe)
+    place(task.pipe, args)
+    written: list[Path] = []
+    number = next_number(args.out, args.name or "generate")
+    for prompt in args.prompt:
+        for seed in args.seed:
+            stem = args.out / f"{args.name or 'generate'}_{number:04d}_{seed}"
+            written += _shoot(args, task, cells, prompt, seed, stem)
+            number += 1
+    return written
+
+
+def next_number(folder: Path, name: str) -> int:
+    """First number that no picture of this name in the folder has, so that nothing is overwritten."""
+    taken = [path.stem.removeprefix(f"{name}_").split("_")[0] for path in folder.glob(f"{escape(name)}_*.png")]
+    return 1 + max((int(number) for number in taken if number.isdigit()), default=0)
+
+
+def cells_of(args: argparse.Namespace) -> list[Cell]:
+    """The pictures to make of every prompt and seed.
+
+    Raises:
+        PairError: A sheet or an option of a style without a style, or two kinds of sheet at once.
+    """
+    is_grid = args.grid_scale is not None or args.grid_multiplier is not None
+    if (is_grid or args.compare) and not args.style:
+        raise PairError("--compare, --grid_scale and --grid_multiplier show a style: name it with --style FILE")
+    if is_grid and args.compare:
+        raise PairError("--compare and a grid are two sheets: make them one after the other")
+    if args.compare:
+        styles = tuple(styles_of(args))
+        guided = f"{GUIDANCE}, λ {', '.join(f'{style.scale:g}' for style in styles)}"
+        return [Cell(BASE, "", BASE), Cell(LORA, "", LORA, styles), Cell(guided, "", GUIDANCE, styles)]
+    if is_grid:
+        return [
+            Cell(
+                "scale as given" if scale is None else f"scale {scale:g}",
+                "" if strength is None else f"LoRA {strength:g}",
+                GUIDANCE,
+                tuple(styles_of(args, **_given(scale=scale, multiplier=strength))),
+            )
+            for strength in args.grid_multiplier or [None]
+            for scale in args.grid_scale or [None]
+        ]
+    styles = tuple(styles_of(args))
+    return [Cell("", "", GUIDANCE if styles else BASE, styles)]
+
+
+def _given(**values: float | None) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _shoot(
+    args: argparse.Namespace, task: Task, cells: Sequence[Cell], prompt: str, seed: int, stem: Path
+) -> list[Path]:
+    """All cells of one prompt and seed, each in a file of its own, and the sheet where there are several."""
+    paths, images = [], []
+    for index, cell in enumerate(cells):
+        image = draw(task, cell, prompt, seed, joined=not args.low_memory)
+        path = stem.with_name(stem.name + (f"_{index}" if len(cells) > 1 else "") + ".png")
+        save_png(path, image, parameters(args, task, cell, prompt, seed, image))
+        images.append(image)
+        paths.append(path)
+        print(path)
+    if len(cells) > 1:
+        columns = list(dict.fromkeys(cell.label for cell in cells))
+        rows = [images[i : i + len(columns)] for i in range(0, len(images), len(columns))]
+        labels = [label for label in dict.fromkeys(cell.row for cell in cells) if label]
+        sheet = grid(rows, columns, labels, title=prompt, tile=max(256, *images[0].size))
+        path = stem.with_name(stem.name + "_sheet.png")
+        save_png(path, sheet, parameters(args, task, cells[-1], prompt, seed, images[-1]))
+        paths.append(path)
+        print(path)
+    return paths
+
+
+def draw(task: Task, cell: Cell, prompt: str, seed: int, joined: bool = True) -> Image.Image:
+    """One picture, from a private generator on the CPU, so that a seed means the same on every machine."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    if cell.way == GUIDANCE:
+        with style_guidance(task.pipe, cell.styles, joined=joined):
+            return task.draw(prompt, generator)
+    if cell.way == LORA:
+        words = " ".join(style.prompt_words or "" for style in cell.styles)
+        with plain_lora(task.pipe, cell.styles):
+            return task.draw(f"{prompt} {words}".strip(), generator)
+    return task.draw(prompt, generator)
+
+
+def parameters(args: argparse.Namespace, task: Task, cell: Cell, prompt: str, seed: int, image: Image.Image) -> str:
+    """The picture's infotext. A plain LoRA stands in the prompt, as the UIs write it."""
+    fields: dict[str, Any] = {
+        "Steps": args.steps,
+        "Sampler": sampler_name(task.pipe.scheduler),
+        "CFG scale": args.cfg,
+        "Seed": seed,
+        "Size": f"{image.width}x{image.height}",
+        "Model": model_name(args.model),
+        "Denoising strength": args.strength if args.image else None,
+        "CFG Rescale": args.guidance_rescale or None,
+        "ControlNet": args.controlnet and f"{Path(args.controlnet).name}, weight {args.control_scale:g}",
+    }
+    if cell.way == GUIDANCE:
+        fields |= style_fields(cell.styles)
+    if cell.way == LORA:
+        tags = "".join(f" {style.prompt_words} <lora:{lora_name(style)}:{style.multiplier:g}>" for style in cell.styles)
+        prompt += tags
+    return infotext(prompt, args.negative, fields)

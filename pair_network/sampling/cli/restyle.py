@@ -1,0 +1,162 @@
+"""``python -m pair_network restyle``: a photo in a style, by DDIM inversion and style guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pair_network.errors import PairError
+
+from ..pipelines import Style, style_guidance
+from ..previews import grid
+from .generate import next_number
+from .infotext import infotext, model_name, save_png, style_fields
+from .models import diffusers, is_flow, load_pipeline, place
+from .options import Parser, check_output, make_parser, number, styles_of, whole
+from .tasks import open_picture
+
+
+def parser() -> Parser:
+    """All options of the verb."""
+    found = make_parser(
+        "restyle", "A photo in a style: DDIM inversion, then style guidance (paper, eq. 10).", start=0.0
+    )
+    found.set_defaults(start=[0.0])
+    what = found.add_argument_group("what to make")
+    what.add_argument("photo", type=Path, help="the picture to restyle")
+    what.add_argument("--prompt", default="", help="what the photo shows, without the style words")
+    what.add_argument("--steps", type=whole(1), default=50, help="steps of the inversion and of the way back")
+    what.add_argument("--cfg", type=number(0), default=1.0, help="λ_cfg on the way back; above 1 drifts from the photo")
+    what.add_argument("--negative", default="", help="negative prompt, for --cfg above 1")
+    what.add_argument(
+        "--inversion",
+        choices=("direct", "ddim"),
+        default="direct",
+        help="direct: DDIM, its drift measured and taken out (scale 0 gives the photo back); ddim: DDIM alone",
+    )
+    what.add_argument("--width", type=whole(8, unit=8), help="pixels; one side alone keeps the photo's shape")
+    what.add_argument("--height", type=whole(8, unit=8), help="default: the photo's own size, in multiples of 8")
+    what.add_argument("--compare", action="store_true", help="also photo | reconstruction | restyled in one picture")
+    return found
+
+
+def run(argv: Sequence[str]) -> list[Path]:
+    """Restyles the photo and writes the pictures; returns their paths.
+
+    Raises:
+        PairError: A mistake in the options, a file or the model.
+    """
+    args = parser().parse_args(list(argv))
+    if not args.style:
+        raise PairError("restyle needs a style: --style FILE")
+    check_output(args)
+    styles = styles_of(args)
+    photo = open_picture("restyle", args.photo, args.width, args.height)
+    pipe = load_pipeline(args)
+    if is_flow(pipe) or not hasattr(pipe, "unet"):
+        raise PairError(
+            f"--model {args.model}: {type(pipe).__name__} cannot be inverted by DDIM; restyle takes SD 1, 2, XL"
+        )
+    place(pipe, args)
+    size = {"num_inference_steps": args.steps, "width": photo.width, "height": photo.height}
+    levels = invert(pipe, photo, args.prompt, size)
+    settings = {**size, "guidance_scale": args.cfg, "negative_prompt": args.negative if args.cfg > 1 else None}
+    drift = measured_drift(pipe, levels, args.prompt, settings) if args.inversion == "direct" else None
+    restyled = denoise(pipe, levels[-1], args.prompt, styles, settings, drift, joined=not args.low_memory)
+    name = args.name or "restyle"
+    stem = args.out / f"{name}_{next_number(args.out, name):04d}_{args.photo.stem}"
+    fields: dict[str, Any] = {
+        "Steps": args.steps,
+        "Sampler": "DDIM",
+        "CFG scale": args.cfg,
+        "Size": f"{photo.width}x{photo.height}",
+        "Model": model_name(args.model),
+        "Inversion": args.inversion,
+    }
+    text = infotext(args.prompt, args.negative, {**fields, **style_fields(styles)})
+    pictures = {stem.with_name(f"{stem.name}.png"): restyled}
+    if args.compare:
+        again = denoise(pipe, levels[-1], args.prompt, [], settings, drift)
+        labels = ["photo", "reconstruction", "restyled"]
+        sheet = grid([[photo, again, restyled]], labels, title=args.prompt, tile=max(256, *photo.size))
+        pictures[stem.with_name(f"{stem.name}_sheet.png")] = sheet
+    for path, picture in pictures.items():
+        save_png(path, picture, text)
+        print(path)
+    return list(pictures)
+
+
+@torch.no_grad()
+def encode_photo(pipe: Any, photo: Image.Image) -> Tensor:
+    """The photo's latents ``(1, channels, height / 8, width / 8)``, scaled as the U-Net takes them."""
+    pixels = torch.from_numpy(np.asarray(photo, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    vae, config = pipe.vae, pipe.vae.config
+    device, dtype = pipe._execution_device, vae.dtype
+    if getattr(config, "force_upcast", False) and dtype == torch.float16:
+        vae.to(torch.float32)  # SDXL's VAE overflows in fp16
+    mean = vae.encode(pixels.to(device, vae.dtype)).latent_dist.mode()
+    vae.to(dtype)
+    return (mean * config.scaling_factor).to(dtype)
+
+
+def invert(pipe: Any, photo: Image.Image, prompt: str, size: dict[str, Any]) -> list[Tensor]:
+    """Latents at every noise level on the way from the photo to noise, by the base model and the prompt alone.
+
+    It is the pipeline itself with DDIM's steps taken backwards; CFG would have to be undone step by step, so there is
+    none. The pipeline is left with DDIM as its scheduler.
+    """
+    library = diffusers()
+    # The photo is the first point of the way back, not a sample of the model: no clipping, and no jump to x0.
+    changes = {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading", "steps_offset": 1}
+    forward = library.DDIMScheduler.from_config(pipe.scheduler.config, **changes)
+    pipe.scheduler = library.DDIMInverseScheduler.from_config(forward.config, **changes)
+    levels = [encode_photo(pipe, photo)]
+
+    def keep(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        levels.append(tensors["latents"])
+        return tensors
+
+    pipe(prompt, latents=levels[0], guidance_scale=1.0, output_type="latent", callback_on_step_end=keep, **size)
+    pipe.scheduler = forward
+    return levels
+
+
+def measured_drift(pipe: Any, levels: list[Tensor], prompt: str, settings: dict[str, Any]) -> list[Tensor]:
+    """How far each DDIM step from the inversion's own latents misses the level before them.
+
+    A step back is not the exact inverse of the step forward, and with CFG it is another step altogether. Added to the
+    styled run, what each step misses makes it end at the photo when λ is 0 (direct inversion, arXiv:2310.01506).
+    """
+    drift: list[Tensor] = []
+
+    def compare(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        wanted = levels[-2 - step]
+        drift.append(wanted - tensors["latents"])
+        return {"latents": wanted}
+
+    pipe(prompt, latents=levels[-1], output_type="latent", callback_on_step_end=compare, **settings)
+    return drift
+
+
+def denoise(
+    pipe: Any,
+    noise: Tensor,
+    prompt: str,
+    styles: Sequence[Style],
+    settings: dict[str, Any],
+    drift: Sequence[Tensor] | None = None,
+    joined: bool = True,
+) -> Image.Image:
+    """The way back from the noise, with the styles."""
+
+    def correct(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"latents": tensors["latents"] + drift[step]} if drift is not None else {}
+
+    with style_guidance(pipe, styles, joined=joined):
+        return pipe(prompt, latents=noise, callback_on_step_end=correct, **settings).images[0]

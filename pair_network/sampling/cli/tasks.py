@@ -1,0 +1,175 @@
+"""What a pipeline is asked for: text to image, image to image, inpainting, each with or without a ControlNet."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+
+from pair_network.errors import PairError
+from pair_network.images import DEEP_MODES
+
+from .models import diffusers
+
+# Latents of Stable Diffusion; with a mask and the masked picture's latents, what inpainting models read.
+INPAINTING_CHANNELS = (4, 9)
+FAMILY = re.compile(r"^(StableDiffusionXL|StableDiffusion3|StableDiffusion|Flux)")
+CONTROLNETS = {"StableDiffusion3": "SD3ControlNetModel", "Flux": "FluxControlNetModel"}
+MULTIPLE = 8  # latents have an eighth of the picture's side
+
+
+@dataclass
+class Task:
+    """A pipeline and everything it is called with except prompt and seed."""
+
+    pipe: Any
+    settings: dict[str, Any]
+
+    def draw(self, prompt: str, generator: torch.Generator) -> Image.Image:
+        """One picture."""
+        return self.pipe(prompt=prompt, generator=generator, **self.settings).images[0]
+
+
+def check_pictures(args: argparse.Namespace) -> None:
+    """Finds out before the model is loaded.
+
+    Raises:
+        PairError: Options that do not go together, or a picture that cannot be read.
+    """
+    if args.mask and not args.image:
+        raise PairError("--mask needs the picture that it masks: --image FILE")
+    if bool(args.controlnet) != bool(args.control_image):
+        raise PairError("--controlnet and --control_image go together: the network and its (already processed) picture")
+    if bool(args.width) != bool(args.height) and not (args.image or args.control_image):
+        raise PairError("--width and --height go together where there is no picture whose shape could be kept")
+    if args.image and int(args.steps * args.strength) < 1:
+        raise PairError(f"--strength {args.strength:g} of --steps {args.steps} leaves no step; raise one of them")
+    for option in ("image", "mask", "control_image"):
+        if getattr(args, option):
+            open_picture(f"--{option}", getattr(args, option))
+
+
+def task_of(args: argparse.Namespace, pipe: Any) -> Task:
+    """The pipeline class for the given pictures, and its settings.
+
+    Raises:
+        PairError: Something that this model family cannot do.
+    """
+    match = FAMILY.match(type(pipe).__name__)
+    if match is None:
+        raise PairError(f"--model {args.model}: {type(pipe).__name__} is not Stable Diffusion 1, 2, XL, 3 or FLUX")
+    kind = "Inpaint" if args.mask else "Img2Img" if args.image else ""
+    channels = pipe.unet.config.in_channels if hasattr(pipe, "unet") else 4
+    if kind == "Inpaint" and channels not in INPAINTING_CHANNELS:
+        raise PairError(
+            f"--mask: diffusers inpaints with U-Nets of 4 or 9 input channels, --model {args.model} has {channels}; "
+            "use --image alone"
+        )
+    ready = _pipeline(pipe, match[1], kind, args)
+    return Task(ready, _settings(args, ready, kind))
+
+
+def _pipeline(pipe: Any, family: str, kind: str, args: argparse.Namespace) -> Any:
+    if not kind and not args.controlnet:
+        return pipe
+    library = diffusers()
+    name = f"{family}{'ControlNet' if args.controlnet else ''}{kind}Pipeline"
+    # diffusers' one exception to its own naming
+    name = name.replace("StableDiffusion3ControlNetInpaint", "StableDiffusion3ControlNetInpainting")
+    if not hasattr(library, name):
+        raise PairError(f"diffusers has no {name}: this model family cannot do that")
+    parts = dict(pipe.components)
+    if args.controlnet:
+        model = getattr(library, CONTROLNETS.get(family, "ControlNetModel"))
+        try:
+            dtype = next(parameters for parameters in pipe.vae.parameters()).dtype
+            parts["controlnet"] = model.from_pretrained(args.controlnet, torch_dtype=dtype)
+        except (OSError, ValueError) as cause:
+            raise PairError(f"--controlnet {args.controlnet}: not a ControlNet for {family} ({cause})") from cause
+        _check_controlnet(args.controlnet, parts["controlnet"], pipe)
+    wanted = inspect.signature(getattr(library, name).__init__).parameters
+    built = {key: part for key, part in parts.items() if key in wanted}
+    if "requires_safety_checker" in wanted:
+        built["requires_safety_checker"] = False
+    return getattr(library, name)(**built)
+
+
+def _check_controlnet(name: str, net: Any, pipe: Any) -> None:
+    """Raises PairError where a ControlNet reads another kind of text than the model."""
+    denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+    own, other = (
+        getattr(model.config, "cross_attention_dim", getattr(model.config, "joint_attention_dim", None))
+        for model in (denoiser, net)
+    )
+    if own != other:
+        raise PairError(
+            f"--controlnet {name}: made for another kind of model (its text is {other} wide, this model's {own}); "
+            "take one for this --model"
+        )
+
+
+def _settings(args: argparse.Namespace, pipe: Any, kind: str) -> dict[str, Any]:
+    known = inspect.signature(type(pipe).__call__).parameters
+    settings: dict[str, Any] = {"num_inference_steps": args.steps, "guidance_scale": args.cfg}
+    if "true_cfg_scale" in known:  # FLUX
+        settings |= {"guidance_scale": args.distilled_guidance, "true_cfg_scale": args.cfg}
+    if args.cfg > 1:
+        settings["negative_prompt"] = args.negative
+    if args.guidance_rescale:
+        if "guidance_rescale" not in known:
+            raise PairError(f"--guidance_rescale: {type(pipe).__name__} has no such setting; leave it out")
+        settings["guidance_rescale"] = args.guidance_rescale
+    size = None
+    if kind:
+        settings |= {"image": open_picture("--image", args.image, args.width, args.height), "strength": args.strength}
+        size = settings["image"].size
+    elif args.width and args.height:
+        size = (args.width, args.height)
+    if args.mask:
+        settings["mask_image"] = open_picture("--mask", args.mask, *size).convert("L")  # type: ignore[misc]
+    if args.controlnet:
+        control = open_picture("--control_image", args.control_image, *(size or (args.width, args.height)))
+        settings["control_image" if "control_image" in known else "image"] = control
+        settings["controlnet_conditioning_scale"] = args.control_scale
+        size = size or control.size
+    if size and "width" in known:
+        settings |= {"width": size[0], "height": size[1]}
+    unknown = sorted(set(settings) - set(known) - {"negative_prompt"})
+    if unknown:
+        raise PairError(f"{type(pipe).__name__} does not take {', '.join(unknown)}")
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def open_picture(option: str, path: Path, width: int | None = None, height: int | None = None) -> Image.Image:
+    """An RGB picture of the wanted size, or of its own, with sides that the latents can halve.
+
+    Args:
+        option: The option that named it, for errors.
+        path: The file.
+        width, height: Pixels; one alone keeps the picture's shape, neither its size, rounded down to multiples of 8.
+
+    Raises:
+        PairError: No such file, or not a picture with 8 bits for a colour.
+    """
+    if not path.is_file():
+        raise PairError(f"{option} {path}: no such file")
+    try:
+        stored = ImageOps.exif_transpose(Image.open(path))  # cameras turn pictures by a mark in the file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
+        raise PairError(f"{option} {path}: not a picture that Pillow can read ({cause})") from cause
+    if stored.mode in DEEP_MODES:
+        raise PairError(f"{option} {path}: more than 8 bits per pixel (mode {stored.mode}); save it as an 8-bit image")
+    picture = stored.convert("RGB")
+    shape = picture.width / picture.height
+    sides = (
+        width or (round(height * shape) if height else picture.width),
+        height or (round(width / shape) if width else picture.height),
+    )
+    size = tuple(max(MULTIPLE, side // MULTIPLE * MULTIPLE) for side in sides)
+    return picture if size == picture.size else picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)

@@ -1,0 +1,165 @@
+"""What pair training relies on in a host, checked before anything is loaded.
+
+``python -m pair_network.training.hosts.contract DIR`` prints the comparison with a checkout of sd-scripts.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pair_network.errors import PairError
+
+# Method -> positional parameters that the mixin passes or receives, in order, without self.
+HOOKS: dict[str, tuple[str, ...]] = {
+    "assert_extra_args": ("args", "train_dataset_group", "val_dataset_group"),
+    "post_process_network": ("args", "accelerator", "network", "text_encoders", "unet"),
+    "on_step_start": (
+        "args", "accelerator", "network", "text_encoders", "unet", "batch", "weight_dtype", "is_train",
+    ),
+    "process_batch": (
+        "batch", "text_encoders", "unet", "network", "vae", "noise_scheduler", "vae_dtype", "weight_dtype",
+        "accelerator", "args", "text_encoding_strategy", "tokenize_strategy", "is_train", "train_text_encoder",
+        "train_unet",
+    ),
+    "post_process_loss": ("loss", "args", "timesteps", "noise_scheduler"),
+    "generate_step_logs": ("args", "current_loss", "avr_loss"),
+    "sample_images": (
+        "accelerator", "args", "epoch", "global_step", "device", "vae", "tokenizers", "text_encoder", "unet",
+    ),
+    "update_metadata": ("metadata", "args"),
+    "get_sai_model_spec": ("args",),
+    "train": ("args",),
+}  # fmt: skip
+
+# Of sd-scripts alone: its dataset class, its trainers' encoding of prompts, and functions of library.train_util.
+DATASET: dict[str, tuple[str, ...]] = {
+    "new_cache_latents": ("model", "accelerator"),
+    "new_cache_text_encoder_outputs": ("models", "accelerator"),
+    "process_caption": ("subset", "caption"),
+    "__getitem__": ("index",),
+}
+SD_SCRIPTS_HOOKS: dict[str, tuple[str, ...]] = {
+    "cache_text_encoder_outputs_if_needed": (
+        "args", "accelerator", "unet", "vae", "text_encoders", "dataset", "weight_dtype",
+    ),
+}  # fmt: skip
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "verify_command_line_training_args": ("args",),
+    "read_config_from_file": ("args", "parser"),
+    "load_prompts": ("prompt_file",),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method or function of a host beside what pair training expects of it.
+
+    Attributes:
+        found: Its positional parameters; None: it is missing. Names are not compared: sd-scripts' families name the
+            same argument differently.
+        is_open: It takes any number of positional arguments.
+    """
+
+    owner: str
+    name: str
+    expected: tuple[str, ...]
+    found: tuple[str, ...] | None
+    is_open: bool = False
+
+    @property
+    def problem(self) -> str:
+        """A sentence without a full stop, or "" when the host is as expected."""
+        if self.found is None:
+            return f"{self.name} is missing"
+        if len(self.found) < len(self.expected) and not self.is_open:
+            return f"{self.name} takes {len(self.found)} arguments instead of {len(self.expected)}"
+        return ""
+
+
+def compare(owner: str, holder: Any, expected: dict[str, tuple[str, ...]]) -> Iterator[Comparison]:
+    """Comparisons for the members of a class (whose ``self`` is left out) or of a module."""
+    for name, parameters in expected.items():
+        member = getattr(holder, name, None)
+        if member is None:
+            yield Comparison(owner, name, parameters, None)
+            continue
+        names, is_open = _positional(member)
+        yield Comparison(owner, name, parameters, names[1:] if inspect.isclass(holder) else names, is_open)
+
+
+def _positional(function: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
+    parameters = inspect.signature(function).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return (
+        tuple(parameter.name for parameter in parameters if parameter.kind in named),
+        any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in parameters),
+    )
+
+
+def broken_hooks(trainer: type, expected: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+    """One sentence for each hook that is missing or takes fewer positional arguments than expected."""
+    found = compare(trainer.__name__, trainer, expected or HOOKS)
+    return [comparison.problem for comparison in found if comparison.problem]
+
+
+def check_contract(trainer: type, host: str, expected: dict[str, tuple[str, ...]] | None = None) -> None:
+    """Raises PairError when the host's trainer class lacks a hook that pair training needs."""
+    problems = broken_hooks(trainer, expected)
+    if problems:
+        raise PairError(
+            f"{host}: {trainer.__name__} is not the trainer that pair training needs ({'; '.join(problems)}); "
+            "use sd-scripts v0.10.0 or later"
+        )
+
+
+def compare_checkout(checkout: str) -> list[Comparison]:
+    """Everything that pair training relies on in a checkout of sd-scripts, family by family.
+
+    Raises:
+        PairError: The folder is no checkout, or its packages are missing.
+    """
+    from .sd_scripts.entry import import_sd_scripts
+    from .sd_scripts.families import FAMILIES
+
+    import_sd_scripts(checkout)
+    from library import train_util  # of the checkout
+
+    comparisons = [*compare("library.train_util", train_util, FUNCTIONS)]
+    comparisons += compare("DreamBoothDataset", train_util.DreamBoothDataset, DATASET)
+    for family in FAMILIES.values():
+        try:
+            trainer = getattr(import_sd_scripts(checkout, family.module), family.trainer)
+        except PairError:
+            comparisons.append(Comparison(family.trainer, "(the class)", (), None))
+            continue
+        comparisons += compare(family.trainer, trainer, {**HOOKS, **SD_SCRIPTS_HOOKS})
+    return comparisons
+
+
+def main(argv: list[str]) -> int:
+    """Prints the comparison; 1 when something is missing or changed."""
+    if len(argv) != 1:
+        print("usage: python -m pair_network.training.hosts.contract SD_SCRIPTS_DIR", file=sys.stderr)
+        return 2
+    try:
+        comparisons = compare_checkout(argv[0])
+    except PairError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    for comparison in comparisons:
+        verdict = comparison.problem or "ok"
+        found = "–" if comparison.found is None else f"({', '.join(comparison.found)})"
+        print(f"{comparison.owner}.{comparison.name}: {verdict}\n    found {found}")
+        if comparison.problem:
+            print(f"    needed ({', '.join(comparison.expected)})")
+    problems = sum(bool(comparison.problem) for comparison in comparisons)
+    print(f"{len(comparisons)} compared, {problems} missing or changed")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

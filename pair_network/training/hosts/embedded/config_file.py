@@ -1,0 +1,165 @@
+"""The --config_file of a run, and the checks on its options that need no model and no images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import toml
+
+from pair_network.errors import PairError, nearest
+
+from .model import check_model_folder, refuse_pickle
+from .optimizers import check_lr_scheduler, optimizer_class, parse_key_values
+
+
+def read_config_file(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> argparse.Namespace:
+    """Options of the TOML file named by ``args.config_file``, under those of the command line.
+
+    As in sd-scripts, sections only group options, and ".toml" may be left out. Unlike there, the file is checked.
+
+    Args:
+        args: What ``parser`` made of ``argv`` alone.
+        argv: The command line without the program's name.
+
+    Raises:
+        PairError: The file is missing or broken, or a key is unknown, doubled or of the wrong type.
+    """
+    if not args.config_file:
+        return args
+    path = Path(args.config_file)
+    path = path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
+    values = {}
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config_file")}
+    for key, value in _flatten(load_toml(path), path).items():
+        if key not in actions:
+            raise PairError(f"{path}: unknown key {key!r}{nearest(key, actions)}")
+        values[key] = _checked(value, actions[key], f"{path}: {key}")
+    return parser.parse_args(list(argv), namespace=argparse.Namespace(**values))
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        PairError: The file is missing, not UTF-8 text or not TOML.
+    """
+    if not path.is_file():
+        raise PairError(f"{path}: there is no such file")
+    try:
+        return toml.loads(path.read_text(encoding="utf-8-sig"))
+    except (toml.TomlDecodeError, UnicodeDecodeError, IndexError) as cause:
+        raise PairError(f"{path}: not a TOML file ({cause})") from cause
+
+
+def _flatten(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        entries = value if isinstance(value, Mapping) else {name: value}
+        for key, entry in entries.items():
+            if key in flat:
+                raise PairError(f"{path}: {key!r} is set twice, in two sections; keep one of them")
+            flat[key] = entry
+    return flat
+
+
+def _checked(value: Any, action: argparse.Action, where: str) -> Any:
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise PairError(f"{where} must be true or false, not {value!r}")
+        return value
+    if action.nargs in ("*", "+"):
+        return [_checked_scalar(item, action, where) for item in (value if isinstance(value, list) else [value])]
+    return _checked_scalar(value, action, where)
+
+
+def _checked_scalar(value: Any, action: argparse.Action, where: str) -> Any:
+    kind: Any = action.type or str
+    wanted = {int: "a whole number", str: "a text in quotes"}.get(kind, "a number")
+    fits: tuple[type, ...] = {int: (int,), float: (int, float), str: (str,)}.get(kind, (int, float, str))
+    if isinstance(value, bool) or not isinstance(value, fits):
+        raise PairError(f"{where} must be {wanted}, not {value!r}")
+    if kind not in (int, str):
+        try:
+            value = kind(str(value))
+        except (ValueError, argparse.ArgumentTypeError) as cause:
+            raise PairError(f"{where} = {value!r}: {cause}") from cause
+    if action.choices is not None and value not in action.choices:
+        choices = [str(choice) for choice in action.choices]
+        raise PairError(f"{where} must be one of {', '.join(choices)}{nearest(str(value), choices)}, not {value!r}")
+    return value
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Checks what can be checked before images and models are read.
+
+    Raises:
+        PairError: Options are missing, out of range or contradict each other.
+    """
+    if not args.pretrained_model_name_or_path:
+        raise PairError("--pretrained_model_name_or_path is missing: name a diffusers folder of an SD 1.x or 2.x model")
+    if not args.output_dir:
+        raise PairError("--output_dir is missing: name the folder for the LoRA files")
+    if not args.dataset_config:
+        raise PairError("there is no dataset: name a dataset TOML with --dataset_config")
+    check_model_folder(Path(args.pretrained_model_name_or_path))
+    _verify_ranges(args)
+    _verify_files(args)
+    if args.network_train_unet_only and args.network_train_text_encoder_only:
+        raise PairError("--network_train_unet_only and --network_train_text_encoder_only exclude each other; keep one")
+    if args.dim_from_weights and not args.network_weights:
+        raise PairError("--dim_from_weights needs --network_weights: name the file to take the rank from")
+    optimizer_class(args.optimizer_type or "AdamW")
+    parse_key_values(args.optimizer_args, "--optimizer_args")
+    check_lr_scheduler(args)
+    if args.xformers and args.sdpa:
+        raise PairError("--xformers and --sdpa exclude each other; keep one")
+    if args.log_with in ("tensorboard", "all") and not args.logging_dir:
+        raise PairError(f"--log_with {args.log_with} needs --logging_dir: name the folder for the logs")
+    if args.base_weights_multiplier and not args.base_weights:
+        raise PairError("--base_weights_multiplier needs --base_weights")
+
+
+def _verify_ranges(args: argparse.Namespace) -> None:
+    at_least_one = (
+        ["max_train_steps", "max_train_epochs", "train_batch_size", "dataset_repeats", "gradient_accumulation_steps"]
+        + ["vae_batch_size", "clip_skip", "network_dim", "lr_scheduler_num_cycles"]
+        + [f"save_every_n_{unit}" for unit in ("steps", "epochs")]
+        + [f"save_last_n_{unit}" for unit in ("steps", "epochs", "steps_state", "epochs_state")]
+        + [f"sample_every_n_{unit}" for unit in ("steps", "epochs")]
+    )
+    for name in at_least_one:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise PairError(f"--{name} must be at least 1, not {value}")
+    for name in ("max_grad_norm", "learning_rate", "unet_lr", "min_snr_gamma", "scale_weight_norms", "huber_c"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < float("inf"):
+            raise PairError(f"--{name} must be a number of at least 0, not {value}")
+    low = 0 if args.min_timestep is None else args.min_timestep
+    high = 1000 if args.max_timestep is None else args.max_timestep
+    if not 0 <= low < high <= 1000:
+        raise PairError(f"timesteps from {low} up to {high} are no range: --min_timestep < --max_timestep, 0 to 1000")
+    name = args.output_name or ""
+    if any(character in name for character in '/\\:*?"<>|'):
+        raise PairError(f"--output_name {name!r} is a file name without folders; set --output_dir for the folder")
+
+
+def _verify_files(args: argparse.Namespace) -> None:
+    weights = [args.network_weights] if args.network_weights else []
+    for name in weights + (args.base_weights or []):
+        refuse_pickle(Path(name))
+        if not Path(name).is_file():
+            raise PairError(
+                f"{name}: there is no such file; --network_weights and --base_weights take .safetensors files"
+            )
+    if args.resume and not (Path(args.resume) / "train_state.json").is_file():
+        raise PairError(f"{args.resume}: not a saved state (no train_state.json); name a folder that ends in -state")
+    if args.sample_prompts and not Path(args.sample_prompts).is_file():
+        raise PairError(f"{args.sample_prompts}: there is no such file; --sample_prompts is a text file of prompts")
+    if Path(args.output_dir).is_file():
+        raise PairError(f"{args.output_dir}: --output_dir is a folder, but this is a file")

@@ -1,0 +1,216 @@
+"""sd-scripts' dataset TOML (DreamBooth subsets), checked key by key and merged with the command line's defaults."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pair_network.errors import PairError, nearest
+
+from .buckets import Size
+from .config_file import load_toml
+
+VAE_FACTOR = 8  # Stable Diffusion's pixels per latent
+
+SUBSET_KEYS: dict[str, type] = {
+    "class_tokens": str,
+    "num_repeats": int,
+    "flip_aug": bool,
+    "caption_extension": str,
+    "caption_separator": str,
+    "shuffle_caption": bool,
+    "keep_tokens": int,
+    "caption_prefix": str,
+    "caption_suffix": str,
+    "custom_attributes": dict,
+}
+DATASET_KEYS: dict[str, type] = {
+    "resolution": list,
+    "batch_size": int,
+    "enable_bucket": bool,
+    "min_bucket_reso": int,
+    "max_bucket_reso": int,
+    "bucket_reso_steps": int,
+    "bucket_no_upscale": bool,
+}
+OPTION_OF = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
+CONTENT_KEYS = ("content_dir", "content_class_tokens")
+REFUSED = {
+    "is_reg": "a regularisation image has no twin",
+    "random_crop": "the images of a pair must be cut alike",
+    "face_crop_aug_range": "the images of a pair must be cut alike",
+    "color_aug": "it changes colours, which are part of the style",
+    "conditioning_data_dir": "the content images are named by custom_attributes = { content_dir = … }",
+}
+WORDS = {str: "a text in quotes", int: "a whole number", bool: "true or false", dict: "a table { … }"}
+
+
+@dataclass(frozen=True)
+class SubsetConfig:
+    """One folder of style images, and the folder of their content twins when ``content_dir`` names one.
+
+    The caption settings hold for both images of a pair; a caption file beside an image wins over the tokens.
+    """
+
+    image_dir: Path
+    class_tokens: str | None = None
+    num_repeats: int = 1
+    flip_aug: bool = False
+    caption_extension: str = ".caption"
+    caption_separator: str = ","
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
+    caption_prefix: str | None = None
+    caption_suffix: str | None = None
+    custom_attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def content_dir(self) -> Path | None:
+        name = self.custom_attributes.get("content_dir")
+        return Path(name) if name else None
+
+    @property
+    def content_class_tokens(self) -> str | None:
+        return self.custom_attributes.get("content_class_tokens")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Subsets that share a training size (pixels) and a batch size (pairs per step and process)."""
+
+    subsets: tuple[SubsetConfig, ...]
+    resolution: Size
+    batch_size: int = 1
+    enable_bucket: bool = False
+    min_bucket_reso: int = 256
+    max_bucket_reso: int = 1024
+    bucket_reso_steps: int = 64
+    bucket_no_upscale: bool = False
+
+
+def read_dataset_config(source: str | Path | Mapping[str, Any], args: argparse.Namespace) -> tuple[DatasetConfig, ...]:
+    """Datasets of a TOML file, or of the same structure as a mapping; ``args`` gives what it leaves out.
+
+    Raises:
+        PairError: A key is unknown, refused, missing, of the wrong type or out of range.
+    """
+    if isinstance(source, Mapping):
+        content, where = source, "the dataset settings"
+    else:
+        content, where = load_toml(Path(source)), str(source)
+    for key in content:
+        if key not in ("general", "datasets"):
+            raise PairError(f"{where}: unknown key {key!r}{nearest(key, ('general', 'datasets'))}")
+    general = _section(content.get("general", {}), {**DATASET_KEYS, **SUBSET_KEYS}, f"{where}: [general]")
+    entries = content.get("datasets")
+    if not isinstance(entries, Sequence) or not entries:
+        raise PairError(f"{where}: no [[datasets]] in it; see docs for an example")
+    defaults = _option_defaults(args)
+    return tuple(
+        _dataset(entry, {**defaults, **general}, f"{where}: [[datasets]] {number}")
+        for number, entry in enumerate(entries, start=1)
+    )
+
+
+def _option_defaults(args: argparse.Namespace) -> dict[str, Any]:
+    values = {}
+    for key in [*DATASET_KEYS, *SUBSET_KEYS]:
+        value = getattr(args, OPTION_OF.get(key, key), None)
+        if value is not None:
+            values[key] = _typed(_parsed_resolution(value) if key == "resolution" else value, key, f"--{key}")
+    return values
+
+
+def _parsed_resolution(text: str) -> list[int]:
+    try:
+        return [int(part) for part in str(text).split(",")]
+    except ValueError as cause:
+        raise PairError(f"--resolution must be SIZE or WIDTH,HEIGHT in pixels, not {text!r}") from cause
+
+
+def _dataset(entry: Any, inherited: dict[str, Any], where: str) -> DatasetConfig:
+    keys: dict[str, type] = {**DATASET_KEYS, **SUBSET_KEYS, "subsets": list}
+    values = {**inherited, **_section(entry, keys, where)}
+    subsets = values.pop("subsets", None)
+    if not subsets:
+        raise PairError(f"{where}: no [[datasets.subsets]] in it; each names a folder with image_dir")
+    subset_values = {key: value for key, value in values.items() if key in SUBSET_KEYS}
+    dataset = DatasetConfig(
+        subsets=tuple(
+            _subset(subset, subset_values, f"{where}, subset {number}")
+            for number, subset in enumerate(subsets, start=1)
+        ),
+        **{"resolution": None, **{key: value for key, value in values.items() if key in DATASET_KEYS}},
+    )
+    _check_sizes(dataset, where)
+    return dataset
+
+
+def _subset(entry: Any, inherited: dict[str, Any], where: str) -> SubsetConfig:
+    values = {**inherited, **_section(entry, {**SUBSET_KEYS, "image_dir": str}, where)}
+    if not values.get("image_dir"):
+        raise PairError(f"{where}: image_dir is missing; name the folder of the style images")
+    if values["num_repeats"] < 1 or values["keep_tokens"] < 0:
+        raise PairError(f"{where}: num_repeats must be at least 1 and keep_tokens at least 0")
+    attributes = values.get("custom_attributes", {})
+    for key, value in attributes.items():
+        if key.startswith("content") and key not in CONTENT_KEYS:
+            raise PairError(f"{where}: unknown key {key!r} in custom_attributes{nearest(key, CONTENT_KEYS)}")
+        if key in CONTENT_KEYS and not isinstance(value, str):
+            raise PairError(f"{where}: {key} must be a text in quotes, not {value!r}")
+    values["image_dir"] = Path(values["image_dir"])
+    return SubsetConfig(**values)
+
+
+def _section(entry: Any, accepted: Mapping[str, type], where: str) -> dict[str, Any]:
+    if not isinstance(entry, Mapping):
+        raise PairError(f"{where} must be a table of settings, not {entry!r}")
+    values = {}
+    for key, value in entry.items():
+        if key in REFUSED:
+            if value:
+                raise PairError(f"{where}: {key} cannot be used for pairs: {REFUSED[key]}; remove it")
+        elif key not in accepted:
+            raise PairError(
+                f"{where}: unknown key {key!r}{nearest(key, accepted)}; if sd-scripts has it, use --host sd-scripts"
+            )
+        else:
+            values[key] = _typed(value, key, f"{where}: {key}")
+    return values
+
+
+def _typed(value: Any, key: str, where: str) -> Any:
+    kind = {**DATASET_KEYS, **SUBSET_KEYS}.get(key)
+    if key == "resolution":
+        sides = value if isinstance(value, (list, tuple)) else [value, value]
+        sides = [sides[0], sides[0]] if len(sides) == 1 else sides
+        if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
+            raise PairError(f"{where} must be a size or [width, height] in pixels, not {value!r}")
+        return (sides[0], sides[1])
+    if kind and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise PairError(f"{where} must be {WORDS[kind]}, not {value!r}")
+    return value
+
+
+def _check_sizes(dataset: DatasetConfig, where: str) -> None:
+    if dataset.resolution is None:
+        raise PairError(f"{where}: resolution is missing; set it there or with --resolution, for example 512")
+    if dataset.batch_size < 1:
+        raise PairError(f"{where}: batch_size must be at least 1, not {dataset.batch_size}")
+    width, height = dataset.resolution
+    if min(width, height) < VAE_FACTOR or width % VAE_FACTOR or height % VAE_FACTOR:
+        raise PairError(f"{where}: resolution {width}x{height} is not a multiple of {VAE_FACTOR} pixels")
+    if not dataset.enable_bucket:
+        return
+    step, low, high = dataset.bucket_reso_steps, dataset.min_bucket_reso, dataset.max_bucket_reso
+    if step < VAE_FACTOR or step % VAE_FACTOR:
+        raise PairError(f"{where}: bucket_reso_steps must be a multiple of {VAE_FACTOR}, not {step}")
+    if low < step or low % step or high % step:
+        raise PairError(f"{where}: min_bucket_reso {low} and max_bucket_reso {high} must be multiples of {step}")
+    if not dataset.bucket_no_upscale and not low <= min(width, height) <= max(width, height) <= high:
+        raise PairError(
+            f"{where}: resolution {width}x{height} is not between min_bucket_reso {low} and max_bucket_reso {high}"
+        )

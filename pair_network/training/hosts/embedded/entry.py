@@ -1,0 +1,69 @@
+"""Pair training on the embedded host, from the command line to the files."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from pair_network.errors import PairError
+
+from ...options import add_pair_options, write_pair_dataset
+from ...trainer import PairTraining
+from .config_file import read_config_file
+from .options import setup_parser
+from .previews import PreviewWriter, Prompt, are_due, make_pipeline, read_prompts
+from .trainer import EmbeddedTrainer
+
+
+class PairTrainer(PairTraining, EmbeddedTrainer):
+    """Trains a coupled network on the embedded host, and shows it in previews."""
+
+    def assert_extra_args(self, args: Any, train_dataset_group: Any, val_dataset_group: Any) -> None:
+        super().assert_extra_args(args, train_dataset_group, val_dataset_group)
+        if not 0 <= args.sample_style_start <= 1:
+            raise PairError(f"--sample_style_start {args.sample_style_start}: a share of the steps, from 0 to 1")
+        if not math.isfinite(args.sample_style_scale):
+            raise PairError(f"--sample_style_scale {args.sample_style_scale}: a number is needed")
+        self.prompts = read_prompts(args.sample_prompts) if args.sample_prompts else []
+        like = self.prompts[0] if self.prompts else Prompt("")
+        self.prompts.append(replace(like, text=self.pair_captions[0][0], content=True))
+
+    def sample_images(
+        self, accelerator: Any, args: Any, epoch: int | None, global_step: int, device: Any, vae: Any, tokenizers: Any,
+        text_encoder: Any, unet: Any,
+    ) -> None:  # fmt: skip
+        """Writes a grid for every prompt, the training prompt last, to OUTPUT_DIR/sample."""
+        if not accelerator.is_main_process or not are_due(args, epoch, global_step):
+            return
+        assert self.pair_network is not None
+        writer = PreviewWriter(self.pair_network, args, self.trigger_words(args))
+        pipe = make_pipeline(args, vae, accelerator.unwrap_model(text_encoder), tokenizers[0], unet)
+        name = f"{args.output_name or 'last'}_{global_step:06d}"
+        writer.write(pipe, self.prompts, Path(args.output_dir) / "sample", name, accelerator.autocast())
+
+
+def train_pairs(argv: Sequence[str], trainer: type[PairTrainer] = PairTrainer) -> int:
+    """Trains as the command line says; see ``hosts.embedded.train``.
+
+    Args:
+        argv: The command line, without the program's name.
+        trainer: Class of the trainer, for methods that change its hooks.
+    """
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # every process of accelerate launch comes through here
+    logging.basicConfig(level=logging.INFO if is_first else logging.WARNING, format="%(levelname)s %(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    parser = setup_parser()
+    add_pair_options(parser)
+    args = read_config_file(parser.parse_args(argv), parser, argv)
+    args.dataset_config = write_pair_dataset(args) or args.dataset_config
+    trainer().train(args)
+    return 0

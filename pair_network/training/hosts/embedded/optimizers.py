@@ -1,0 +1,176 @@
+"""Optimizers and learning rate schedules by the names that sd-scripts' users write."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from diffusers.optimization import get_scheduler
+from torch.optim import Optimizer
+
+from pair_network.errors import PairError, nearest
+
+logger = logging.getLogger(__name__)
+
+# sd-scripts' name in lower case: (module, class, package to install)
+OPTIMIZERS: dict[str, tuple[str, str, str]] = {
+    "adamw": ("torch.optim", "AdamW", "torch"),
+    "sgdnesterov": ("torch.optim", "SGD", "torch"),
+    "adafactor": ("transformers.optimization", "Adafactor", "transformers"),
+    "lion": ("lion_pytorch", "Lion", "lion-pytorch"),
+    "prodigy": ("prodigyopt", "Prodigy", "prodigyopt"),
+    "dadaptation": ("dadaptation.experimental", "DAdaptAdamPreprint", "dadaptation"),
+    "dadaptadampreprint": ("dadaptation.experimental", "DAdaptAdamPreprint", "dadaptation"),
+    "dadaptadanip": ("dadaptation.experimental", "DAdaptAdanIP", "dadaptation"),
+    "sgdnesterov8bit": ("bitsandbytes.optim", "SGD8bit", "bitsandbytes"),
+    **{
+        f"dadapt{kind.lower()}": ("dadaptation", f"DAdapt{kind}", "dadaptation")
+        for kind in ("AdaGrad", "Adam", "Adan", "Lion", "SGD")
+    },
+    **{
+        name.lower(): ("bitsandbytes.optim", name, "bitsandbytes")
+        for name in ("AdamW8bit", "PagedAdamW", "PagedAdamW8bit", "PagedAdamW32bit", "Lion8bit", "PagedLion8bit")
+    },
+    **{
+        name.lower(): ("schedulefree", name, "schedulefree")
+        for name in ("AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree")
+    },
+}
+
+
+def optimizer_name(args: argparse.Namespace) -> str:
+    """The chosen optimizer in lower case; AdamW when none is named."""
+    return (args.optimizer_type or "AdamW").lower()
+
+
+def get_optimizer(args: argparse.Namespace, params: Any) -> tuple[str, str, Optimizer]:
+    """The optimizer over parameters or groups: (module.Class, its arguments as text, the optimizer).
+
+    Raises:
+        PairError: An unknown name, a package that is not installed, or an argument that the optimizer does not take.
+    """
+    kwargs = parse_key_values(args.optimizer_args, "--optimizer_args")
+    name = optimizer_name(args)
+    kind = optimizer_class(args.optimizer_type or "AdamW")
+    learning_rate: float | None = args.learning_rate
+    if name.startswith("sgdnesterov"):
+        kwargs = {"momentum": 0.9, "nesterov": True, **kwargs}
+    if name == "adafactor":
+        params, learning_rate = _prepare_adafactor(args, params, kwargs)
+    if (name.startswith("dadapt") or name == "prodigy") and args.learning_rate <= 0.1:
+        logger.warning("%s finds its own step size: --learning_rate 1.0 is meant, not %s", kind.__name__, learning_rate)
+    try:
+        optimizer = kind(params, lr=learning_rate, **kwargs)
+    except (TypeError, ValueError) as cause:
+        raise PairError(f"--optimizer_args: {kind.__name__} does not take {kwargs} ({cause})") from cause
+    if is_schedule_free(args):
+        optimizer.train()
+    return f"{kind.__module__}.{kind.__name__}", ",".join(f"{k}={v}" for k, v in kwargs.items()), optimizer
+
+
+def parse_key_values(entries: Iterable[str] | None, option: str) -> dict[str, Any]:
+    """Python values from "key=value" texts; PairError when one is not of that form."""
+    values = {}
+    for entry in entries or ():
+        key, separator, text = entry.partition("=")
+        try:
+            if not separator:
+                raise ValueError("no '=' in it")
+            values[key.strip()] = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError) as cause:
+            raise PairError(f"{option}: {entry!r} is not KEY=VALUE with a Python number, tuple or text") from cause
+    return values
+
+
+def optimizer_class(name: str) -> Any:
+    """The class that a name stands for; PairError when there is none or its package is not installed."""
+    if name.lower() in OPTIMIZERS:
+        module, attribute, package = OPTIMIZERS[name.lower()]
+    elif "." in name:
+        module, _, attribute = name.rpartition(".")
+        package = module.split(".")[0]
+    else:
+        module, attribute, package = "torch.optim", name, "torch"
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as cause:
+        raise PairError(
+            f"--optimizer_type {name} needs a package that is not installed: pip install {package}"
+        ) from cause
+    except AttributeError as cause:
+        hint = nearest(name.lower(), OPTIMIZERS)
+        raise PairError(f"--optimizer_type {name}: {module} has no {attribute}{hint}") from cause
+
+
+def _prepare_adafactor(args: argparse.Namespace, params: Any, kwargs: dict[str, Any]) -> tuple[Any, float | None]:
+    kwargs.setdefault("relative_step", True)
+    if not kwargs["relative_step"]:
+        return params, args.learning_rate
+    # with relative_step, Adafactor takes no learning rate at all, and neither may its groups
+    if isinstance(params, list) and params and isinstance(params[0], dict):
+        params = [{key: value for key, value in group.items() if key != "lr"} for group in params]
+    if args.lr_scheduler != "adafactor":
+        logger.warning("AdaFactor with relative_step sets its own learning rate: --lr_scheduler adafactor is used")
+        args.lr_scheduler = "adafactor"
+    return params, None
+
+
+def is_schedule_free(args: argparse.Namespace) -> bool:
+    """Whether the optimizer keeps two sets of weights, one for training and one for everything else."""
+    return optimizer_name(args).endswith("schedulefree")
+
+
+def train_eval_switches(args: argparse.Namespace, optimizer: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+    """(before training, before sampling or saving): they matter for schedule-free optimizers only."""
+    if not is_schedule_free(args):
+        return lambda: None, lambda: None
+    return optimizer.train, optimizer.eval
+
+
+def get_lr_scheduler(args: argparse.Namespace, optimizer: Optimizer, num_processes: int) -> Any:
+    """The learning rate schedule.
+
+    Its length counts ``num_processes`` calls per optimizer step, which is how often accelerate calls it.
+
+    Raises:
+        PairError: The schedule does not fit the optimizer or the warm-up.
+    """
+    check_lr_scheduler(args)
+    if args.lr_scheduler == "adafactor":
+        return _adafactor_schedule(args, optimizer)
+    steps = args.max_train_steps
+    warmup = args.lr_warmup_steps
+    warmup_steps = int(warmup * steps) if isinstance(warmup, float) else warmup
+    if warmup_steps >= steps:
+        raise PairError(f"--lr_warmup_steps {warmup_steps} leaves nothing of the {steps} training steps")
+    return get_scheduler(
+        args.lr_scheduler,
+        optimizer=optimizer,
+        num_warmup_steps=warmup_steps * num_processes,
+        num_training_steps=steps * num_processes,
+        num_cycles=args.lr_scheduler_num_cycles,
+        power=args.lr_scheduler_power,
+    )
+
+
+def check_lr_scheduler(args: argparse.Namespace) -> None:
+    """Raises PairError for a schedule that contradicts the optimizer or the warm-up."""
+    if is_schedule_free(args) and (args.lr_scheduler != "constant" or args.lr_warmup_steps):
+        raise PairError(
+            f"{args.optimizer_type} has no schedule: --lr_scheduler constant and --lr_warmup_steps 0; its warm-up is "
+            "--optimizer_args warmup_steps=N"
+        )
+    if args.lr_scheduler == "constant" and args.lr_warmup_steps:
+        raise PairError("--lr_scheduler constant has no warm-up: use constant_with_warmup, or --lr_warmup_steps 0")
+    if args.lr_scheduler == "adafactor" and optimizer_name(args) != "adafactor":
+        raise PairError("--lr_scheduler adafactor works with --optimizer_type AdaFactor alone")
+
+
+def _adafactor_schedule(args: argparse.Namespace, optimizer: Optimizer) -> Any:
+    from transformers.optimization import AdafactorSchedule
+
+    return AdafactorSchedule(optimizer, args.learning_rate)

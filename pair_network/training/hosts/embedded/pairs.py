@@ -1,0 +1,112 @@
+"""The style images of a dataset with their content twins: matched by base name, checked before any model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from pair_network.errors import PairError
+from pair_network.images import image_size, list_images
+
+from ...pairs import check_no_orphans, check_pair, find_twin
+from .buckets import Frame, Size, bucket_sizes, cover, nearest_bucket, shrunk_bucket
+from .dataset_config import DatasetConfig, SubsetConfig
+
+
+@dataclass
+class ImageRecord:
+    """One image, its caption as written, and its latents (channels, h, w) by flip once they are cached."""
+
+    path: Path
+    size: Size
+    caption: str
+    latents: dict[bool, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Sample:
+    """A style image, its content twin when it has one, and the frame both are cut to.
+
+    Attributes:
+        pair_index: Number of the pair in the whole dataset: first come, first numbered, images in order of name.
+    """
+
+    style: ImageRecord
+    content: ImageRecord | None
+    subset: SubsetConfig
+    frame: Frame
+    pair_index: int
+
+    @property
+    def images(self) -> list[ImageRecord]:
+        return [self.style] if self.content is None else [self.style, self.content]
+
+
+def find_samples(dataset: DatasetConfig, subset: SubsetConfig, indices: dict[tuple[str, str], int]) -> list[Sample]:
+    """All samples of a subset, in the order of the style images' names.
+
+    Args:
+        indices: Pair numbers given so far, by the two files; the same pair in another subset keeps its number.
+
+    Raises:
+        PairError: An image is unreadable, lacks a caption or a twin, or differs from its twin in shape.
+    """
+    samples = []
+    paths = list_images(subset.image_dir)
+    if subset.content_dir is not None:
+        check_no_orphans(paths, subset.content_dir)
+    for path in paths:
+        content_path = None if subset.content_dir is None else find_twin(path, subset.content_dir)
+        caption = read_caption(path, subset, subset.class_tokens, "class_tokens")
+        content = None
+        if content_path is None:
+            style = ImageRecord(path, image_size(path), caption)
+        else:
+            content_size, style_size = check_pair(content_path, path)
+            style = ImageRecord(path, style_size, caption)
+            content = _content_record(content_path, content_size, subset)
+        key = (str(path.resolve()), str(content_path.resolve()) if content_path else "")
+        index = indices.setdefault(key, len(indices))
+        samples.append(Sample(style, content, subset, choose_frame(style, dataset), index))
+    return samples
+
+
+def choose_frame(image: ImageRecord, dataset: DatasetConfig) -> Frame:
+    """Training size and cut of an image under the dataset's bucket settings."""
+    if not dataset.enable_bucket:
+        return cover(image.size, dataset.resolution)
+    step = dataset.bucket_reso_steps
+    if dataset.bucket_no_upscale:
+        frame = shrunk_bucket(image.size, dataset.resolution, step)
+        if min(frame.bucket) < step:
+            raise PairError(f"{image.path}: {image.size[0]}x{image.size[1]} pixels are too few for bucket_no_upscale")
+        return frame
+    sizes = bucket_sizes(dataset.resolution, dataset.min_bucket_reso, dataset.max_bucket_reso, step)
+    return nearest_bucket(image.size, sizes)
+
+
+def read_caption(path: Path, subset: SubsetConfig, tokens: str | None, setting: str) -> str:
+    """The first line of the caption file beside the image, else the tokens.
+
+    Raises:
+        PairError: There is neither, or the caption file is empty or not UTF-8 text.
+    """
+    file = path.with_suffix(subset.caption_extension)
+    if not file.is_file():
+        if tokens is None:
+            raise PairError(f"{path}: no caption: write one to {file.name} beside it, or set {setting}")
+        return tokens
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as cause:
+        raise PairError(f"{file}: not UTF-8 text ({cause}); save it as UTF-8") from cause
+    if not lines:
+        raise PairError(f"{file}: an empty caption file; write the caption into it or remove it")
+    return lines[0]
+
+
+def _content_record(path: Path, size: Size, subset: SubsetConfig) -> ImageRecord:
+    caption = read_caption(path, subset, subset.content_class_tokens, "content_class_tokens in custom_attributes")
+    return ImageRecord(path, size, caption)

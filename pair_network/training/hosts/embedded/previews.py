@@ -1,0 +1,204 @@
+"""Previews of the embedded host: for every prompt the base model, the style LoRA and style guidance side by side."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from pair_network.errors import PairError
+from pair_network.network.pair_network import PairNetwork
+from pair_network.network.route import Row
+from pair_network.sampling.pipelines import Style, style_guidance
+from pair_network.sampling.previews import grid, save_picture
+
+from .model import skipped_layers
+
+_FLAGS = {"n": str, "w": int, "h": int, "d": int, "s": int, "l": float}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One line of a sample-prompts file, in sd-scripts' notation.
+
+    Attributes:
+        text: The prompt, without the style words.
+        negative: --n, the negative prompt.
+        width, height: --w and --h in pixels; None: the model's own size.
+        seed: --d.
+        steps: --s, sampling steps.
+        guidance_scale: --l, CFG.
+        content: The training prompt: a column shows the content branch too.
+    """
+
+    text: str
+    negative: str = ""
+    width: int | None = None
+    height: int | None = None
+    seed: int = 0
+    steps: int = 30
+    guidance_scale: float = 5.0
+    content: bool = False
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Prompts of a text file, one in a line; empty lines and lines that start with # are skipped.
+
+    Raises:
+        PairError: The file is missing, holds no prompt, or a flag is unknown or unusable.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PairError(f"--sample_prompts {path}: no such file")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as cause:
+        raise PairError(f"--sample_prompts {path}: not UTF-8 text ({cause}); save it as UTF-8") from cause
+    prompts = [parse_prompt(line, f"{path}") for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise PairError(f"--sample_prompts {path}: the file holds no prompt")
+    return prompts
+
+
+def parse_prompt(line: str, source: str) -> Prompt:
+    """``a photo of a cat --d 1 --s 20`` as a Prompt; ``source`` is named in errors."""
+    text, *flags = re.split(r"\s+--(?=[a-zA-Z])", line)
+    values: dict[str, Any] = {}
+    for flag in flags:
+        name, _, value = flag.partition(" ")
+        if name not in _FLAGS:
+            known = ", ".join(f"--{flag}" for flag in _FLAGS)
+            raise PairError(f"{source}: unknown flag --{name} in {line!r}; known are {known}")
+        try:
+            values[name] = _FLAGS[name](value.strip())
+        except ValueError as cause:
+            raise PairError(f"{source}: --{name} {value} in {line!r} is not a number") from cause
+    for flag, unit in (("w", 8), ("h", 8), ("s", 1)):
+        if values.get(flag, unit) < unit or values.get(flag, unit) % unit:
+            raise PairError(f"{source}: --{flag} {values[flag]} in {line!r} must be a positive multiple of {unit}")
+    names = {"n": "negative", "w": "width", "h": "height", "d": "seed", "s": "steps", "l": "guidance_scale"}
+    return Prompt(text.strip(), **{names[flag]: value for flag, value in values.items()})
+
+
+class PreviewWriter:
+    """Renders prompts with the live network, leaving training's weights, modes and random streams as they were."""
+
+    def __init__(self, network: PairNetwork, args: argparse.Namespace, style_words: str):
+        self.network = network
+        self.args = args
+        self.style_words = style_words
+
+    def write(
+        self, pipe: Any, prompts: Sequence[Prompt], folder: Path, name: str, autocast: AbstractContextManager[None]
+    ) -> list[Path]:
+        """One grid PNG for each prompt: base | style LoRA | style guidance (| content branch)."""
+        paths = []
+        with evaluated(self.network, pipe), skipped_layers(pipe.text_encoder, self.args.clip_skip), autocast:
+            for number, prompt in enumerate(prompts):
+                images = self.render(pipe, prompt)
+                path = folder / f"{name}_{number:02d}_{prompt.seed}.png"
+                save_picture(path, grid([list(images.values())], list(images), title=prompt.text))
+                paths.append(path)
+        return paths
+
+    def render(self, pipe: Any, prompt: Prompt) -> dict[str, Image.Image]:
+        """The prompt's pictures by column label."""
+        styled = replace(prompt, text=f"{prompt.text} {self.style_words}".strip())
+        scale = self.args.sample_style_scale
+        images = {"base": self._base(pipe, prompt)}
+        with self.network.route([Row(style=1.0)]):
+            images["style LoRA"] = sample(pipe, styled)
+        style = Style(self.network, self.style_words, scale=scale, start=self.args.sample_style_start)
+        with style_guidance(pipe, [style]):
+            images[f"style guidance {scale:g}"] = sample(pipe, prompt)
+        if prompt.content:
+            with self.network.route([Row(pair=0)]):
+                images["content branch"] = sample(pipe, prompt)
+        return images
+
+    def _base(self, pipe: Any, prompt: Prompt) -> Image.Image:
+        with self.network.route(None, multiplier=0.0):
+            return sample(pipe, prompt)
+
+
+def sample(pipe: Any, prompt: Prompt) -> Image.Image:
+    """One picture, from a private generator seeded by the prompt's seed."""
+    generator = torch.Generator("cpu").manual_seed(prompt.seed)
+    own_size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    return pipe(
+        prompt.text,
+        negative_prompt=prompt.negative,
+        width=prompt.width or own_size,
+        height=prompt.height or own_size,
+        num_inference_steps=prompt.steps,
+        guidance_scale=prompt.guidance_scale,
+        generator=generator,
+    ).images[0]
+
+
+@contextlib.contextmanager
+def evaluated(network: PairNetwork, pipe: Any) -> Iterator[None]:
+    """Inside the block the network and the pipeline's models are in evaluation mode and the VAE is on the device."""
+    modules = [network, pipe.unet, pipe.text_encoder]
+    modes = [module.training for module in modules]
+    vae_device = pipe.vae.device
+    try:
+        for module in modules:
+            module.eval()
+        pipe.vae.to(pipe.unet.device)
+        with torch.no_grad():
+            yield
+    finally:
+        pipe.vae.to(vae_device)
+        for module, mode in zip(modules, modes, strict=True):
+            module.train(mode)
+
+
+def make_pipeline(args: argparse.Namespace, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> Any:
+    """A diffusers pipeline over the models in training, with DDIM on the model's own noise schedule."""
+    overrides = {
+        "prediction_type": "v_prediction" if args.v_parameterization else "epsilon",
+        "clip_sample": False,  # latents are not pixels in [-1, 1]
+        "steps_offset": 1,
+        "rescale_betas_zero_snr": args.zero_terminal_snr,
+    }
+    scheduler = DDIMScheduler.from_config(
+        DDIMScheduler.load_config(args.pretrained_model_name_or_path, subfolder="scheduler"), **overrides
+    )
+    pipe: Any = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def are_due(args: argparse.Namespace, epoch: int | None, step: int) -> bool:
+    """Whether previews are wanted now: by steps, by epochs, before the first step, and always after the last.
+
+    Args:
+        args: With sd-scripts' ``sample_*`` options.
+        epoch: Number of the epoch that just ended, 0 before training, None after a step.
+        step: Optimizer steps made.
+    """
+    if epoch is None:
+        by_steps = args.sample_every_n_steps and not args.sample_every_n_epochs
+        return step == args.max_train_steps or bool(by_steps and step % args.sample_every_n_steps == 0)
+    if epoch == 0:
+        return bool(args.sample_at_first)
+    return bool(args.sample_every_n_epochs and epoch % args.sample_every_n_epochs == 0 and step < args.max_train_steps)

@@ -1,0 +1,114 @@
+"""The parts of a run, and the accelerator that they run on."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from pair_network.errors import PairError
+
+from .dataset import DatasetGroup
+from .model import TextEncodingStrategy, TokenizeStrategy
+
+DTYPES = {"no": torch.float32, "float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Session:
+    """The parts of one run, as the trainer's hooks receive them.
+
+    ``text_encoder`` and ``text_encoders`` are the same model, bare and in a list, as sd-scripts passes it around.
+    """
+
+    args: argparse.Namespace
+    accelerator: Accelerator
+    dataset: DatasetGroup
+    tokenize_strategy: TokenizeStrategy
+    text_encoding_strategy: TextEncodingStrategy
+    text_encoder: Any
+    vae: Any
+    unet: Any
+    model_version: str
+    weight_dtype: torch.dtype
+    vae_dtype: torch.dtype
+    train_unet: bool
+    train_text_encoder: bool
+    network: Any = None
+    optimizer: Any = None
+    lr_scheduler: Any = None
+    lr_descriptions: list[str] | None = None
+    optimizer_name: str = ""
+    noise_scheduler: Any = None
+
+    @property
+    def text_encoders(self) -> list[Any]:
+        return [self.text_encoder]
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        return [self.tokenize_strategy.tokenizer]
+
+    @property
+    def bare_network(self) -> Any:
+        """The network without the wrapper of a distributed run."""
+        return self.accelerator.unwrap_model(self.network)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that each process sees in an epoch."""
+        return -(-self.dataset.batches_per_epoch // self.accelerator.num_processes)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch; batches are not accumulated across its end."""
+        return -(-self.batches_per_epoch // self.args.gradient_accumulation_steps)
+
+
+def make_accelerator(args: argparse.Namespace) -> Accelerator:
+    """The accelerator, with the trackers that the options ask for.
+
+    Raises:
+        PairError: The precision does not work on this machine, or a tracker is not installed.
+    """
+    log_with = args.log_with or ("tensorboard" if args.logging_dir else None)
+    logging_dir = None
+    if args.logging_dir:
+        logging_dir = os.path.join(args.logging_dir, (args.log_prefix or "") + time.strftime("%Y%m%d%H%M%S"))
+    if log_with in ("wandb", "all"):
+        _require("wandb", "--log_with wandb")
+    if log_with in ("tensorboard", "all"):
+        _require("tensorboard", "--logging_dir")
+    try:
+        return Accelerator(
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            mixed_precision=args.mixed_precision,
+            log_with=log_with,
+            project_dir=logging_dir,
+        )
+    except ValueError as cause:
+        raise PairError(
+            f"--mixed_precision {args.mixed_precision} does not work here ({cause}); use bf16 or no"
+        ) from cause
+
+
+def _require(package: str, option: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError as cause:
+        raise PairError(f"{option} needs a package that is not installed: pip install {package}") from cause
+
+
+def init_trackers(accelerator: Accelerator, args: argparse.Namespace) -> None:
+    """Starts the trackers with the run's options."""
+    if not accelerator.is_main_process or not accelerator.log_with:
+        return
+    config = {key: value for key, value in vars(args).items() if isinstance(value, (int, float, str, bool))}
+    init_kwargs = {"wandb": {"name": args.wandb_run_name}} if args.wandb_run_name else {}
+    accelerator.init_trackers(args.log_tracker_name or "network_train", config=config, init_kwargs=init_kwargs)

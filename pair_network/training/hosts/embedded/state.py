@@ -1,0 +1,112 @@
+"""Saving and restoring everything a run needs to continue bit for bit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+from pair_network.errors import PairError
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "train_state.json"
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where a run stands, and the settings that its data order follows from.
+
+    The first two have sd-scripts' names: the epoch in progress, counted from 1, and the finished optimizer steps.
+    """
+
+    current_epoch: int
+    current_step: int
+    epoch_finished: bool
+    seed: int
+    batches_per_epoch: int
+    gradient_accumulation_steps: int
+    num_processes: int
+
+
+def save_state(accelerator: Accelerator, folder: Path, state: TrainState) -> None:
+    """Writes the state to a temporary folder and then gives it its name; called by all processes."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary))
+    if accelerator.is_main_process:
+        (temporary / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        replace_folder(temporary, folder)
+    accelerator.wait_for_everyone()
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Moves ``new`` to ``folder``; what was there is removed last, so that one of the two always exists."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_train_state(folder: Path) -> TrainState:
+    """The position stored in a state folder.
+
+    Raises:
+        PairError: The folder is no state of this host.
+    """
+    try:
+        return TrainState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as cause:
+        raise PairError(
+            f"{folder}: not a state saved by this host ({cause}); --resume names a folder in -state"
+        ) from cause
+
+
+def load_state(accelerator: Accelerator, folder: Path) -> None:
+    """Restores weights, optimizer, schedule and random numbers.
+
+    Raises:
+        PairError: The state is incomplete or belongs to a different network or optimizer.
+    """
+    random_states = folder / f"random_states_{accelerator.process_index}.pkl"
+    if not random_states.is_file():
+        logger.warning("%s has no random numbers for this process: the run does not continue identically", folder)
+    try:
+        accelerator.load_state(str(folder))
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, SafetensorError, UnpicklingError) as cause:
+        reason = " ".join(str(cause).split())[:300]
+        raise PairError(
+            f"{folder}: does not fit this run's network or optimizer ({reason}); resume with the options it "
+            "was saved with"
+        ) from cause
+
+
+def adopt_seed(args: argparse.Namespace) -> None:
+    """Takes over the seed of the state to resume when none is given: the order of the data follows from it."""
+    if args.resume and args.seed is None:
+        args.seed = read_train_state(Path(args.resume)).seed
+
+
+def warn_of_changes(saved: TrainState, now: TrainState) -> None:
+    """Warns when a setting that decides the order of the data differs from the saved run's."""
+    for name in ("seed", "batches_per_epoch", "gradient_accumulation_steps", "num_processes"):
+        before, after = getattr(saved, name), getattr(now, name)
+        if before != after:
+            logger.warning(
+                "%s was %s in the saved run and is %s now: it does not continue identically", name, before, after
+            )

@@ -1,0 +1,96 @@
+"""The --config_file of a run on sd-scripts, checked against the parser of the model's family.
+
+sd-scripts itself takes every key of the file into its options without looking at it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import toml
+
+from pair_network.errors import PairError, nearest
+
+# Options of the entry point that a file may hold, besides the parser's own.
+ENTRY_OPTIONS = ("model_type",)
+
+
+def config_path(argv: Sequence[str]) -> Path | None:
+    """The TOML file named by --config_file; as in sd-scripts, ".toml" may be left out."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--config_file")
+    chooser.add_argument("--output_config", action="store_true")
+    given = chooser.parse_known_args(list(argv))[0]
+    if not given.config_file or given.output_config:
+        return None
+    path = Path(given.config_file)
+    return path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The file's keys and values; sections only group them.
+
+    Raises:
+        PairError: The file is missing, is no TOML, or sets a key twice.
+    """
+    if not path.is_file():
+        raise PairError(f"--config_file {path}: there is no such file")
+    try:
+        content = toml.loads(path.read_text(encoding="utf-8-sig"))
+    except (toml.TomlDecodeError, UnicodeDecodeError, IndexError) as cause:
+        raise PairError(f"{path}: not a TOML file ({cause})") from cause
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        for key, entry in value.items() if isinstance(value, Mapping) else ((name, value),):
+            if key in flat:
+                raise PairError(f"{path}: {key!r} is set twice, in two sections; keep one of them")
+            flat[key] = entry
+    return flat
+
+
+def check_config(values: Mapping[str, Any], parser: argparse.ArgumentParser, path: Path) -> None:
+    """Raises PairError when a key is no option of the parser, or a value not what the option takes."""
+    options = {action.dest: action for action in parser._actions if action.dest != "help"}
+    for key, value in values.items():
+        if key not in options and key not in ENTRY_OPTIONS:
+            raise PairError(f"{path}: unknown key {key!r}{nearest(key, options)}")
+        if key in options:
+            for problem in problems_of(value, options[key]):
+                raise PairError(f"{path}: {key} = {value!r}: {problem}")
+
+
+def problems_of(value: Any, action: argparse.Action) -> Iterator[str]:
+    """What is wrong with a TOML value for an option: at most one sentence."""
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            yield "must be true or false"
+        return
+    for item in value if action.nargs in ("*", "+") and isinstance(value, list) else [value]:
+        problem = _problem_of_one(item, action)
+        if problem:
+            yield problem
+            return
+
+
+def _problem_of_one(value: Any, action: argparse.Action) -> str:
+    kind: Any = action.type or str
+    accepted: dict[Any, tuple[tuple[type, ...], str]] = {
+        int: ((int,), "must be a whole number"),
+        float: ((int, float), "must be a number"),
+        str: ((str,), "must be text in quotes"),
+    }
+    types, sentence = accepted.get(kind, ((int, float, str), "must be a number or text in quotes"))
+    if not isinstance(value, types) or isinstance(value, bool):
+        return sentence
+    if kind not in accepted:
+        try:
+            value = kind(str(value))
+        except (ValueError, argparse.ArgumentTypeError) as cause:
+            return str(cause)
+    if action.choices is not None and value not in action.choices:
+        choices = [str(choice) for choice in action.choices]
+        return f"must be one of {', '.join(choices)}{nearest(str(value), choices)}"
+    return ""

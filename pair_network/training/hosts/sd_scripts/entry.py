@@ -1,0 +1,208 @@
+"""Pair training inside a checkout of kohya-ss sd-scripts (v0.10.0 or later)."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pair_network.errors import PairError
+from pair_network.network.checkpoint import PAIR_SUFFIX
+
+from ...options import add_pair_options, write_pair_dataset
+from ...trainer import PairTraining
+from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
+from .config import check_config, config_path, read_config
+from .families import FAMILY_OF_TYPE, Family, detect_model_type, family_of
+from .previews import StylePreviews
+
+
+def import_sd_scripts(checkout: str, module: str = "train_network") -> Any:
+    """A module of the checkout, whose folder goes to the front of the import path.
+
+    Raises:
+        PairError: The folder is no checkout of sd-scripts, has no such trainer, or its packages are missing.
+    """
+    folder = Path(checkout).expanduser().resolve()
+    if not (folder / "train_network.py").is_file():
+        raise PairError(
+            f"--sd_scripts {checkout}: there is no train_network.py; name the folder of an sd-scripts checkout"
+        )
+    if not (folder / f"{module}.py").is_file():
+        raise PairError(f"--sd_scripts {checkout}: there is no {module}.py; this model needs a newer sd-scripts")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as cause:
+        raise PairError(
+            f"--sd_scripts {checkout}: sd-scripts needs the package {cause.name!r}; run this with the Python "
+            "environment in which sd-scripts itself runs"
+        ) from cause
+
+
+def pair_trainer_class(host_trainer: type, family: Family | None = None) -> type:
+    """The pair trainer over one of sd-scripts' trainer classes.
+
+    Raises:
+        PairError: The class lacks a hook: the checkout is older than v0.10.0.
+    """
+    check_contract(host_trainer, "sd-scripts", {**HOOKS, **SD_SCRIPTS_HOOKS})
+    own_family = family or family_of("sd")
+
+    class SdScriptsPairTrainer(PairTraining, StylePreviews, host_trainer):
+        family = own_family
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._has_saved = False
+
+        def attach_twins(self, args: argparse.Namespace, train_group: Any, val_group: Any) -> list[tuple[str, str]]:
+            # Imported here: the module subclasses a dataset of the checkout, which must be on the path first.
+            from .twins import attach_twins
+
+            return attach_twins(train_group, val_group)
+
+        def get_sai_model_spec(self, args: argparse.Namespace) -> dict[str, Any]:
+            """Called before every save; the model's title and so on, with the style words in place."""
+            self._has_saved = True
+            words = self.trigger_words(args)
+            return {**super().get_sai_model_spec(args), **({"modelspec.trigger_phrase": words} if words else {})}
+
+        def on_step_start(self, args: argparse.Namespace, *rest: Any, **named: Any) -> None:
+            self._drop_old_pair_files(args)
+            super().on_step_start(args, *rest, **named)
+
+        def train(self, args: argparse.Namespace) -> None:
+            super().train(args)
+            self._drop_old_pair_files(args)
+
+        def _drop_old_pair_files(self, args: argparse.Namespace) -> None:
+            """sd-scripts deletes old style files by name and leaves the coupled checkpoints beside them."""
+            if self._has_saved:
+                remove_lone_pair_files(Path(args.output_dir), args.output_name or "last")
+            self._has_saved = False
+
+    return SdScriptsPairTrainer
+
+
+def remove_lone_pair_files(folder: Path, name: str) -> list[Path]:
+    """Removes the run's numbered coupled checkpoints whose style file is gone; returns them.
+
+    Only files of the host's own numbering are looked at, NAME-000002 and NAME-step00000100: a coupled checkpoint that
+    someone keeps on its own has another name.
+    """
+    removed = []
+    for path in [*folder.glob(f"{name}-*{PAIR_SUFFIX}")]:
+        stem = path.name.removesuffix(PAIR_SUFFIX)
+        number = stem.removeprefix(f"{name}-").removeprefix("step")
+        if number.isdigit() and not path.with_name(f"{stem}.safetensors").exists():
+            path.unlink()
+            removed.append(path)
+    return removed
+
+
+def choose_model_type(argv: Sequence[str], values: dict[str, Any]) -> str:
+    """--model_type from the command line or the config file, or else what the checkpoint proves.
+
+    Raises:
+        PairError: The checkpoint is of another family, or proves nothing and no type is given.
+    """
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--model_type", default=values.get("model_type"))
+    chooser.add_argument("--pretrained_model_name_or_path", default=values.get("pretrained_model_name_or_path"))
+    given = chooser.parse_known_args(list(argv))[0]
+    proven = detect_model_type(given.pretrained_model_name_or_path)
+    if given.model_type is None:
+        if proven is None:
+            raise PairError(
+                f"--model_type is missing, and {given.pretrained_model_name_or_path} does not show what it is; "
+                f"give one of {', '.join(FAMILY_OF_TYPE)}"
+            )
+        return proven
+    family = family_of(given.model_type)
+    if proven is not None and family_of(proven) != family:
+        raise PairError(
+            f"--model_type {given.model_type}: {given.pretrained_model_name_or_path} is a checkpoint of type {proven}"
+        )
+    return given.model_type
+
+
+def make_parser(host: Any) -> argparse.ArgumentParser:
+    """The family's own parser with the options of pair training."""
+    parser = host.setup_parser()
+    add_pair_options(parser)
+    if not any(action.dest == "model_type" for action in parser._actions):
+        parser.add_argument("--model_type", choices=tuple(FAMILY_OF_TYPE), help="which family the checkpoint is of")
+    return parser
+
+
+def read_options(host: Any, argv: Sequence[str]) -> argparse.Namespace:
+    """Command line and config file, through sd-scripts' own reading of both, after a check of the file.
+
+    Raises:
+        PairError: The file is missing or broken, or has an unknown key or an unusable value.
+    """
+    from library import train_util  # of the checkout
+
+    parser = make_parser(host)
+    path = config_path(argv)
+    if path is not None:
+        check_config(read_config(path), parser, path)
+    sys.argv[1:] = list(argv)  # read_config_from_file parses sys.argv a second time
+    args = parser.parse_args()
+    train_util.verify_command_line_training_args(args)
+    args = train_util.read_config_from_file(args, parser)
+    if getattr(args, "attn_mode", None) == "sdpa":
+        args.attn_mode = "torch"  # an older name that HunyuanImage's and Anima's own scripts translate too
+    return args
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuses what pair training cannot do, before anything is loaded.
+
+    Raises:
+        PairError: An option that would break the run, with what to do instead.
+    """
+    args.network_module = args.network_module or "pair_network"
+    if args.network_module != "pair_network":
+        raise PairError(f"--network_module {args.network_module}: pair training needs pair_network; remove the option")
+    if args.save_model_as != "safetensors":
+        raise PairError(f"--save_model_as {args.save_model_as}: only safetensors is written; remove the option")
+    if getattr(args, "deepspeed", False):
+        raise PairError(
+            "--deepspeed: its partitioned optimizer cannot keep the content branches of absent pairs in place; "
+            "use accelerate's plain multi-GPU launch"
+        )
+    if not args.output_dir:
+        raise PairError("--output_dir is missing: name the folder for the LoRA files")
+
+
+def allow_any_shape(args: argparse.Namespace) -> None:
+    """Turns buckets on for --content/--style: without them sd-scripts refuses images that do not fit the resolution.
+
+    Raises:
+        PairError: --resolution is missing.
+    """
+    if args.resolution is None:
+        raise PairError("--resolution is missing: give the training size in pixels, for example --resolution 512")
+    args.enable_bucket = True
+    args.min_bucket_reso = min(args.min_bucket_reso, *(int(side) for side in str(args.resolution).split(",")))
+
+
+def train(checkout: str, argv: list[str]) -> None:
+    """Trains with sd-scripts' own parser, dataset, optimizer and loop."""
+    path = config_path(argv)
+    family = family_of(choose_model_type(argv, read_config(path) if path is not None else {}))
+    host = import_sd_scripts(checkout, family.module)
+    trainer_class = pair_trainer_class(getattr(host, family.trainer), family)
+    args = read_options(host, argv)
+    check_options(args)
+    dataset = write_pair_dataset(args)
+    if dataset is not None:
+        args.dataset_config = str(dataset)
+        allow_any_shape(args)
+    trainer_class().train(args)

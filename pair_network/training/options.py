@@ -1,0 +1,134 @@
+"""The plug-in's own options, the same on every host."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import toml
+
+from pair_network.errors import PairError
+from pair_network.files import atomic_file
+
+from .objective import SCHEDULES
+from .pairs import check_pair
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+
+
+def add_pair_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of pair training to a host's parser."""
+    group = parser.add_argument_group("pair training")
+    group.add_argument("--content", metavar="IMAGE_OR_DIR", help="content image, or a folder of them (needs --style)")
+    group.add_argument("--style", metavar="IMAGE_OR_DIR", help="the stylised twin of --content, or a folder of twins")
+    group.add_argument(
+        "--content_prompt", help='caption of the content images, e.g. "a photo of a sbu dog"; caption files win over it'
+    )
+    group.add_argument(
+        "--style_prompt",
+        help='words added to the content caption for the style, e.g. "in digital art style"; also the trigger words',
+    )
+    group.add_argument(
+        "--style_start_step", type=int, help="number of content-only steps at the start (default: a third of the run)"
+    )
+    group.add_argument(
+        "--pair_schedule",
+        choices=SCHEDULES,
+        default="joint",
+        help="after the start: both losses in every step, or style and content steps in turn (about half the memory)",
+    )
+    group.add_argument(
+        "--sample_style_scale",
+        type=float,
+        default=3.0,
+        help="style guidance scale of the previews (the paper's lambda_style)",
+    )
+    group.add_argument(
+        "--sample_style_start",
+        type=float,
+        default=0.2,
+        help="share of the previews' sampling steps that run without style (0 to 1; the paper: 10 of 50)",
+    )
+
+
+def write_pair_dataset(args: argparse.Namespace) -> Path | None:
+    """Writes the dataset TOML that --content/--style stand for; returns its path, or None when they are not used.
+
+    Single images are copied beside it under one name, because datasets are folders whose pairs match by file name.
+
+    Raises:
+        PairError: One of the options is missing, or the images do not exist or do not fit together.
+    """
+    if args.content is None and args.style is None:
+        return None
+    _check_quick_form(args)
+    content, style = Path(args.content), Path(args.style)
+    folder = Path(args.output_dir) / f"{args.output_name or 'last'}-dataset"
+    if style.is_file():
+        check_pair(content, style)
+        content, style = (_copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
+    subset: dict[str, Any] = {
+        "image_dir": style.as_posix(),  # a backslash would start an escape in the TOML
+        "num_repeats": args.dataset_repeats,
+        "caption_extension": _caption_suffix(style) or CAPTION_SUFFIXES[0],
+        "custom_attributes": {"content_dir": content.as_posix()},
+    }
+    if args.content_prompt and args.style_prompt:
+        subset["class_tokens"] = f"{args.content_prompt} {args.style_prompt}"
+        subset["custom_attributes"]["content_class_tokens"] = args.content_prompt
+    path = folder / "dataset.toml"
+    with atomic_file(path) as temporary:
+        temporary.write_text(toml.dumps({"datasets": [{"subsets": [subset]}]}), encoding="utf-8")
+    return path
+
+
+def _check_quick_form(args: argparse.Namespace) -> None:
+    for given, other in (("content", "style"), ("style", "content")):
+        if getattr(args, other) is None:
+            raise PairError(f"--{given} needs --{other}: the two images of a pair go together")
+    if args.dataset_config:
+        raise PairError("--content/--style and --dataset_config both name the training images; use one of them")
+    for option, path in (("--content", args.content), ("--style", args.style)):
+        if not Path(path).exists():
+            raise PairError(f"{option} {path}: no such file or folder")
+    if Path(args.content).is_dir() != Path(args.style).is_dir():
+        raise PairError("--content and --style must both be images or both be folders")
+    has_captions = all(_caption_suffix(Path(path)) for path in (args.content, args.style))
+    for option, example in (("content_prompt", "a photo of a sbu dog"), ("style_prompt", "in digital art style")):
+        if not getattr(args, option) and not has_captions:
+            raise PairError(f'--content/--style need --{option}, for example --{option} "{example}"')
+    if not args.output_dir:
+        raise PairError("--output_dir is missing: name the folder for the LoRA files")
+
+
+def _caption_suffix(path: Path) -> str:
+    """The suffix of the caption files beside an image, or of those in a folder; "" when there are none."""
+    if path.is_file():
+        return next((suffix for suffix in CAPTION_SUFFIXES if path.with_suffix(suffix).is_file()), "")
+    return next((suffix for suffix in CAPTION_SUFFIXES if any(path.glob(f"*{suffix}"))), "")
+
+
+def _copied_alone(image: Path, folder: Path) -> Path:
+    """The folder, holding a copy of the image named pair.* and its caption file, and nothing else of that name.
+
+    The processes of a distributed run all do this at once: every file is replaced whole, none is ever half there.
+    """
+    files = (image, *(image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES))
+    copies = {folder / f"pair{source.suffix.lower()}": source for source in files if source.is_file()}
+    for copy, source in copies.items():
+        with atomic_file(copy) as temporary:
+            shutil.copyfile(source, temporary)
+    # Latents and text that kohya cached beside the images of an earlier run know neither their image nor their caption.
+    for old in (*folder.glob("pair.*"), *folder.glob("pair*.npz")):
+        if old not in copies:
+            old.unlink(missing_ok=True)
+    return folder
+
+
+def style_words(style_caption: str, content_caption: str) -> str:
+    """What the style caption adds to the content caption, or "" when it is not an addition."""
+    if style_caption.startswith(content_caption):
+        return style_caption.removeprefix(content_caption).strip(" ,")
+    return ""
