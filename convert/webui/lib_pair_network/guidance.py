@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .errors import GuidanceError
+
 # One image's rows in a batch of prompt parts (AND): [(row, weight of the part), …]
 Composition = Sequence[Sequence[tuple[int, float]]]
 
@@ -47,6 +49,29 @@ def add_to_rows(rows: Tensor, shift: Tensor, composition: Composition) -> None:
             total += 1
     for row in range(total, rows.shape[0]):
         rows[row] += shift[(row - total) % len(composition)].to(rows.dtype)
+
+
+def combine_rows(rows: Tensor, scale: float, composition: Composition) -> None:
+    """Puts uncond + scale Σ_j w_j (cond_j − uncond) in place into every row of its image.
+
+    Whatever CFG scale and weights the UI combines the rows with, it then gets that: CFG of the content is ``scale``.
+
+    Args:
+        rows: (conditional rows, then one null row of each image, …).
+        scale: 1 for the plain conditional prediction.
+        composition: For each image its conditional rows and their weights.
+
+    Raises:
+        GuidanceError: Each image has several null rows, as in models that edit a picture by instructions.
+    """
+    count = sum(map(len, composition))
+    if rows.shape[0] != count + len(composition):
+        raise GuidanceError("content CFG until: this model has a CFG of its own for the picture; set it to 1")
+    for image, parts in enumerate(composition):
+        null = rows[count + image]
+        combined = null + scale * torch.stack([weight * (rows[row] - null) for row, weight in parts]).sum(0)
+        for row in [*(row for row, _ in parts), count + image]:
+            rows[row] = combined
 
 
 def is_in_interval(progress: float, start: float, end: float) -> bool:

@@ -118,6 +118,9 @@ def _fitted(factor: Tensor, is_conv: bool) -> Tensor:
 def _check(module: nn.Module, down: Tensor, up: Tensor, is_conv: bool, key: str, source: str) -> None:
     found = (up.shape[0], *down.shape[1:])
     wanted = _weight_shape(module)
+    weight = getattr(module, "weight", None)
+    if wanted is None and not (isinstance(weight, Tensor) and not weight.is_floating_point()):
+        raise GuidanceError(f"{source}: {key} is no linear or convolution layer of this model; guidance takes no others")
     is_other_kind = not is_conv and down.ndim == 4
     if is_other_kind or (wanted is not None and tuple(found) != wanted):
         raise GuidanceError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -93,15 +94,24 @@ def _layer(path: Path, key: str, tensors: dict[str, Tensor]) -> Layer:
         raise GuidanceError(f"{path.name}: {key} has factors {_shape(up)} and {_shape(down)} that do not multiply")
     if up.ndim == 4 and up.shape[2:] != (1, 1):
         raise GuidanceError(f"{path.name}: {key} has an up-factor of kernel {_shape(up)}; guidance takes 1 × 1")
-    alpha = tensors.get(f"{key}.{ALPHA}")
-    scale = 1.0 if alpha is None else float(alpha.item()) / down.shape[0]
-    if not (torch.isfinite(down).all() and torch.isfinite(up).all() and abs(scale) < float("inf")):
+    if not (down.is_floating_point() and up.is_floating_point() and down.numel() and up.numel()):
+        raise GuidanceError(f"{path.name}: {key} has factors without numbers ({down.dtype}, {_shape(down)})")
+    scale = _alpha(path, key, tensors.get(f"{key}.{ALPHA}"), down.shape[0]) / down.shape[0]
+    if not (torch.isfinite(down.float()).all() and torch.isfinite(up.float()).all() and isfinite(scale)):
         raise GuidanceError(f"{path.name}: {key} has NaN or infinite values; the file is damaged")
     return Layer(down, up, scale)
 
 
+def _alpha(path: Path, key: str, alpha: Tensor | None, rank: int) -> float:
+    if alpha is None:
+        return float(rank)
+    if alpha.numel() != 1 or alpha.is_complex():
+        raise GuidanceError(f"{path.name}: {key} has an {ALPHA} of shape {_shape(alpha)}, not one number")
+    return float(alpha.float().item())
+
+
 def _shape(tensor: Tensor) -> str:
-    return " × ".join(map(str, tensor.shape))
+    return " × ".join(map(str, tensor.shape)) or "no dimension"
 
 
 def _some(names: Iterable[str]) -> str:

@@ -92,6 +92,12 @@ class Session:
             run for run in self.runs if run.style.scale and is_in_interval(progress, run.style.start, run.style.end)
         ]
 
+    def has_plain_content(self, call: int, calls: int) -> bool:
+        """Whether the content's CFG is 1 on model call number ``call`` of ``calls``."""
+        if self.failure or self.model is None or self.request.cfg_end >= 1:
+            return False
+        return schedule_progress(call, calls, self.entered) >= self.request.cfg_end
+
     def fail(self, reason: str) -> None:
         """Ends guidance for this generation and shows why."""
         if self.failure is None:

@@ -16,6 +16,7 @@ NO_LORA = "None"
 MAX_SCALE = 20.0
 TITLE = "Style guidance"
 ERROR_KEY, NOTE_KEY, INNER_KEY = f"{TITLE} error", f"{TITLE} note", f"{TITLE} inner passes"
+CFG_END, CFG_END_KEY = "cfg_end", f"{TITLE} content CFG until"
 # Fields of a style -> the words of its infotext keys, which hold no other signs than a UI's parser takes.
 KEY_WORDS = {"lora": "LoRA", "words": "words", "scale": "scale", "start": "start", "end": "end"}
 
@@ -50,20 +51,26 @@ class Request:
     Attributes:
         styles: At most ``SLOTS``; none leaves the picture as it is.
         inner_passes: Whether passes inside the generation, such as ADetailer's, are guided too.
+        cfg_end: Part of the noise schedule, 0 to 1, from which on the content's CFG is 1; 1 leaves it as it is.
     """
 
     styles: tuple[Style, ...] = ()
     inner_passes: bool = False
+    cfg_end: float = 1.0
 
 
-def read_request(arguments: Sequence[Any], axes: Mapping[tuple[int, str], Any] | None = None) -> Request | None:
-    """Reads the controls' values in their order: enabled, five per style, inner passes.
+GENERAL = ("inner_passes", CFG_END)  # of a request, in the order of the controls behind the styles'
 
-    An API client may put objects with a style's fields where the first style's values would be: [true, {…}, {…}].
+
+def read_request(arguments: Sequence[Any], axes: Mapping[tuple[int | None, str], Any] | None = None) -> Request | None:
+    """Reads the controls' values in their order: enabled, five per style, inner passes, content CFG until.
+
+    An API client may put objects with a style's fields where the first style's values would be, and one with the fields
+    that are no style's: [true, {…}, {…}, {"cfg_end": 0.4}].
 
     Args:
         arguments: The values; missing ones have their defaults.
-        axes: (slot, field) -> value that a plot sets; a plot over a style turns guidance on.
+        axes: (slot, field) -> value that a plot sets, slot None for what is no style's; a plot turns guidance on.
 
     Returns:
         None if guidance is off.
@@ -76,20 +83,37 @@ def read_request(arguments: Sequence[Any], axes: Mapping[tuple[int, str], Any] |
     if not enabled and not axes:
         return None
     objects = [value for value in rest if isinstance(value, Mapping)]
-    slots = [_from_object(value) for value in objects] if objects else _from_controls(rest)
+    slots = [_from_object(value) for value in objects if not _is_general(value)] if objects else _from_controls(rest)
     if len(slots) > SLOTS:
         raise GuidanceError(f"{len(slots)} styles given; at most {SLOTS} are taken")
     slots += [{} for _ in range(SLOTS - len(slots))]
-    for (slot, field), value in axes.items():
-        slots[slot][field] = value
+    general = _general(rest, objects)
+    for (place, field), value in axes.items():
+        (general if place is None else slots[place])[field] = value
     styles = tuple(_style(values, slot) for slot, values in enumerate(slots) if _has_lora(values))
-    stray = next((slot for slot, field in axes if not _has_lora(slots[slot])), None)
+    stray = next((place for place, _ in axes if place is not None and not _has_lora(slots[place])), None)
     if stray is not None:
         raise GuidanceError(f"the plot varies style {stray + 1}, which has no LoRA; choose one")
     if not styles:
         raise GuidanceError("is on, but no style LoRA is chosen")
-    inner = rest[SLOTS * len(FIELDS)] if not objects and len(rest) > SLOTS * len(FIELDS) else False
-    return Request(styles, bool(inner))
+    cfg_end = _number(general.get(CFG_END, 1.0), CFG_END)
+    if not 0 <= cfg_end <= 1:
+        raise GuidanceError(f"content CFG until ({CFG_END}): {cfg_end:g} is not between 0 and 1")
+    return Request(styles, bool(general.get("inner_passes", False)), cfg_end)
+
+
+def _is_general(values: Mapping[str, Any]) -> bool:
+    return bool(values) and values.keys() <= set(GENERAL)
+
+
+def _general(rest: Sequence[Any], objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is no style's. The UIs fill the values that an API client leaves out with those of their controls."""
+    values = rest[SLOTS * len(FIELDS) :]
+    general = {name: value for name, value in zip(GENERAL, values, strict=False) if not isinstance(value, Mapping)}
+    for given in objects:
+        if _is_general(given):
+            general.update(given)
+    return {name: value for name, value in general.items() if value is not None}
 
 
 def _has_lora(values: Mapping[str, Any]) -> bool:
@@ -107,8 +131,10 @@ def _from_controls(values: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _from_object(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values:
+        if name in GENERAL:
+            raise GuidanceError(f"{name} is no field of a style; give it in an object of its own")
         if name not in FIELDS:
-            near = difflib.get_close_matches(str(name), FIELDS, 1)
+            near = difflib.get_close_matches(str(name), (*FIELDS, *GENERAL), 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise GuidanceError(f"unknown field {name} of a style; fields are {', '.join(FIELDS)}{hint}")
     if not _has_lora(values):
@@ -146,7 +172,12 @@ def key(slot: int, field: str) -> str:
 
 
 def all_keys() -> list[str]:
-    return [key(slot, field) for slot in range(SLOTS) for field in FIELDS] + [ERROR_KEY, NOTE_KEY, INNER_KEY]
+    return [key(slot, field) for slot in range(SLOTS) for field in FIELDS] + [
+        ERROR_KEY,
+        NOTE_KEY,
+        INNER_KEY,
+        CFG_END_KEY,
+    ]
 
 
 def infotext(request: Request) -> dict[str, str]:
@@ -160,6 +191,8 @@ def infotext(request: Request) -> dict[str, str]:
                 entries[key(slot, field)] = text
     if request.inner_passes:
         entries[INNER_KEY] = "True"
+    if request.cfg_end < 1:
+        entries[CFG_END_KEY] = f"{request.cfg_end:g}"
     return entries
 
 
@@ -173,6 +206,11 @@ def pasted(entries: Mapping[str, Any], slot: int, field: str) -> Any:
     default = getattr(DEFAULTS, field)
     value = entries.get(key(slot, field), default)
     return value if isinstance(default, str) else float(value)
+
+
+def pasted_cfg_end(entries: Mapping[str, Any]) -> float | None:
+    """The same for the content's CFG."""
+    return float(entries.get(CFG_END_KEY, 1.0)) if is_guided(entries) else None
 
 
 def is_guided(entries: Mapping[str, Any]) -> bool:

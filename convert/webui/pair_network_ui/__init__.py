@@ -1,1 +1,1 @@
-"""What needs a running UI: the panel, plot axes, and one adapter for the sampling of A1111 and one for Forge's."""
+"""What needs a running UI: the panel, plot axes, one adapter for A1111's sampling and one for Forge and its kin."""

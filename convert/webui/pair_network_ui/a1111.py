@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lib_pair_network.errors import GuidanceError
-from lib_pair_network.guidance import add_to_rows, style_shift
+from lib_pair_network.guidance import add_to_rows, combine_rows, style_shift
 from lib_pair_network.session import Run, Session
 from modules import prompt_parser, script_callbacks, shared
 from torch import Tensor
@@ -63,7 +63,8 @@ def on_cfg_denoised(params: Any) -> None:
 
 def _guide(session: Session, denoiser: Any, inputs: Any, outputs: Any) -> None:
     live = session.live(denoiser.step, denoiser.total_steps)
-    if not live:
+    is_plain = session.has_plain_content(denoiser.step, denoiser.total_steps)
+    if not live and not is_plain:
         return
     conds = denoiser.sampler.sampler_extra_args["cond"]
     composition, _ = prompt_parser.reconstruct_multicond_batch(conds, denoiser.step)
@@ -75,9 +76,11 @@ def _guide(session: Session, denoiser: Any, inputs: Any, outputs: Any) -> None:
         shift += style_shift(style, plain, run.style.scale, composition)
         session.calls += 1
     # CFG++ samplers scale CFG by this (its name is misspelt in the UI), and λ with it.
-    shift *= getattr(denoiser, "cond_scale_miltiplier", 1.0)
-    add_to_rows(outputs.x, shift, composition)
-    session.scratch = shift if denoiser.need_last_noise_uncond else None
+    factor = getattr(denoiser, "cond_scale_miltiplier", 1.0)
+    session.scratch = outputs.x[-len(composition) :].clone() if denoiser.need_last_noise_uncond else None
+    if is_plain:
+        combine_rows(outputs.x, factor, composition)
+    add_to_rows(outputs.x, factor * shift, composition)
 
 
 def _predict(run: Run, denoiser: Any, inputs: Any, inner_model: Any, count: int, images: int) -> Tensor:
@@ -110,11 +113,10 @@ def _condition(cond: Any, image_cond: Tensor) -> dict[str, Any]:
 
 
 def on_cfg_after_cfg(params: Any) -> None:
-    """Takes δ out of the null prediction again where a sampler (DDIM CFG++) makes its noise from that."""
+    """Gives a sampler that makes its noise from the null prediction (DDIM CFG++) the one that the model made."""
     denoiser: Any = _denoiser() if _denoiser else None
     session = session_of(denoiser.p) if denoiser is not None else None
     if session is None or not isinstance(session.scratch, Tensor):
         return
     with session.guarded("the null prediction of CFG++"):
-        shift, session.scratch = session.scratch, None
-        denoiser.last_noise_uncond = denoiser.last_noise_uncond - shift
+        denoiser.last_noise_uncond, session.scratch = session.scratch, None

@@ -1,8 +1,8 @@
-"""Style guidance in Forge's sampling.
+"""Style guidance in the sampling of Forge, Forge Neo, Forge Classic and reForge.
 
-Forge never fires ``on_cfg_denoised``. A clone of the U-Net's patcher, which lives for one sampling, gets a function
+They never fire ``on_cfg_denoised``. A clone of the U-Net's patcher, which lives for one sampling, gets a function
 that runs after CFG: it predicts each style in a call of its own, with its LoRA on for that call alone, and adds δ.
-Forge keeps one set of merged weights per model, so two patchers cannot hold different LoRAs; hooks can be switched.
+They keep one set of merged weights per model, so two patchers cannot hold different LoRAs; hooks can be switched.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from backend.sampling.condition import compile_weighted_conditions
-from backend.sampling.sampling_function import calc_cond_uncond_batch
 from lib_pair_network.session import Run, Session
 from modules import prompt_parser, script_callbacks
 from torch import Tensor
 
+from .patcher import calc_cond_uncond_batch, compile_weighted_conditions
 from .processing import encode, entered, session_of
 
 REFINER = "the refiner's steps are not guided"
@@ -43,7 +42,16 @@ def before_sampling(p: Any, session: Session) -> None:
             return arguments["denoised"]
         return _guided(owned, sampling_of(owned), arguments)
 
+    def before_cfg(model: Any, x: Any, sigma: Any, null: Any, cond: Any, scale: float, options: Any, seed: Any) -> tuple:
+        """With a CFG scale of 1 the UI does not ask for the null prediction at all."""
+        owned = session_of(owner())
+        if owned is not None and owned.scratch is sampling and owned.has_plain_content(sampling.step, sampling.total_steps):
+            scale = 1.0
+        return model, x, sigma, null, cond, scale, options, seed
+
     unet.set_model_sampler_post_cfg_function(after_cfg)
+    if session.request.cfg_end < 1:
+        unet.add_conditioning_modifier(before_cfg)
     unet.add_extra_preserved_memory_during_sampling(sum(run.hooks.size() for run in session.runs))
     objects.unet = unet
 
@@ -72,14 +80,23 @@ def on_cfg_denoiser(params: Any) -> None:
 def _guided(session: Session, sampling: Sampling, arguments: dict[str, Any]) -> Tensor:
     """The step's result plus δ, (images, …); every prediction here is of x0."""
     denoised = result = arguments["denoised"]
-    # Parts of AND come as weighted mean, and Forge gives CFG the sum of their weights as a factor; so does δ.
-    weight = sum(part.get("strength", 1.0) for part in arguments["cond"])
+    weight = _weight(arguments)
     with session.guarded("the style's model call"):
         for run in session.live(sampling.step, sampling.total_steps):
             style = _predict(run, sampling.step, arguments)
             result = result + run.style.scale * weight * (style - arguments["cond_denoised"])
             session.calls += 1
     return denoised if session.failure else result
+
+
+def _weight(arguments: dict[str, Any]) -> float:
+    """Parts of AND come as weighted mean, and the UI gives CFG the sum of their weights as a factor; so does δ.
+
+    reForge leaves that out where there is no null prediction.
+    """
+    if arguments["uncond_denoised"] is None:
+        return 1.0
+    return float(sum(part.get("strength", 1.0) for part in arguments["cond"]))
 
 
 def _predict(run: Run, step: int, arguments: dict[str, Any]) -> Tensor:

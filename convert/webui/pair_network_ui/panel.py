@@ -10,11 +10,16 @@ from lib_pair_network.settings import DEFAULTS, MAX_SCALE, NO_LORA, SLOTS, TITLE
 from modules.ui_common import create_refresh_button
 from modules.ui_components import InputAccordion
 
-from .files import lora_files
+from .files import from_card, style_names
+
+SCALE_INFO = "How much of the style's change is added. The paper: 3 for the subject of the pair, 4 for others, 6 on FLUX"
+START_INFO = "Part of the steps before the style begins; the first fifth decides the layout"
+END_INFO = "Part of the steps after which the style ends; 1: never"
+CFG_END_INFO = "Part of the steps after which the prompt's own CFG is 1, so that the style has more weight; 1: never"
 
 
 def choices() -> list[str]:
-    return [NO_LORA, *lora_files()]
+    return [NO_LORA, *style_names()]
 
 
 def build(script: Any, tab: str) -> list[Any]:
@@ -31,6 +36,9 @@ def build(script: Any, tab: str) -> list[Any]:
         with gr.Accordion("More styles", open=False, elem_id=f"pair_network_{tab}_more"):
             for slot in range(1, SLOTS):
                 styles += _style(slot, tab)
+        cfg_end = gr.Slider(
+            0, 1, 1.0, step=0.01, label="Content CFG until", info=CFG_END_INFO, elem_id=f"pair_network_{tab}_cfg_end"
+        )
         inner = gr.Checkbox(
             False, label="Also guide inner passes (ADetailer and the like)", elem_id=f"pair_network_{tab}_inner"
         )
@@ -39,9 +47,10 @@ def build(script: Any, tab: str) -> list[Any]:
     for control, (slot, field) in zip(styles, names, strict=True):
         fields.append((control, _pasting(slot, field)))
     fields.append((inner, lambda entries: settings.INNER_KEY in entries if settings.is_guided(entries) else None))
+    fields.append((cfg_end, settings.pasted_cfg_end))
     script.infotext_fields = fields
     script.paste_field_names = settings.all_keys()
-    return [enabled, *styles, inner]
+    return [enabled, *styles, inner, cfg_end]
 
 
 def _pasting(slot: int, field: str) -> Any:
@@ -57,7 +66,14 @@ def _style(slot: int, tab: str) -> list[Any]:
             DEFAULTS.words, label=f"Style words {number}", placeholder="in … style", elem_id=f"{place}_words"
         )
     with gr.Row():
-        scale = gr.Slider(-2, MAX_SCALE, DEFAULTS.scale, step=0.05, label=f"λ {number}", elem_id=f"{place}_scale")
-        start = gr.Slider(0, 1, DEFAULTS.start, step=0.01, label=f"Start {number}", elem_id=f"{place}_start")
-        end = gr.Slider(0, 1, DEFAULTS.end, step=0.01, label=f"End {number}", elem_id=f"{place}_end")
+        scale = gr.Slider(
+            -2, MAX_SCALE, DEFAULTS.scale, step=0.05, label=f"λ {number}", info=SCALE_INFO, elem_id=f"{place}_scale"
+        )
+        start = gr.Slider(
+            0, 1, DEFAULTS.start, step=0.01, label=f"Start {number}", info=START_INFO, elem_id=f"{place}_start"
+        )
+        end = gr.Slider(0, 1, DEFAULTS.end, step=0.01, label=f"End {number}", info=END_INFO, elem_id=f"{place}_end")
+    # The user's own choice only: a pasted infotext brings its words and λ along.
+    lora.input(from_card, [lora, words, scale], [words, scale], show_progress=False)
     return [lora, words, scale, start, end]
+

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -95,8 +96,15 @@ def encode(p: Any, style: Style) -> Any:
             prompt_parser.SdConditioning(texts, **size),
             p.firstpass_steps,
             _model_calls(p) if is_hr else None,
-            shared.opts.use_old_scheduling,
+            **_scheduling(),
         )
+
+
+def _scheduling() -> dict[str, Any]:
+    """The option of old prompt editing, where the UI still has it."""
+    parameters = inspect.signature(prompt_parser.get_multicond_learned_conditioning).parameters
+    name = "use_old_scheduling"
+    return {name: getattr(shared.opts, name)} if name in parameters and hasattr(shared.opts, name) else {}
 
 
 def _model_calls(p: Any) -> int:

@@ -1,4 +1,4 @@
-"""Stand-ins for A1111 and Forge: their callbacks, conditionings and CFG as their sampling code orders them.
+"""Stand-ins for A1111, Forge, Forge Neo and reForge: their callbacks, conditionings and CFG as their sampling code orders them.
 
 Only what the adapters touch, on a small network with a real U-Net's module names. Written from the contracts: which
 rows come when, what is read back, that exceptions of callbacks are printed and swallowed.
@@ -6,9 +6,11 @@ rows come when, what is read back, that exceptions of callbacks are printed and 
 
 from __future__ import annotations
 
+import importlib.machinery
 import re
 import sys
 import types
+from pathlib import Path
 from types import SimpleNamespace as Namespace
 
 import torch
@@ -95,6 +97,14 @@ class Conds:
             self.images.append(parts)
 
 
+def with_old_scheduling(model, prompts, steps, hires_steps=None, use_old_scheduling=False):
+    return Conds(prompts)
+
+
+def without_old_scheduling(model, prompts, steps, hires_steps=None):
+    return Conds(prompts)
+
+
 def reconstruct_multicond_batch(conds, step):
     composition, rows = [], []
     for parts in conds.images:
@@ -134,6 +144,13 @@ class Callbacks:
                 self.swallowed.append(cause)
 
 
+def put(monkeypatch, name, module):
+    """Into sys.modules, findable by ``find_spec`` as well."""
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+    module.__path__ = []
+    monkeypatch.setitem(sys.modules, name, module)
+
+
 def install(monkeypatch, folder):
     """Puts stand-ins for ``modules`` and ``backend`` into sys.modules; returns what they share."""
     callbacks = {name: Callbacks() for name in ("cfg_denoiser", "cfg_denoised", "cfg_after_cfg")}
@@ -144,7 +161,7 @@ def install(monkeypatch, folder):
     shared.walk_files = lambda path, allowed_extensions: sorted(map(str, folder.rglob("*.safetensors")))
     parser = types.ModuleType("modules.prompt_parser")
     parser.SdConditioning = lambda texts, **size: list(texts)
-    parser.get_multicond_learned_conditioning = lambda model, texts, steps, hires, old: Conds(texts)
+    parser.get_multicond_learned_conditioning = with_old_scheduling
     parser.reconstruct_multicond_batch = reconstruct_multicond_batch
     script_callbacks = types.ModuleType("modules.script_callbacks")
     for name, kind in callbacks.items():
@@ -155,11 +172,13 @@ def install(monkeypatch, folder):
     devices.autocast = torch.no_grad
     parts = {"shared": shared, "prompt_parser": parser, "script_callbacks": script_callbacks,
              "sd_samplers_common": common, "devices": devices}  # fmt: skip
+    denoiser = types.ModuleType("modules.sd_samplers_cfg_denoiser")
+    parts["sd_samplers_cfg_denoiser"] = denoiser
     modules = types.ModuleType("modules")
-    monkeypatch.setitem(sys.modules, "modules", modules)
+    put(monkeypatch, "modules", modules)
     for name, part in parts.items():
         setattr(modules, name, part)
-        monkeypatch.setitem(sys.modules, f"modules.{name}", part)
+        put(monkeypatch, f"modules.{name}", part)
     return Namespace(shared=shared, callbacks=callbacks)
 
 
@@ -217,13 +236,47 @@ class A1111Denoiser:
 
 def install_forge(monkeypatch):
     """Stand-ins for Forge's back end, beside those of ``install``."""
-    condition, function = types.ModuleType("backend.sampling.condition"), types.ModuleType("b")
-    condition.compile_weighted_conditions = compile_weighted_conditions
-    function.calc_cond_uncond_batch = calc_cond_uncond_batch
-    for name in ("backend", "backend.sampling"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, "backend.sampling.condition", condition)
-    monkeypatch.setitem(sys.modules, "backend.sampling.sampling_function", function)
+    contents = {
+        "backend": {},
+        "backend.sampling": {},
+        "backend.sampling.condition": {"compile_weighted_conditions": compile_weighted_conditions},
+        "backend.sampling.sampling_function": {"calc_cond_uncond_batch": calc_cond_uncond_batch},
+        "backend.patcher": {},
+        "backend.patcher.base": {"ModelPatcher": ForgePatcher},
+    }
+    fill(monkeypatch, contents)
+
+
+def install_forge_neo(monkeypatch, ui, folder):
+    """Forge without old prompt editing, and with a second LoRA folder, whose files A1111's option does not name."""
+    install_forge(monkeypatch)
+    sys.modules["modules.prompt_parser"].get_multicond_learned_conditioning = without_old_scheduling
+    del ui.shared.opts.use_old_scheduling
+    first = folder.parent / "first-loras"
+    first.mkdir()
+    ui.shared.cmd_opts = Namespace(lora_dir=str(first), lora_dirs=[str(folder)])
+    ui.shared.walk_files = lambda path, allowed_extensions: sorted(map(str, Path(path).rglob("*.safetensors")))
+
+
+def install_reforge(monkeypatch):
+    """reForge and Forge Classic keep an older back end under other names."""
+    contents = {
+        "ldm_patched": {},
+        "ldm_patched.modules": {},
+        "ldm_patched.modules.samplers": {"calc_cond_uncond_batch": calc_cond_uncond_batch},
+        "ldm_patched.modules.model_patcher": {"ModelPatcher": ForgePatcher},
+        "modules_forge": {},
+        "modules_forge.forge_sampler": {"cond_from_a1111_to_patched_ldm_weighted": compile_weighted_conditions},
+    }
+    fill(monkeypatch, contents)
+    monkeypatch.setattr(ForgeDenoiser, "has_null_zeros", False)
+
+
+def fill(monkeypatch, contents):
+    for name, values in contents.items():
+        module = types.ModuleType(name)
+        module.__dict__.update(values)
+        put(monkeypatch, name, module)
 
 
 def compile_weighted_conditions(context, composition):
@@ -249,12 +302,15 @@ class ForgePatcher:
     """A U-Net's patcher: clones share the model."""
 
     def __init__(self, model):
-        self.model, self.after_cfg, self.preserved = model, [], 0
+        self.model, self.before_cfg, self.after_cfg, self.preserved = model, [], [], 0
 
     def clone(self):
         new = ForgePatcher(self.model)
-        new.after_cfg = list(self.after_cfg)
+        new.before_cfg, new.after_cfg = list(self.before_cfg), list(self.after_cfg)
         return new
+
+    def add_conditioning_modifier(self, function):
+        self.before_cfg.append(function)
 
     def set_model_sampler_post_cfg_function(self, function):
         self.after_cfg.append(function)
@@ -269,7 +325,9 @@ class ForgeModel:
 
 
 class ForgeDenoiser:
-    """The step's callback, one prediction per kind, CFG, then the patcher's functions."""
+    """The step's callback, the modifiers, one prediction per kind, CFG, then the patcher's functions."""
+
+    has_null_zeros = True  # where CFG is 1 and the null prediction is not asked for; reForge gives None
 
     def __init__(self, ui, p, cond, uncond, scale):
         self.ui, self.p, self.cond, self.uncond, self.scale = ui, p, cond, uncond, scale
@@ -282,11 +340,18 @@ class ForgeDenoiser:
         composition, context = reconstruct_multicond_batch(self.cond, self.step)
         cond = compile_weighted_conditions(context, composition)
         null = compile_weighted_conditions(*reversed(reconstruct_multicond_batch(self.uncond, self.step)))
+        model, scale, options = patcher.model, self.scale, {}
+        for function in patcher.before_cfg:
+            model, x, sigma, null, cond, scale, options, _ = function(model, x, sigma, null, cond, scale, options, 0)
         weight = sum(part["strength"] for part in cond)
-        plain, empty = calc_cond_uncond_batch(patcher.model, cond, None if self.scale == 1 else null, x, sigma, {})
-        result = plain if self.scale == 1 else empty + (plain - empty) * self.scale * weight
+        plain, empty = calc_cond_uncond_batch(model, cond, None if scale == 1 else null, x, sigma, options)
+        if scale == 1 and not self.has_null_zeros:
+            empty, result = None, plain
+        else:
+            result = empty + (plain - empty) * scale * weight
         for function in patcher.after_cfg:
-            result = function({"denoised": result, "cond_denoised": plain, "cond": cond, "uncond": null, "input": x,
-                               "sigma": sigma, "model": patcher.model, "model_options": {}})  # fmt: skip
+            result = function({"denoised": result, "cond_denoised": plain, "uncond_denoised": empty, "cond": cond,
+                               "uncond": null, "input": x, "sigma": sigma, "model": model,
+                               "model_options": options})  # fmt: skip
         self.step += 1
         return result

@@ -1,6 +1,7 @@
 """The adapters on stand-ins of the UIs' sampling, in float64: equal to the formula, and without a trace afterwards."""
 
 import gc
+import importlib
 import weakref
 from types import SimpleNamespace
 
@@ -12,17 +13,24 @@ NEGATIVE, LONG = "bad", "bad, noise, blurry, watermark, text, more of it"
 STYLE = {"lora": "a", "words": "in ink", "scale": 1.0, "start": 0.0, "end": 1.0}
 
 
-@pytest.fixture(params=["a1111", "forge"])
+KINDS = ["a1111", "forge", "forge-neo", "reforge"]
+
+
+@pytest.fixture(params=KINDS)
 def ui(request, monkeypatch, tmp_path, standins):
-    """A stand-in UI with an adapter loaded, and LoRAs a, b, zero and with-text in its folder."""
-    ui = standins.install(monkeypatch, tmp_path)
+    """A stand-in UI with its adapter loaded, and LoRAs a, b, zero and with-text in its folder."""
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    ui = standins.install(monkeypatch, folder)
     if request.param == "forge":
         standins.install_forge(monkeypatch)
-    import importlib
-
-    ui.kind, ui.standins = request.param, standins
+    elif request.param == "forge-neo":
+        standins.install_forge_neo(monkeypatch, ui, folder)
+    elif request.param == "reforge":
+        standins.install_reforge(monkeypatch)
+    ui.kind, ui.standins, ui.folder = request.param, standins, folder
     ui.processing = importlib.import_module("pair_network_ui.processing")
-    ui.adapter = importlib.import_module(f"pair_network_ui.{request.param}")
+    ui.adapter = importlib.import_module("pair_network_ui.detect").find_sampling()
     ui.adapter.register()
     ui.tensors = {"a": standins.lora_tensors(1), "b": standins.lora_tensors(2), "zero": standins.lora_tensors(1, 0.0)}
     ui.tensors["with-text"] = {
@@ -30,7 +38,7 @@ def ui(request, monkeypatch, tmp_path, standins):
         "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha": torch.tensor(1.0),
     }
     for name, tensors in ui.tensors.items():
-        save_file(tensors, tmp_path / f"{name}.safetensors")
+        save_file(tensors, folder / f"{name}.safetensors")
     ui.unet = standins.TinyUnet()
     ui.make = lambda: standins.A1111Model(ui.unet) if ui.kind == "a1111" else standins.ForgeModel(ui.unet)
     ui.shared.sd_model = ui.make()
@@ -94,7 +102,7 @@ def test_a_lora_without_effect_gives_the_style_prompt(ui, prompts):
 
     found, p = sample(ui, prompts, [True, {**STYLE, "lora": "zero", "scale": 5}])
     wanted, _ = sample(ui, [with_words(prompt, "in ink") for prompt in prompts])
-    if ui.kind == "forge" and len(prompts) == 2 and " AND " in prompts[0]:
+    if ui.kind != "a1111" and len(prompts) == 2 and " AND " in prompts[0]:
         pytest.skip("Forge itself takes the last image's weights for the whole batch")
     assert close(found, wanted), p.comments
 
@@ -123,6 +131,52 @@ def test_image_to_image_enters_the_schedule_late(ui):
     assert ui.processing.entered(p) == pytest.approx(0.4)
     fields = {"init_images": [1], "denoising_strength": 0.0}  # a quarter of the schedule is left, all 4 calls in it
     assert close(sample(ui, ["a cat"], [True, {**STYLE, "end": 0.75}], fields=fields)[0], sample(ui, ["a cat"])[0])
+
+
+@pytest.mark.parametrize("prompts", PROMPTS)
+@pytest.mark.parametrize("cfg_end", [0.0, 0.5, 0.75])
+def test_content_cfg_ends(ui, prompts, cfg_end):
+    """From there on each step is the one of CFG 1; before, the one of the whole formula."""
+    general = {"cfg_end": cfg_end}
+    style = {**STYLE, "scale": 1.5}
+    edges = [0.0, 0.25, 0.5, 0.75]
+    denoisers = {}
+
+    def change(step, denoiser):  # the reference: the UI's own CFG scale is 1 from that step on
+        denoisers[step] = denoiser.scale
+        if edges[step] >= cfg_end:
+            denoiser.scale = 1.0
+
+    wanted, _ = sample(ui, prompts, [True, style], between=change)
+    found, p = sample(ui, prompts, [True, style, general])
+    assert close(found, wanted) and "Style guidance error" not in p.extra_generation_params
+    assert p.extra_generation_params["Style guidance content CFG until"] == f"{cfg_end:g}"
+    whole, _ = sample(ui, prompts, [True, style])
+    assert not close(found, whole)
+    assert torch.equal(sample(ui, prompts, [True, style, {"cfg_end": 1.0}])[0], whole)
+
+
+def test_content_cfg_ends_without_a_style_in_the_step(ui):
+    """A style that has ended already does not keep the content's CFG."""
+    style = {**STYLE, "end": 0.25}
+
+    def change(step, denoiser):
+        denoiser.scale = 1.0 if step >= 2 else 5.0
+
+    wanted, _ = sample(ui, ["a cat"], [True, style], between=change)
+    assert close(sample(ui, ["a cat"], [True, style, {"cfg_end": 0.5}])[0], wanted)
+
+
+def test_null_predictions_that_are_not_needed(ui):
+    """Forge and its kin are asked for none once the content's CFG is 1; A1111 has made its own by then."""
+    calls = []
+    handle = ui.unet.register_forward_hook(lambda *_: calls.append(1))
+    sample(ui, ["a cat"], [True, STYLE])
+    whole = len(calls)
+    calls.clear()
+    sample(ui, ["a cat"], [True, STYLE, {"cfg_end": 0.5}])
+    handle.remove()
+    assert whole - len(calls) == (0 if ui.kind == "a1111" else 2)
 
 
 def test_off_and_scale_0_change_no_bit(ui):
@@ -201,6 +255,7 @@ def test_inner_passes_are_left_alone_unless_wanted(ui):
     ui.processing.begin(outer, controls)
     assert torch.equal(sample(ui, ["a cat"], controls)[0], plain)
     assert not torch.equal(sample(ui, ["a cat"], [*controls, *filler, True])[0], plain)
+    assert not torch.equal(sample(ui, ["a cat"], [*controls, *filler, True, 1.0])[0], plain)
     ui.shared.state.job_timestamp = "2"  # the next job, whose outer generation failed before its end
     assert not torch.equal(sample(ui, ["a cat"], controls)[0], plain)
 
@@ -235,15 +290,22 @@ class TestA1111:
             nulls.append(seen[1])
         assert close(*nulls)
 
+    def test_cfg_plus_plus_with_a_content_cfg_that_ends(self, ui, monkeypatch):
+        """CFG 1 is that of the sampler's own slider, of which it takes a fraction."""
+        monkeypatch.setattr(ui.standins.A1111Denoiser, "need_last_noise_uncond", True)
+        monkeypatch.setattr(ui.standins.A1111Denoiser, "cond_scale_miltiplier", 0.2, raising=False)
+        wanted, _ = sample(ui, ["a cat"], [True, STYLE], scale=0.2 * 1.0)
+        assert close(sample(ui, ["a cat"], [True, STYLE, {"cfg_end": 0}], scale=0.2 * 5.0)[0], wanted)
+
     def test_rows_are_evaluated_as_many_at_once_as_the_ui_does(self, ui):
         wanted = sample(ui, ["a cat AND a dog", "one AND two"], [True, STYLE])[0]
         ui.shared.opts.batch_cond_uncond = False
         assert close(sample(ui, ["a cat AND a dog", "one AND two"], [True, STYLE])[0], wanted)
 
 
-@pytest.mark.parametrize("ui", ["forge"], indirect=True)
+@pytest.mark.parametrize("ui", KINDS[1:], indirect=True)
 class TestForge:
-    """What Forge alone does with its patchers."""
+    """What Forge and its kin do with their patchers."""
 
     def test_a_stale_patcher_does_nothing(self, ui):
         """Forge prepares twice before a hires pass, the first time on the patcher of the pass before."""

@@ -199,6 +199,17 @@ def test_delta_by_hand(library):
     assert rows.flatten().tolist() == [5.0, 8.0, 9.0, 14.0, 26.0]
 
 
+def test_content_cfg_of_combined_rows(library):
+    """Worked by hand: rows 10 and 20 of weights 0.5 and 0.25, null 4: 4 + 0.5·6 + 0.25·16 = 11, at scale 2: 18."""
+    composition = [[(0, 0.5), (1, 0.25)]]
+    for scale, wanted in ((1.0, 11.0), (2.0, 18.0)):
+        rows = torch.tensor([[10.0], [20.0], [4.0]])
+        library.guidance.combine_rows(rows, scale, composition)
+        assert rows.flatten().tolist() == [wanted] * 3
+    with pytest.raises(library.Error, match="CFG of its own"):
+        library.guidance.combine_rows(torch.zeros(4, 1), 1.0, composition)
+
+
 def test_formula_and_interval_are_the_trainers(library):
     import pair_network.sampling.guidance as reference
 
@@ -243,6 +254,12 @@ def test_controls_and_objects_mean_the_same(library):
     assert read([True, "a"]).styles == (library.settings.Style("a"),)
     assert read([False, "a"]) is None and read([]) is None
     assert read([*controls[:-1], True]).inner_passes
+    # Lists made for the version without the last control, and the UI's own, which fills in the default.
+    assert read(controls).cfg_end == read([*controls, 1.0]).cfg_end == read([*controls, None]).cfg_end == 1.0
+    assert read([*controls[:-1], True, 0.4]) == library.settings.Request((style, other), True, 0.4)
+    general = {"cfg_end": 0.4, "inner_passes": True}
+    assert read([True, {"lora": "a"}, general, *none, *none[:-2], False, 1.0]).cfg_end == 0.4
+    assert read([True, {"lora": "a"}, general]).inner_passes
 
 
 @pytest.mark.parametrize(
@@ -259,6 +276,11 @@ def test_controls_and_objects_mean_the_same(library):
         ([True, {"lora": "a", "scal": 3}], "did you mean scale"),
         ([True, {"words": "x"}], "needs its lora"),
         ([True, *[{"lora": "a"}] * 4], "at most 3"),
+        ([True, {"lora": "a"}, {"cfg_end": 1.5}], "not between 0 and 1"),
+        ([True, {"lora": "a"}, {"cfg_end": "late"}], "cfg_end: 'late' is not a number"),
+        ([True, {"lora": "a", "cfg_end": 0.5}], "cfg_end is no field of a style"),
+        ([True, {"lora": "a", "cfg_ende": 0.5}], "did you mean cfg_end"),
+        ([True, {"cfg_end": 0.5}], "no style LoRA is chosen"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(library, arguments, words):
@@ -270,6 +292,7 @@ def test_axes_win_and_turn_guidance_on(library):
     read = library.settings.read_request
     assert read([False, "a", "", 3.0, 0.2, 1.0], {(0, "scale"): 1.5}).styles[0].scale == 1.5
     assert read([False], {(0, "lora"): "b"}).styles[0].lora == "b"
+    assert read([True, "a"], {(None, "cfg_end"): 0.25}).cfg_end == 0.25
     with pytest.raises(library.Error, match="style 2, which has no LoRA"):
         read([True, "a"], {(1, "scale"): 1.0})
 
@@ -282,5 +305,9 @@ def test_infotext_goes_there_and_back(library):
         style = request.styles[slot] if slot < 2 else settings.DEFAULTS
         for field in settings.FIELDS:
             assert settings.pasted(entries, slot, field) == getattr(style, field)
+    assert settings.CFG_END_KEY not in entries and settings.pasted_cfg_end(entries) == 1.0
+    late = settings.infotext(settings.Request(request.styles, cfg_end=0.45))
+    assert settings.pasted_cfg_end(late) == 0.45 and settings.CFG_END_KEY in settings.all_keys()
+    assert settings.pasted_cfg_end({"Steps": "4"}) is None
     assert settings.is_guided(entries) and not settings.is_guided({"Steps": "4"})
     assert settings.pasted({"Steps": "4"}, 0, "scale") is None
