@@ -7,6 +7,7 @@ A1111 reads there. The strength goes into alpha, so that no weight is rounded.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from convert.options import DTYPES, add_branch, chosen_branch, read_source
 from pair_network.errors import PairError
 
 from . import sidecars
-from .install import install_webui, webui_lora_folder
+from .install import RESTART, install_webui, webui_lora_folder
 from .kohya import branch_of, diffusers_keys, kohya_layers, tensors_of
 
 HELP = "a plain style LoRA for A1111, Forge and ComfyUI"
@@ -69,6 +70,7 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     written = [target, *card.write(target)]
     if options.webui is not None:
         written.append(install_webui(options.webui / "extensions"))
+        print(RESTART, file=sys.stderr)
     return written
 
 

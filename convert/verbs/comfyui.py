@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .install import install
+from .install import RESTART, install
 
 HELP = "put or update the guidance nodes into ComfyUI's custom_nodes"
 
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Installs the extension and prints its folder; returns the exit status."""
+    """Installs the extension, prints its folder and what to do next; returns the exit status."""
     print(install("comfyui", options.into))
+    print(RESTART)
     return 0

@@ -10,6 +10,7 @@ from pair_network.errors import PairError
 
 HERE = Path(__file__).parents[1]
 FOLDER_NAMES = {"webui": "sd-webui-pair-network", "comfyui": "comfyui-pair-network"}
+RESTART = "restart the UI: it loads extensions only when it starts"
 MARKER = "pair-network.txt"  # says that a folder is ours and may be replaced
 
 

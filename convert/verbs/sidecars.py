@@ -19,7 +19,16 @@ from pair_network.errors import PairError
 from pair_network.files import atomic_file
 
 PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
-TEXTS = ("activation text", "negative text", "preferred weight", "notes", "description", "sd version")
+TEXTS = (
+    "activation text",
+    "negative text",
+    "preferred weight",
+    "style guidance scale",
+    "notes",
+    "description",
+    "sd version",
+)
+MAX_SCALE = 20.0  # of the web UIs' λ
 COVER_SIZE = 256  # pixels: ComfyUI refuses to show a header above 1 MB
 UI_VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 
@@ -29,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--activation", metavar="TEXT", help="text that a click adds to the prompt (the trigger words)")
     group.add_argument("--negative", metavar="TEXT", help="text that a click adds to the negative prompt")
     group.add_argument("--weight", type=float, metavar="W", help="preferred weight")
+    scale_help = "recommended λ of style guidance, which the extension for the web UIs takes over"
+    group.add_argument("--scale", type=float, metavar="L", help=scale_help)
     group.add_argument("--notes", metavar="TEXT", help="notes")
     group.add_argument("--preview", type=Path, metavar="IMAGE", help="picture (the one beside the input)")
     group.add_argument("--no-card", action="store_true", help="write the .safetensors alone")
@@ -46,13 +57,17 @@ class Card:
         """The card that the options ask for, with what the input's own card says beside them."""
         if options.no_card:
             return cls({}, None)
+        if options.scale is not None and not abs(options.scale) <= MAX_SCALE:
+            raise PairError(f"--scale {options.scale:g}: must lie between −{MAX_SCALE:g} and {MAX_SCALE:g}")
         known = _texts_beside(source)
         if options.strength != 1:
             known.pop("preferred weight", None)  # it was one for the old strength
+            known.pop("style guidance scale", None)
         texts = {
             "activation text": options.activation or known.get("activation text") or trigger_words(adapter.metadata),
             "negative text": options.negative,
             "preferred weight": options.weight,
+            "style guidance scale": options.scale,
             "notes": options.notes,
             "sd version": UI_VERSIONS.get(adapter.family.name) if adapter.is_sure else None,
         }

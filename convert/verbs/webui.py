@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .install import install
+from .install import RESTART, install
 
 HELP = "put or update the guidance script into A1111's or Forge's extensions"
 
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Installs the extension and prints its folder; returns the exit status."""
+    """Installs the extension, prints its folder and what to do next; returns the exit status."""
     print(install("webui", options.into))
+    print(RESTART)
     return 0

@@ -108,7 +108,7 @@ def test_card_and_preview(lora, run, tmp_path):
     target = tmp_path / "out" / "ink.safetensors"
     target.parent.mkdir()
     (target.with_suffix(".json")).write_text('{"description": "mine", "notes": "old"}')
-    status, out, _ = run("a1111", source, "-o", target, "--weight", 0.8, "--notes", "new")
+    status, out, _ = run("a1111", source, "-o", target, "--weight", 0.8, "--scale", 4, "--notes", "new")
     assert status == 0 and len(out.splitlines()) == 3
     card = json.loads(target.with_suffix(".json").read_text())
     assert card == {
@@ -116,8 +116,11 @@ def test_card_and_preview(lora, run, tmp_path):
         "notes": "new",
         "activation text": "in ink style",
         "preferred weight": 0.8,
+        "style guidance scale": 4.0,
         "sd version": "SD1",
     }
+    assert "--scale 21: must lie" in run("a1111", source, "-o", target, "--scale", 21, "--overwrite")[2]
+    assert "--scale nan: must lie" in run("a1111", source, "-o", target, "--scale", "nan", "--overwrite")[2]
     assert Image.open(target.with_suffix(".png")).size == (600, 300)
     cover = json.loads(read_header(target).metadata["ssmd_cover_images"])[0]
     assert Image.open(io.BytesIO(base64.b64decode(cover))).size == (256, 128)
@@ -149,13 +152,14 @@ def test_extensions_are_installed_updated_and_never_over_others(lora, run, tmp_p
     script = tmp_path / "package" / "webui" / "scripts" / "guidance.py"
     script.write_text("one = 1\n")
     assert "no such folder" in run("webui", "--into", tmp_path / "nowhere")[2]
-    assert run("webui", "--into", tmp_path / "ui" / "extensions")[0] == 0
+    status, out, _ = run("webui", "--into", tmp_path / "ui" / "extensions")
+    assert status == 0 and "restart the UI" in out
     installed = tmp_path / "ui" / "extensions" / install.FOLDER_NAMES["webui"]
     (installed / "stale.py").write_text("")
     script.write_text("two = 2\n")
     (tmp_path / "ui" / "models").mkdir()
     status, _, errors = run("a1111", lora("sd1", keys=KEYS), "--webui", tmp_path / "ui")
-    assert status == 0, errors
+    assert status == 0 and "restart the UI" in errors
     assert (installed / "scripts" / "guidance.py").read_text() == "two = 2\n" and not (installed / "stale.py").exists()
     assert (tmp_path / "ui" / "models" / "Lora" / "source.safetensors").is_file()
     (installed / install.MARKER).unlink()

@@ -120,7 +120,7 @@ def _check(module: nn.Module, down: Tensor, up: Tensor, is_conv: bool, key: str,
     wanted = _weight_shape(module)
     weight = getattr(module, "weight", None)
     if wanted is None and not (isinstance(weight, Tensor) and not weight.is_floating_point()):
-        raise GuidanceError(f"{source}: {key} is no linear or convolution layer of this model; guidance takes no others")
+        raise GuidanceError(f"{source}: {key} is no linear or convolution layer of this model")
     is_other_kind = not is_conv and down.ndim == 4
     if is_other_kind or (wanted is not None and tuple(found) != wanted):
         raise GuidanceError(

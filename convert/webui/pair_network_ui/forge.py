@@ -17,6 +17,7 @@ from torch import Tensor
 from .patcher import calc_cond_uncond_batch, compile_weighted_conditions
 from .processing import encode, entered, session_of
 
+CFG_SCALE = 5  # its place among what a conditioning modifier takes and gives
 REFINER = "the refiner's steps are not guided"
 
 
@@ -42,12 +43,13 @@ def before_sampling(p: Any, session: Session) -> None:
             return arguments["denoised"]
         return _guided(owned, sampling_of(owned), arguments)
 
-    def before_cfg(model: Any, x: Any, sigma: Any, null: Any, cond: Any, scale: float, options: Any, seed: Any) -> tuple:
+    def before_cfg(*call: Any) -> tuple:  # model, x, sigma, null, cond, CFG scale, model options, seed
         """With a CFG scale of 1 the UI does not ask for the null prediction at all."""
         owned = session_of(owner())
-        if owned is not None and owned.scratch is sampling and owned.has_plain_content(sampling.step, sampling.total_steps):
-            scale = 1.0
-        return model, x, sigma, null, cond, scale, options, seed
+        if owned is None or owned.scratch is not sampling:
+            return call
+        is_plain = owned.has_plain_content(sampling.step, sampling.total_steps)
+        return (*call[:CFG_SCALE], 1.0, *call[CFG_SCALE + 1 :]) if is_plain else call
 
     unet.set_model_sampler_post_cfg_function(after_cfg)
     if session.request.cfg_end < 1:

@@ -12,7 +12,7 @@ from modules.ui_components import InputAccordion
 
 from .files import from_card, style_names
 
-SCALE_INFO = "How much of the style's change is added. The paper: 3 for the subject of the pair, 4 for others, 6 on FLUX"
+SCALE_INFO = "How much of the style's change is added; 3 for the subject of the pair, 4 for others, 6 on FLUX"
 START_INFO = "Part of the steps before the style begins; the first fifth decides the layout"
 END_INFO = "Part of the steps after which the style ends; 1: never"
 CFG_END_INFO = "Part of the steps after which the prompt's own CFG is 1, so that the style has more weight; 1: never"
@@ -76,4 +76,3 @@ def _style(slot: int, tab: str) -> list[Any]:
     # The user's own choice only: a pasted infotext brings its words and λ along.
     lora.input(from_card, [lora, words, scale], [words, scale], show_progress=False)
     return [lora, words, scale, start, end]
-

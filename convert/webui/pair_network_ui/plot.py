@@ -21,9 +21,7 @@ def add_axes() -> None:
             continue
         plot = data.module
         known = {option.label for option in plot.axis_options}
-        new = [
-            _axis(plot, slot, field, f"{KEY_WORDS[field]} {slot + 1}") for slot in range(SLOTS) for field in FIELDS
-        ]
+        new = [_axis(plot, slot, field, f"{KEY_WORDS[field]} {slot + 1}") for slot in range(SLOTS) for field in FIELDS]
         new.append(_axis(plot, None, CFG_END, CFG_END_KEY.removeprefix(f"{TITLE} ")))
         plot.axis_options.extend(option for option in new if option.label not in known)
 

@@ -1,4 +1,4 @@
-"""Stand-ins for A1111, Forge, Forge Neo and reForge: their callbacks, conditionings and CFG as their sampling code orders them.
+"""Stand-ins for A1111, Forge, Forge Neo and reForge: callbacks, conditionings and CFG in the order of their sampling.
 
 Only what the adapters touch, on a small network with a real U-Net's module names. Written from the contracts: which
 rows come when, what is read back, that exceptions of callbacks are printed and swallowed.
