@@ -40,15 +40,15 @@ GUIDANCE_SCALE = 3.0
 def main() -> int:
     args = parse_arguments()
     started = time.monotonic()
-    content, twin = pair_files(args.style, args.pair)
-    print(f"1/2 learning the style of {twin.relative_to(ROOT)} from one pair", flush=True)
+    content, style = pair_files(args.style, args.pair)
+    print(f"1/2 learning the style of {style.relative_to(ROOT)} from one pair", flush=True)
     status = train_style(args.style, args.pair, args.output_dir, args.train)
     if status:
         return status
     trained = time.monotonic()
     print(f"2/2 painting other subjects (trained in {trained - started:.0f} s)", flush=True)
     picture = args.output_dir / "demo.png"
-    save_picture(picture, paint(args, content, twin))
+    save_picture(picture, paint(args, content, style))
     for file in (f"{args.style}.safetensors", f"{args.style}.pair.safetensors", picture.name):
         print(args.output_dir / file)
     print(f"done in {time.monotonic() - started:.0f} s")
@@ -68,7 +68,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def paint(args: argparse.Namespace, content: Path, twin: Path) -> Image.Image:
+def paint(args: argparse.Namespace, content: Path, style: Path) -> Image.Image:
     """The labelled grid: the pair, and every prompt by base model, style LoRA, style guidance and the true operator."""
     pipe = load_pipeline(MODEL_DIR)
     pipe.set_progress_bar_config(disable=True)
@@ -80,7 +80,7 @@ def paint(args: argparse.Namespace, content: Path, twin: Path) -> Image.Image:
     pipe.load_lora_weights(file)
     lora = sample(pipe, [f"{prompt} {words}" for prompt in PROMPTS], args.steps)
     truth = [to_picture(HELD_OUT_STYLES[args.style](np.asarray(image, np.float32) / 255)) for image in base]
-    pair = [Image.open(content), Image.open(twin)]
+    pair = [Image.open(content), Image.open(style)]
     rows = [[pair[0], *base], [pair[1], *lora], [None, *guided], [None, *truth]]
     labels = ["base model", "style LoRA", f"style guidance {args.scale:g}", "true answer"]
     columns = ["the pair", *(prompt.split(" on ")[0].removeprefix("a photo of ") for prompt in PROMPTS)]

@@ -1,7 +1,7 @@
 """Writes the bundled pairs: `python -m demo.make_pairs`.
 
-A pair is a rendered photo and its twin in a held-out style. They lie under the same file name in `pairs/content` and
-`pairs/STYLE`, each beside a caption file.
+A pair is a rendered photo and the same scene in a held-out style. They lie under the same file name in
+`pairs/content` and `pairs/STYLE`, each beside a caption file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CONTENTS: dict[str, tuple[int, str, str, str]] = {
 
 
 def write_pairs(folder: Path) -> None:
-    """Writes every content and its twins in all held-out styles."""
+    """Writes every content image, plain and in all held-out styles."""
     for name, (seed, subject, colour, background) in CONTENTS.items():
         image = render_scene(seed, subject, colour, background).image
         for style in (None, *HELD_OUT_STYLES):
             place = folder / (style or "content")
             place.mkdir(parents=True, exist_ok=True)
-            twin = image if style is None else HELD_OUT_STYLES[style](image)
-            to_picture(twin).save(place / f"{name}.png")
+            styled = image if style is None else HELD_OUT_STYLES[style](image)
+            to_picture(styled).save(place / f"{name}.png")
             text = caption(subject, colour, background, style)
             (place / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
 

@@ -15,7 +15,7 @@ OUTPUT_DIR = ROOT / "output/demo"
 
 
 def pair_files(style: str, pair: str) -> tuple[Path, Path]:
-    """The content image and its twin."""
+    """The content image and the style image."""
     return PAIRS_DIR / "content" / f"{pair}.png", PAIRS_DIR / style / f"{pair}.png"
 
 
@@ -25,12 +25,12 @@ def style_words(style: str) -> str:
 
 def train_style(style: str, pair: str, folder: Path, further: Sequence[str] = ()) -> int:
     """Trains STYLE.safetensors in the folder, as train_pair_network.py does; returns the exit status."""
-    content, twin = pair_files(style, pair)
+    content, styled = pair_files(style, pair)
     return embedded.train(
         [
             "--config_file", str(ROOT / "presets/embedded.toml"),
             "--pretrained_model_name_or_path", str(MODEL_DIR),
-            "--content", str(content), "--style", str(twin), "--style_prompt", style_words(style),
+            "--content", str(content), "--style", str(styled), "--style_prompt", style_words(style),
             "--output_dir", str(folder), "--output_name", style, *further,
         ]
     )  # fmt: skip

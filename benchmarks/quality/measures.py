@@ -154,8 +154,8 @@ def validate(judge: Judge, styles: dict[str, Style], count: int = 100) -> dict[s
     wrong in everything else. other_style: the other operators' answers.
     """
     scenes = [render_scene(REFERENCE_SEED + 1000 + i) for i in range(count)]
-    twins = [render_scene(REFERENCE_SEED + 5000 + i, s.subject, s.colour, s.background) for i, s in enumerate(scenes)]
-    base, others = (np.stack([scene.image for scene in group]) for group in (scenes, twins))
+    alike = [render_scene(REFERENCE_SEED + 5000 + i, s.subject, s.colour, s.background) for i, s in enumerate(scenes)]
+    base, others = (np.stack([scene.image for scene in group]) for group in (scenes, alike))
     figures = {}
     for name, style in styles.items():
         reference = Reference.of(judge, base, style, [scene.subject for scene in scenes], scenes[0].subject)

@@ -80,7 +80,7 @@ class Rival(PairTrainer):
         (content, content_states), (style, style_states) = (
             (half["latents"].to(accelerator.device) * self.vae_scale_factor,
              half["text_encoder_outputs_list"][0].to(accelerator.device))
-            for half in (batch["twins"], batch)
+            for half in (batch["content"], batch)
         )  # fmt: skip
         step = Step(
             content, style, content_states, style_states,

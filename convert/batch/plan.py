@@ -136,8 +136,8 @@ def _target_of(source: Path, root: Path, output: Path | None, suffix: str) -> Pa
         return output / parent / (paths.stem_of(source, keep_pair=True) + dot + ending)
     # A training leaves NAME.pair.safetensors beside NAME.safetensors; both are to have a result.
     source = source if source.name else source.resolve()
-    twin = source.with_name(paths.stem_of(source) + ".safetensors")
-    return source.with_name(paths.stem_of(source, keep_pair=twin != source and twin.exists()) + suffix)
+    plain = source.with_name(paths.stem_of(source) + ".safetensors")
+    return source.with_name(paths.stem_of(source, keep_pair=plain != source and plain.exists()) + suffix)
 
 
 def _refusal(job: Job, is_link: bool) -> str | None:

@@ -102,10 +102,10 @@ def _layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, Layer]:
             alpha = float(tensors[alpha_key]) if alpha_key in tensors else float(rank)
             layers[base] = Layer(down, up, alpha / rank)
             used |= {key, up_key, alpha_key}
-    strangers = sorted(tensors.keys() - used)
-    if strangers or not layers:
-        what = f"{len(strangers)} of its {len(tensors)} tensors are" if strangers else "it holds nothing that is"
-        example = f" ({strangers[0]}, …)" if strangers else ""
+    unexpected = sorted(tensors.keys() - used)
+    if unexpected or not layers:
+        what = f"{len(unexpected)} of its {len(tensors)} tensors are" if unexpected else "it holds nothing that is"
+        example = f" ({unexpected[0]}, …)" if unexpected else ""
         raise StyleFileError(f"{name}: {what} no part of a plain LoRA{example}; {REMEDY} {name}")
     return layers
 
@@ -125,11 +125,11 @@ def match_layers(
     Raises:
         StyleFileError: A layer has no place in this model or another shape there.
     """
-    strangers = [name for name in style.layers if name not in key_map]
-    if strangers:
+    unexpected = [name for name in style.layers if name not in key_map]
+    if unexpected:
         raise StyleFileError(
-            f"{style.name}: {len(strangers)} of its {len(style.layers)} layers are not in this model "
-            f"({', '.join(strangers[:3])}{', …' if len(strangers) > 3 else ''}); "
+            f"{style.name}: {len(unexpected)} of its {len(style.layers)} layers are not in this model "
+            f"({', '.join(unexpected[:3])}{', …' if len(unexpected) > 3 else ''}); "
             f"load the kind of model that the style was trained on, or {REMEDY} {style.name}"
         )
     matches, wrong = [], []

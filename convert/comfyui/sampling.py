@@ -146,7 +146,7 @@ def _guided(args: dict, parts: list[Part], calls: list[float]) -> torch.Tensor:
     """ComfyUI's post-CFG function: the guided x0 with the styles' shift, (batch, channels, …)."""
     sigma = float(args["sigma"].flatten()[0])
     calls.append(sigma)
-    live = [
+    active = [
         part
         for part in parts
         # A condition whose own time is over predicts zeros, which would subtract the positive prompt's picture.
@@ -154,16 +154,16 @@ def _guided(args: dict, parts: list[Part], calls: list[float]) -> torch.Tensor:
         and is_in_interval(sigma, part.first_sigma, part.last_sigma)
         and conditions.is_active(part.conditions, sigma)
     ]
-    if not live:
+    if not active:
         return args["denoised"]
     predictions, coverages = [], []
-    for part in live:
+    for part in active:
         with part.switched_on():
             predictions += comfy.samplers.calc_cond_batch(
                 args["model"], [part.conditions], args["input"], args["sigma"], args["model_options"]
             )
         coverages.append(_coverage(part.conditions, args["input"], args["sigma"]) if part.has_region else 1.0)
-    shift = style_shift(args["cond_denoised"], predictions, [part.style.scale for part in live], coverages)
+    shift = style_shift(args["cond_denoised"], predictions, [part.style.scale for part in active], coverages)
     return args["denoised"] + shift
 
 

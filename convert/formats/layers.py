@@ -74,7 +74,7 @@ class Adapter:
         format: Name of the format it was read from.
         is_sure: The family follows from the file; otherwise it is the likeliest of several.
         config: Settings of a coupled checkpoint.
-        swapped: Key styles found, for ``info``.
+        styles: Key styles found, for ``info``.
     """
 
     family: Family

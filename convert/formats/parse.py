@@ -45,7 +45,7 @@ OTHER_KINDS = {
 class RawLayer:
     """Tensors of one layer under its name in the file."""
 
-    parts: dict[str, Lazy] = field(default_factory=dict)
+    tensors: dict[str, Lazy] = field(default_factory=dict)
     syntax: str = "kohya"
 
 
@@ -54,7 +54,7 @@ class Parsed:
     """A file's tensors grouped by layer name, and the keys that belong to no LoRA layer."""
 
     layers: dict[str, RawLayer]
-    strangers: list[str]
+    unexpected: list[str]
 
 
 def kind_of_tensor(key: str) -> str | None:
@@ -74,17 +74,17 @@ def suffix_of(key: str) -> tuple[str, str, str] | None:
 
 def parse_keys(tensors: Mapping[str, Lazy]) -> Parsed:
     layers: dict[str, RawLayer] = {}
-    strangers = []
+    unexpected = []
     for key, tensor in tensors.items():
         row = suffix_of(key)
         if row is None:
-            strangers.append(key)
+            unexpected.append(key)
             continue
         suffix, part, syntax = row
         layer = layers.setdefault(normal_name(key[: -len(suffix)]), RawLayer())
-        layer.parts[part] = tensor
+        layer.tensors[part] = tensor
         layer.syntax = syntax if part != "alpha" else layer.syntax
-    return Parsed(layers, strangers)
+    return Parsed(layers, unexpected)
 
 
 def normal_name(name: str) -> str:

@@ -89,7 +89,7 @@ def _plain(
     path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], family: str | None, alphas: AlphaOf
 ) -> Adapter:
     parsed = parse_keys(tensors)
-    refuse_strangers(parsed, path)
+    refuse_unexpected(parsed, path)
     chosen, is_sure = find_family(parsed, metadata, family, path)
     style, styles = _branch(parsed, chosen, path, alphas)
     return Adapter(chosen, style, {}, metadata, path, format_of(parsed, chosen), is_sure, styles=styles)
@@ -108,24 +108,24 @@ def _coupled(path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], 
         branches[name][rest] = tensor
     parsed = {name: parse_keys(values) for name, values in branches.items()}
     for part in parsed.values():
-        refuse_strangers(part, path)
+        refuse_unexpected(part, path)
     chosen, is_sure = find_family(parsed["style"], metadata, family, path)
     style, styles = _branch(parsed["style"], chosen, path, own_rank)
     content, _ = _branch(parsed["content"], chosen, path, own_rank)
     return Adapter(chosen, style, content, metadata, path, "pair", is_sure, config, styles)
 
 
-def refuse_strangers(parsed: Parsed, path: Path) -> None:
-    for key in parsed.strangers:
+def refuse_unexpected(parsed: Parsed, path: Path) -> None:
+    for key in parsed.unexpected:
         kind = kind_of_tensor(key)
         if kind:
             raise PairError(f"{path}: is a {kind} ({printable(key, 80)}), only plain LoRA can be converted exactly")
     if not parsed.layers:
         raise PairError(f"{path}: holds no LoRA layers; is it a checkpoint? Those are for merge and extract")
-    if parsed.strangers:
+    if parsed.unexpected:
         raise UnknownNames(
-            f"{path}: {len(parsed.strangers)} tensors belong to no LoRA layer, the first is "
-            f"{printable(parsed.strangers[0], 80)}; info lists them"
+            f"{path}: {len(parsed.unexpected)} tensors belong to no LoRA layer, the first is "
+            f"{printable(parsed.unexpected[0], 80)}; info lists them"
         )
 
 
@@ -150,9 +150,9 @@ def find_family(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None,
     candidates.sort(key=lambda name: any(names_of(FAMILIES[name])[layer].style in FOREIGN for layer in parsed.layers))
     names = names_of(FAMILIES[candidates[0]])
     inputs = {
-        names[name].modules[0]: layer.parts["down"].shape
+        names[name].modules[0]: layer.tensors["down"].shape
         for name, layer in parsed.layers.items()
-        if "down" in layer.parts
+        if "down" in layer.tensors
     }
     return choose_family(candidates, inputs, metadata)
 
@@ -188,10 +188,10 @@ def _branch(parsed: Parsed, family: Family, path: Path, alphas: AlphaOf) -> tupl
 
 def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf) -> Layer:
     shown = printable(name, 100)
-    if not {"down", "up"} <= set(raw.parts):
-        missing = sorted({"down", "up"} - set(raw.parts))
+    if not {"down", "up"} <= set(raw.tensors):
+        missing = sorted({"down", "up"} - set(raw.tensors))
         raise PairError(f"{path}: {shown} has no {' and no '.join(missing)} tensor; the file is incomplete")
-    down, up = raw.parts["down"], raw.parts["up"]
+    down, up = raw.tensors["down"], raw.tensors["up"]
     kernel = len(down.shape) - 2
     pairs = len(up.shape) - len(down.shape)
     if kernel not in (0, 2) or pairs not in (0, 1) or not (down.dtype.is_floating_point and up.dtype.is_floating_point):
@@ -213,9 +213,9 @@ def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf) -
 
 def _alpha(raw: RawLayer, known: Name, rank: int, alphas: AlphaOf, where: str) -> float:
     """The alpha tensor, else the one of a PEFT config, else the rank."""
-    if "alpha" not in raw.parts:
+    if "alpha" not in raw.tensors:
         return alphas(known.modules[0], rank)
-    stored = raw.parts["alpha"]
+    stored = raw.tensors["alpha"]
     if stored.nbytes != stored.dtype.itemsize:
         raise PairError(f"{where}: alpha has shape {stored.shape}, one number is needed")
     alpha = float(stored.load() if stored.stored is None else read_stored(stored.stored, checked=False))

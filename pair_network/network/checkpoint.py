@@ -132,13 +132,17 @@ def layers_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[Ten
     if not grouped:
         raise PairError(f"{source}: the file holds no tensors")
     layers = {}
-    for key, parts in grouped.items():
-        if not {"lora_down.weight", "lora_up.weight"} <= set(parts) <= {"lora_down.weight", "lora_up.weight", "alpha"}:
+    for key, factors in grouped.items():
+        if (
+            not {"lora_down.weight", "lora_up.weight"}
+            <= set(factors)
+            <= {"lora_down.weight", "lora_up.weight", "alpha"}
+        ):
             raise PairError(
-                f"{source}: {key} has the tensors {sorted(parts)}, a kohya LoRA has lora_down.weight and "
+                f"{source}: {key} has the tensors {sorted(factors)}, a kohya LoRA has lora_down.weight and "
                 "lora_up.weight; convert the file first"
             )
-        down = parts["lora_down.weight"]
-        alpha = float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
-        layers[key] = (down, parts["lora_up.weight"], alpha)
+        down = factors["lora_down.weight"]
+        alpha = float(factors["alpha"]) if "alpha" in factors else float(down.shape[0])
+        layers[key] = (down, factors["lora_up.weight"], alpha)
     return layers

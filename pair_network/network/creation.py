@@ -78,9 +78,10 @@ def create_network_from_weights(
             "was it trained on another model family?"
         )
     targets = split_targets(targets) if config.split_qkv else targets
-    parts = {target.key: max(1, len(target.splits)) for target in targets}
+    num_splits = {target.key: max(1, len(target.splits)) for target in targets}
     ranks = {
-        key: (down.shape[0] // parts[key], content_ranks[key] // parts[key]) for key, (down, _, _) in style.items()
+        key: (down.shape[0] // num_splits[key], content_ranks[key] // num_splits[key])
+        for key, (down, _, _) in style.items()
     }
     network = PairNetwork(config, targets, ranks, multiplier)
     network.load_weights(file)

@@ -149,11 +149,11 @@ class CoupledLayer(nn.Module):
             output[plan.active] = self._coupled(x[plan.active], active, plan)
             return output
         strength, x, dtype = 1.0, x[plan.active], output.dtype
-        if plan.lone_style is None:
+        if plan.uniform_strength is None:
             hidden = self._hidden(x, dtype, plan)
         else:
             hidden = self._drop(self._project(x.to(dtype), dtype, plan))
-            strength = plan.lone_style * self.style_scale
+            strength = plan.uniform_strength * self.style_scale
         up = joined_up(*self._used_ups(plan, dtype), plan)
         if isinstance(self.base, nn.Conv2d):
             # Written channels first: into the transpose, a bfloat16 product on a CPU takes over 100 times as long.

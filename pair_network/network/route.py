@@ -53,7 +53,7 @@ class RowPlan:
         active: Rows with any branch on: a slice where they lie together, else (``is_scattered``) an index tensor.
         is_partial: Whether other rows pass through the base layer alone.
         has_content, has_style: Whether any row uses the branch.
-        lone_style: The strength of the style branch where all active rows use it alone and alike, else None.
+        uniform_strength: The strength of the style branch where all active rows use it alone and alike, else None.
         pairs: The pair of every active row, or one number when they agree.
         pair_groups: (pair, rows) for the active rows that train the content branch.
         style_index: Active rows with the style branch on.
@@ -62,11 +62,11 @@ class RowPlan:
 
     def __init__(self, rows: Sequence[Row], multiplier: float, device: torch.device):
         self.device = device
-        live = [i for i, row in enumerate(rows) if row.is_active]
-        self.active = self._index(live)
-        self.is_partial, self.is_scattered = len(live) < len(rows), not isinstance(self.active, slice)
-        self.num_active = len(live)
-        chosen = [rows[i] for i in live]
+        active = [i for i, row in enumerate(rows) if row.is_active]
+        self.active = self._index(active)
+        self.is_partial, self.is_scattered = len(active) < len(rows), not isinstance(self.active, slice)
+        self.num_active = len(active)
+        chosen = [rows[i] for i in active]
         self.has_content = any(row.pair is not None for row in chosen)
         self.has_style = any(row.style for row in chosen)
         self.shielded = self._index([i for i, row in enumerate(chosen) if row.shielded])
@@ -83,7 +83,7 @@ class RowPlan:
         ]
         self._content_on = [multiplier * (row.pair is not None) for row in chosen]
         self._style_on = [multiplier * row.style for row in chosen]
-        self.lone_style = self._style_on[0] if not self.has_content and len(set(self._style_on)) == 1 else None
+        self.uniform_strength = self._style_on[0] if not self.has_content and len(set(self._style_on)) == 1 else None
         self._weights: dict[tuple, Tensor] = {}
 
     def _index(self, rows: list[int]) -> Index:

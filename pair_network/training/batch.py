@@ -1,4 +1,4 @@
-"""Joining a batch and its twins into one, content rows first."""
+"""The content and style rows of a pair's batch, together or alone; content rows first."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TWINS = "twins"
+CONTENT = "content"
 PAIR_INDICES = "pair_indices"
 
 
-def join_twins(batch: dict[str, Any]) -> dict[str, Any]:
-    """One batch of 2B rows, content rows then style rows, from a style batch with its ``twins``.
+def content_and_style(batch: dict[str, Any]) -> dict[str, Any]:
+    """One batch of 2B rows, content rows then style rows, from a style batch that carries its content rows' batch.
 
     The originals are left alone: hosts write into the lists of the batch that they are given.
     """
-    twins = batch[TWINS]
-    return {key: _joined(twins.get(key), value) for key, value in batch.items() if key not in (TWINS, PAIR_INDICES)}
+    content = batch[CONTENT]
+    return {key: _joined(content.get(key), value) for key, value in batch.items() if key not in (CONTENT, PAIR_INDICES)}
 
 
 def content_only(batch: dict[str, Any]) -> dict[str, Any]:
     """The B content rows alone."""
-    return {key: _copied(batch[TWINS].get(key)) for key in batch if key not in (TWINS, PAIR_INDICES)}
+    return {key: _copied(batch[CONTENT].get(key)) for key in batch if key not in (CONTENT, PAIR_INDICES)}
 
 
 def style_only(batch: dict[str, Any]) -> dict[str, Any]:
     """The B style rows alone."""
-    return {key: _copied(value) for key, value in batch.items() if key not in (TWINS, PAIR_INDICES)}
+    return {key: _copied(value) for key, value in batch.items() if key not in (CONTENT, PAIR_INDICES)}
 
 
 def _copied(value: Any) -> Any:

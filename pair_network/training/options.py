@@ -22,7 +22,9 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of pair training to a host's parser."""
     group = parser.add_argument_group("pair training")
     group.add_argument("--content", metavar="IMAGE_OR_DIR", help="content image, or a folder of them (needs --style)")
-    group.add_argument("--style", metavar="IMAGE_OR_DIR", help="the stylised twin of --content, or a folder of twins")
+    group.add_argument(
+        "--style", metavar="IMAGE_OR_DIR", help="the same image in the style, or a folder of them (needs --content)"
+    )
     group.add_argument(
         "--content_prompt", help='caption of the content images, e.g. "a photo of a sbu dog"; caption files win over it'
     )

@@ -1,4 +1,4 @@
-"""The image files of pairs: finding twins, and refusing pairs that cannot be trained on."""
+"""The image files of pairs: matching them by name, and refusing pairs that cannot be trained on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pair_network.errors import PairError
 from pair_network.images import image_size, list_images
 
 
-def find_twin(style_image: str | Path, content_folder: str | Path) -> Path:
+def find_content_image(style_image: str | Path, content_folder: str | Path) -> Path:
     """The content image with the same base name as the style image, whatever its suffix.
 
     Raises:
@@ -18,15 +18,15 @@ def find_twin(style_image: str | Path, content_folder: str | Path) -> Path:
     style_image, content_folder = Path(style_image), Path(content_folder)
     if not content_folder.is_dir():
         raise PairError(f"{content_folder}: no such folder (content_dir of {style_image.parent})")
-    twins = [path for path in list_images(content_folder) if path.stem == style_image.stem]
-    if not twins:
+    found = [path for path in list_images(content_folder) if path.stem == style_image.stem]
+    if not found:
         raise PairError(
             f"{style_image}: no content image named {style_image.stem}.* in {content_folder}; pairs match by name"
         )
-    if len(twins) > 1:
-        names = ", ".join(map(str, twins))
-        raise PairError(f"{style_image}: {len(twins)} content images have this name ({names}); keep one")
-    return twins[0]
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise PairError(f"{style_image}: {len(found)} content images have this name ({names}); keep one")
+    return found[0]
 
 
 def check_pair(content: str | Path, style: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -38,15 +38,13 @@ def check_pair(content: str | Path, style: str | Path) -> tuple[tuple[int, int],
     (cw, ch), (sw, sh) = image_size(content), image_size(style)
     # Resizing w × h to another size of the same shape rounds each side by at most half a pixel.
     if abs(cw * sh - sw * ch) > max(cw + ch, sw + sh) / 2:
-        raise PairError(
-            f"{content} is {cw}x{ch}, but its twin {style} is {sw}x{sh}: a pair needs one aspect ratio; crop one"
-        )
+        raise PairError(f"{content} is {cw}x{ch}, but {style} is {sw}x{sh}: a pair needs one aspect ratio; crop one")
     return (cw, ch), (sw, sh)
 
 
 def check_no_orphans(style_images: Iterable[Path], content_folder: str | Path) -> None:
-    """Raises PairError when a content image has no stylised twin: its pair would silently be missing."""
+    """Raises PairError when a content image has no style image: its pair would silently be missing."""
     names = {path.stem for path in style_images}
     for image in list_images(content_folder):
         if image.stem not in names:
-            raise PairError(f"{image}: no style image has this name; add its stylised twin or move it away")
+            raise PairError(f"{image}: no style image has this name; add it in the style or move it away")

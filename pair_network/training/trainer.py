@@ -36,9 +36,9 @@ STATE_FILE = "pair_state.json"
 class PairTraining:
     """Mixin over a host's trainer: ``class Trainer(PairTraining, HostTrainer)``.
 
-    The host adapter provides ``attach_twins(args, train_group, val_group)``: it makes every batch carry ``twins`` and
-    ``pair_indices`` (-1: a validation pair that has no content branch) and returns the training pairs as
-    (content caption, style caption).
+    The host adapter provides ``attach_content(args, train_group, val_group)``: it makes every batch carry
+    ``content`` and ``pair_indices`` (-1: a validation pair that has no content branch) and returns the training pairs
+    as (content caption, style caption).
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -59,7 +59,7 @@ class PairTraining:
         if not (trains_text_encoder(args.network_args or []) or continues_text_encoder(args)):
             args.network_train_unet_only = True
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)  # type: ignore[misc]
-        self.pair_captions = self.attach_twins(args, train_dataset_group, val_dataset_group)  # type: ignore[attr-defined]
+        self.pair_captions = self.attach_content(args, train_dataset_group, val_dataset_group)  # type: ignore[attr-defined]
         args.network_args = [*(args.network_args or []), f"num_pairs={len(self.pair_captions)}"]
 
     def post_process_network(self, args: argparse.Namespace, accelerator: Any, network: Any, *models: Any) -> None:
@@ -100,8 +100,8 @@ class PairTraining:
         weight_dtype: Any,
         is_train: bool = True,
     ) -> None:
-        """What the host does to a batch is done to its twins too."""
-        for part in (batch, batch[pair_batch.TWINS]):
+        """What the host does to a batch is done to its content rows too."""
+        for part in (batch, batch[pair_batch.CONTENT]):
             super().on_step_start(  # type: ignore[misc]
                 args, accelerator, network, text_encoders, unet, part, weight_dtype, is_train
             )
@@ -231,7 +231,7 @@ def routed_batch(batch: dict[str, Any], phase: Phase) -> tuple[list[Row], dict[s
         return content_rows(pairs), pair_batch.content_only(batch)
     if phase is Phase.STYLE:
         return style_rows(pairs), pair_batch.style_only(batch)
-    return content_rows(pairs) + style_rows(pairs), pair_batch.join_twins(batch)
+    return content_rows(pairs) + style_rows(pairs), pair_batch.content_and_style(batch)
 
 
 def trains_text_encoder(network_args: Sequence[str]) -> bool:

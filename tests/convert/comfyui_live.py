@@ -41,8 +41,8 @@ def prepare(folder: Path) -> None:
     save_file(random_lora(3, 0.0), loras / "pair_zero.safetensors")
     text = {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(1, 768)}
     save_file({**random_lora(1), **text}, loras / "pair_text.safetensors")
-    stranger = {key.replace("attn", "wrong"): value for key, value in random_lora(1).items()}
-    save_file(stranger, loras / "pair_stranger.safetensors")
+    unknown = {key.replace("attn", "wrong"): value for key, value in random_lora(1).items()}
+    save_file(unknown, loras / "pair_unknown.safetensors")
 
 
 def random_lora(seed: int, scale: float = 0.3, rank: int = 4) -> dict[str, torch.Tensor]:
@@ -238,7 +238,7 @@ def run(url: str, names: list[str]) -> int:
         difference = int(abs(styled - plain).max())
         bad += difference > 1
         print(f"{name}: {difference} of 255 (the picture's own spread: {plain.std():.0f})", flush=True)
-    for file in ("pair_text", "pair_stranger"):
+    for file in ("pair_text", "pair_unknown"):
         graph = Case("patch").graph(True)
         for node in graph.values():
             if node["class_type"] == "PairNetworkStyle":

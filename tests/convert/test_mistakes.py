@@ -147,10 +147,10 @@ def test_webui_is_checked_where_it_writes(lora, run, tmp_path, monkeypatch):
 
 
 def test_info_describes_files_with_foreign_names(lora, run, tmp_path):
-    """The very files for which the UIs' rules differ: 15 strangers are too many for Forge alone."""
+    """The very files for which the UIs' rules differ: 15 unexpected are too many for Forge alone."""
     tensors = load_file(lora("sd1", keys=KEYS, metadata={"ss_base_model_version": "sd_v1"}))
-    strangers = {f"lora_unet_nowhere_{i}.lora_down.weight": torch.ones(2, 2) for i in range(15)}
-    save_file({**tensors, **strangers}, tmp_path / "odd.safetensors", {"ss_base_model_version": "sd_v1"})
+    unexpected = {f"lora_unet_nowhere_{i}.lora_down.weight": torch.ones(2, 2) for i in range(15)}
+    save_file({**tensors, **unexpected}, tmp_path / "odd.safetensors", {"ss_base_model_version": "sd_v1"})
     status, out, _ = run("info", tmp_path / "odd.safetensors", "--json")
     report = json.loads(out)[0]
     assert status == 0 and report["layers"] == 2 and report["unknown"]["tensors"] == 15
@@ -159,7 +159,7 @@ def test_info_describes_files_with_foreign_names(lora, run, tmp_path):
     }  # fmt: skip
     assert "lora_unet_nowhere_0" in run("info", tmp_path / "odd.safetensors")[1]
     assert run("kohya", tmp_path / "odd.safetensors")[0] == 1
-    save_file(strangers, tmp_path / "foreign.safetensors")
+    save_file(unexpected, tmp_path / "foreign.safetensors")
     assert run("info", tmp_path / "foreign.safetensors")[0] == 1
 
 

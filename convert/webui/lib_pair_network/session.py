@@ -83,7 +83,7 @@ class Session:
             runs.append(Run(style, LoraHooks(model, self._files[path], path.name), encode(style)))
         self.runs, self.model, self.entered = runs, identity, entered
 
-    def live(self, call: int, calls: int) -> list[Run]:
+    def active(self, call: int, calls: int) -> list[Run]:
         """The styles that act on model call number ``call`` of ``calls``."""
         if self.failure:
             return []

@@ -62,16 +62,16 @@ def on_cfg_denoised(params: Any) -> None:
 
 
 def _guide(session: Session, denoiser: Any, inputs: Any, outputs: Any) -> None:
-    live = session.live(denoiser.step, denoiser.total_steps)
+    active = session.active(denoiser.step, denoiser.total_steps)
     is_plain = session.has_plain_content(denoiser.step, denoiser.total_steps)
-    if not live and not is_plain:
+    if not active and not is_plain:
         return
     conds = denoiser.sampler.sampler_extra_args["cond"]
     composition, _ = prompt_parser.reconstruct_multicond_batch(conds, denoiser.step)
     count = sum(map(len, composition))
     plain = outputs.x[:count]
     shift = torch.zeros_like(plain[: len(composition)])
-    for run in live:
+    for run in active:
         style = _predict(run, denoiser, inputs, outputs.inner_model, count, len(composition))
         shift += style_shift(style, plain, run.style.scale, composition)
         session.calls += 1

@@ -84,7 +84,7 @@ def _guided(session: Session, sampling: Sampling, arguments: dict[str, Any]) -> 
     denoised = result = arguments["denoised"]
     weight = _weight(arguments)
     with session.guarded("the style's model call"):
-        for run in session.live(sampling.step, sampling.total_steps):
+        for run in session.active(sampling.step, sampling.total_steps):
             style = _predict(run, sampling.step, arguments)
             result = result + run.style.scale * weight * (style - arguments["cond_denoised"])
             session.calls += 1

@@ -84,17 +84,17 @@ def _pipeline(pipe: Any, family: str, kind: str, args: argparse.Namespace) -> An
     name = name.replace("StableDiffusion3ControlNetInpaint", "StableDiffusion3ControlNetInpainting")
     if not hasattr(library, name):
         raise PairError(f"diffusers has no {name}: this model family cannot do that")
-    parts = dict(pipe.components)
+    components = dict(pipe.components)
     if args.controlnet:
         model = getattr(library, CONTROLNETS.get(family, "ControlNetModel"))
         try:
             dtype = next(parameters for parameters in pipe.vae.parameters()).dtype
-            parts["controlnet"] = model.from_pretrained(args.controlnet, torch_dtype=dtype)
+            components["controlnet"] = model.from_pretrained(args.controlnet, torch_dtype=dtype)
         except (OSError, ValueError) as cause:
             raise PairError(f"--controlnet {args.controlnet}: not a ControlNet for {family} ({cause})") from cause
-        _check_controlnet(args.controlnet, parts["controlnet"], pipe)
+        _check_controlnet(args.controlnet, components["controlnet"], pipe)
     wanted = inspect.signature(getattr(library, name).__init__).parameters
-    built = {key: part for key, part in parts.items() if key in wanted}
+    built = {key: part for key, part in components.items() if key in wanted}
     if "requires_safety_checker" in wanted:
         built["requires_safety_checker"] = False
     return getattr(library, name)(**built)

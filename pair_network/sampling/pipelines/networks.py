@@ -1,4 +1,4 @@
-"""A style's network on a pipeline's models: from its file, or live from a training run."""
+"""A style's network on a pipeline's models: from its file, or the one that is being trained."""
 
 from __future__ import annotations
 

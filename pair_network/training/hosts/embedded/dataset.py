@@ -112,7 +112,7 @@ class DatasetGroup:
         return [subset for dataset in self.datasets for subset, _ in dataset.subsets]
 
     @property
-    def subsets_without_twins(self) -> list[SubsetConfig]:
+    def subsets_without_content(self) -> list[SubsetConfig]:
         """Subsets that name no content_dir."""
         return [subset for subset in self.subsets if subset.content_dir is None]
 
@@ -158,12 +158,12 @@ class DatasetGroup:
     def collate(self, draws: Sequence[Draw]) -> dict[str, Any]:
         """A batch with sd-scripts' keys for the style rows.
 
-        ``twins`` is the same for the content rows (None unless every row has one), row i being the twin of row i, and
+        ``content`` is the same for the content rows (None unless every row has one), row i to row i, and
         ``pair_indices`` says which pair each row belongs to.
         """
         batch = self._side(draws, [(one.sample.style, one.style_caption) for one in draws])
-        twins = [(one.sample.content, one.content_caption) for one in draws if one.sample.content is not None]
-        batch["twins"] = self._side(draws, twins) if len(twins) == len(draws) else None
+        content = [(one.sample.content, one.content_caption) for one in draws if one.sample.content is not None]
+        batch["content"] = self._side(draws, content) if len(content) == len(draws) else None
         return batch
 
     def _side(self, draws: Sequence[Draw], rows: Sequence[tuple[ImageRecord, str]]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ DATASET_KEYS: dict[str, type] = {
 OPTION_OF = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
 CONTENT_KEYS = ("content_dir", "content_class_tokens")
 REFUSED = {
-    "is_reg": "a regularisation image has no twin",
+    "is_reg": "a regularisation image has no content image",
     "random_crop": "the images of a pair must be cut alike",
     "face_crop_aug_range": "the images of a pair must be cut alike",
     "color_aug": "it changes colours, which are part of the style",
@@ -50,7 +50,7 @@ WORDS = {str: "a text in quotes", int: "a whole number", bool: "true or false", 
 
 @dataclass(frozen=True)
 class SubsetConfig:
-    """One folder of style images, and the folder of their content twins when ``content_dir`` names one.
+    """One folder of style images, and the folder of their content images when ``content_dir`` names one.
 
     The caption settings hold for both images of a pair; a caption file beside an image wins over the tokens.
     """

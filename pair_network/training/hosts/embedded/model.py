@@ -21,7 +21,7 @@ from pair_network.errors import PairError
 logger = logging.getLogger(__name__)
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-PARTS = {
+COMPONENTS = {
     "vae": ("AutoencoderKL", "config.json"),
     "text_encoder": ("CLIPTextModel", "config.json"),
     "unet": ("UNet2DConditionModel", "config.json"),
@@ -51,7 +51,7 @@ def check_model_folder(folder: Path) -> None:
     index = read_json(folder / "model_index.json")
     if "text_encoder_2" in index or "transformer" in index:
         raise PairError(f"{folder}: {index.get('_class_name')} is no SD 1.x or 2.x model; use --host sd-scripts for it")
-    for part, (class_name, config) in PARTS.items():
+    for part, (class_name, config) in COMPONENTS.items():
         if not (folder / part / config).is_file():
             raise PairError(f"{folder}: {part}/{config} is missing; {remedy}")
         found = (index.get(part) or [None, None])[1]
@@ -138,7 +138,7 @@ def _named_errors(folder: Path):
         raise PairError(f"{folder}: cannot be loaded ({reason}); download or export the model again") from cause
 
 
-def load_parts(folder: Path) -> tuple[Any, Any, Any]:
+def load_models(folder: Path) -> tuple[Any, Any, Any]:
     """Text encoder, VAE and U-Net of a diffusers folder, on the CPU, in the precision they were saved in.
 
     Raises:

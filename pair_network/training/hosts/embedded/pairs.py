@@ -1,4 +1,4 @@
-"""The style images of a dataset with their content twins: matched by base name, checked before any model is loaded."""
+"""The style images of a dataset with their content images: matched by base name, checked before models load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from pair_network.errors import PairError
 from pair_network.images import image_size, list_images
 
-from ...pairs import check_no_orphans, check_pair, find_twin
+from ...pairs import check_no_orphans, check_pair, find_content_image
 from .buckets import Frame, Size, bucket_sizes, cover, nearest_bucket, shrunk_bucket
 from .dataset_config import DatasetConfig, SubsetConfig
 
@@ -27,7 +27,7 @@ class ImageRecord:
 
 @dataclass
 class Sample:
-    """A style image, its content twin when it has one, and the frame both are cut to.
+    """A style image, its content image when it has one, and the frame both are cut to.
 
     Attributes:
         pair_index: Number of the pair in the whole dataset: first come, first numbered, images in order of name.
@@ -51,14 +51,14 @@ def find_samples(dataset: DatasetConfig, subset: SubsetConfig, indices: dict[tup
         indices: Pair numbers given so far, by the two files; the same pair in another subset keeps its number.
 
     Raises:
-        PairError: An image is unreadable, lacks a caption or a twin, or differs from its twin in shape.
+        PairError: An image is unreadable, lacks a caption or a content image, or the two differ in shape.
     """
     samples = []
     paths = list_images(subset.image_dir)
     if subset.content_dir is not None:
         check_no_orphans(paths, subset.content_dir)
     for path in paths:
-        content_path = None if subset.content_dir is None else find_twin(path, subset.content_dir)
+        content_path = None if subset.content_dir is None else find_content_image(path, subset.content_dir)
         caption = read_caption(path, subset, subset.class_tokens, "class_tokens")
         content = None
         if content_path is None:

@@ -90,7 +90,7 @@ def parse_prompt(line: str, source: str) -> Prompt:
 
 
 class PreviewWriter:
-    """Renders prompts with the live network, leaving training's weights, modes and random streams as they were."""
+    """Renders prompts with the network being trained, leaving its weights, modes and random streams as they were."""
 
     def __init__(self, network: PairNetwork, args: argparse.Namespace, style_words: str):
         self.network = network

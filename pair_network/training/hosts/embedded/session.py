@@ -1,4 +1,4 @@
-"""The parts of a run, and the accelerator that they run on."""
+"""The models and tools of a run, and the accelerator that they run on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = {"no": torch.float32, "float": torch.float32, "fp16": torch.float16, "b
 
 @dataclass
 class Session:
-    """The parts of one run, as the trainer's hooks receive them.
+    """What one run consists of, as the trainer's hooks receive them.
 
     ``text_encoder`` and ``text_encoders`` are the same model, bare and in a list, as sd-scripts passes it around.
     """

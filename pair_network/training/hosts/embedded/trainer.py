@@ -24,7 +24,7 @@ from .metadata import model_version, sai_model_spec
 from .model import (
     TextEncodingStrategy,
     TokenizeStrategy,
-    load_parts,
+    load_models,
     make_noise_scheduler,
     move,
     read_model_facts,
@@ -50,15 +50,15 @@ class EmbeddedTrainer:
     def assert_extra_args(self, args: Any, train_dataset_group: DatasetGroup, val_dataset_group: Any) -> None:
         """Checks before any model is loaded; may change the options."""
 
-    def attach_twins(
+    def attach_content(
         self, args: Any, train_dataset_group: DatasetGroup, val_dataset_group: Any
     ) -> list[tuple[str, str]]:
-        """(content caption, style caption) of every pair, for pair training; the twins are in the batches already.
+        """(content caption, style caption) of every pair; the content images are in the batches already.
 
         Raises:
             PairError: A subset names no content images.
         """
-        for subset in train_dataset_group.subsets_without_twins:
+        for subset in train_dataset_group.subsets_without_content:
             raise PairError(
                 f"{subset.image_dir}: no content images for these style images; add "
                 'custom_attributes = { content_dir = "…" } to their subset'
@@ -69,7 +69,7 @@ class EmbeddedTrainer:
         """(family, text encoder, VAE, U-Net) of the model folder, frozen and on the CPU."""
         folder = Path(args.pretrained_model_name_or_path)
         settle_options(args, read_model_facts(folder))
-        text_encoder, vae, unet = load_parts(folder)
+        text_encoder, vae, unet = load_models(folder)
         if args.xformers:
             use_xformers(unet)
         self.vae_scale_factor = vae.config.scaling_factor
@@ -299,7 +299,7 @@ class EmbeddedTrainer:
         return dict(logs)
 
     def train(self, args: argparse.Namespace) -> None:
-        """Runs the whole training that the options describe; see HOST.md for the order of the hooks.
+        """Runs the whole training that the options describe.
 
         Raises:
             PairError: A mistake in the options, the dataset, the model or the network's settings.

@@ -60,11 +60,11 @@ def pair_trainer_class(host_trainer: type, family: Family | None = None) -> type
             super().__init__()
             self._has_saved = False
 
-        def attach_twins(self, args: argparse.Namespace, train_group: Any, val_group: Any) -> list[tuple[str, str]]:
+        def attach_content(self, args: argparse.Namespace, train_group: Any, val_group: Any) -> list[tuple[str, str]]:
             # Imported here: the module subclasses a dataset of the checkout, which must be on the path first.
-            from .twins import attach_twins
+            from .paired_dataset import attach_content
 
-            return attach_twins(train_group, val_group)
+            return attach_content(train_group, val_group)
 
         def get_sai_model_spec(self, args: argparse.Namespace) -> dict[str, Any]:
             """Called before every save; the model's title and so on, with the style words in place."""
@@ -83,13 +83,13 @@ def pair_trainer_class(host_trainer: type, family: Family | None = None) -> type
         def _drop_old_pair_files(self, args: argparse.Namespace) -> None:
             """sd-scripts deletes old style files by name and leaves the coupled checkpoints beside them."""
             if self._has_saved:
-                remove_lone_pair_files(Path(args.output_dir), args.output_name or "last")
+                remove_orphaned_pair_files(Path(args.output_dir), args.output_name or "last")
             self._has_saved = False
 
     return SdScriptsPairTrainer
 
 
-def remove_lone_pair_files(folder: Path, name: str) -> list[Path]:
+def remove_orphaned_pair_files(folder: Path, name: str) -> list[Path]:
     """Removes the run's numbered coupled checkpoints whose style file is gone; returns them.
 
     Only files of the host's own numbering are looked at, NAME-000002 and NAME-step00000100: a coupled checkpoint that

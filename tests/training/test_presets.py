@@ -14,8 +14,8 @@ from pair_network.network.config import parse_network_args
 from pair_network.training.hosts.sd_scripts.config import check_config, read_config
 from pair_network.training.hosts.sd_scripts.families import FAMILIES, FAMILY_OF_TYPE
 
-ROOT = Path(__file__).parents[1]
-OPTIONS = ROOT / "tests/hosts/sd_scripts_options.json"
+ROOT = Path(__file__).parents[2]
+OPTIONS = ROOT / "tests/training/hosts/sd_scripts_options.json"
 PRESETS = sorted(path for path in (ROOT / "presets").glob("*.toml") if path.name != "embedded.toml")
 SD15 = ROOT / "presets/sd15.toml"
 TYPES = {"int": int, "float": float, "str": str}
@@ -75,7 +75,11 @@ def test_presets_and_the_committed_options_fit_the_real_parsers():
         pytest.skip("needs a checkout of sd-scripts: set SD_SCRIPTS_DIR and SD_SCRIPTS_PYTHON")
 
     def run(task, *rest):
-        command = [os.environ["SD_SCRIPTS_PYTHON"], "tests/hosts/sd_scripts_options.py", os.environ["SD_SCRIPTS_DIR"]]
+        command = [
+            os.environ["SD_SCRIPTS_PYTHON"],
+            OPTIONS.with_suffix(".py"),
+            os.environ["SD_SCRIPTS_DIR"],
+        ]
         done = subprocess.run([*command, ".", task, *map(str, rest)], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout

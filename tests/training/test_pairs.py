@@ -5,7 +5,7 @@ from PIL import Image
 
 from pair_network import PairError
 from pair_network.images import image_size, list_images
-from pair_network.training.pairs import check_no_orphans, check_pair, find_twin
+from pair_network.training.pairs import check_no_orphans, check_pair, find_content_image
 
 
 def picture(path, size=(64, 48)):
@@ -21,7 +21,7 @@ def test_pairs_of_one_shape_fit(tmp_path, content, style):
 
 @pytest.mark.parametrize("style", [(64, 64), (64, 46), (48, 64)])
 def test_pairs_of_different_shape_are_refused(tmp_path, style):
-    with pytest.raises(PairError, match=r"a\.png is 64x48, but its twin .*b\.png is \d+x\d+: .* crop one"):
+    with pytest.raises(PairError, match=r"a\.png is 64x48, but .*b\.png is \d+x\d+: .* crop one"):
         check_pair(picture(tmp_path / "a.png"), picture(tmp_path / "b.png", style))
 
 
@@ -57,22 +57,22 @@ def test_rotated_photos_and_deep_images_are_refused(tmp_path):
         image_size(tmp_path / "deep.png")
 
 
-def test_twins_match_by_name_whatever_the_suffix(tmp_path):
+def test_content_images_match_by_name_whatever_the_suffix(tmp_path):
     style = picture(tmp_path / "style" / "dog.png")
     with pytest.raises(PairError, match=r"content: no such folder"):
-        find_twin(style, tmp_path / "content")
+        find_content_image(style, tmp_path / "content")
     other = picture(tmp_path / "content" / "cat.jpg")
     with pytest.raises(PairError, match=r"style.dog\.png: no content image named dog\.\*"):
-        find_twin(style, tmp_path / "content")
+        find_content_image(style, tmp_path / "content")
     with pytest.raises(PairError, match=r"cat\.jpg: no style image has this name"):
         check_no_orphans([style], tmp_path / "content")
     other.unlink()
-    twin = picture(tmp_path / "content" / "dog.jpg")
-    assert find_twin(style, tmp_path / "content") == twin
+    content = picture(tmp_path / "content" / "dog.jpg")
+    assert find_content_image(style, tmp_path / "content") == content
     check_no_orphans([style], tmp_path / "content")
     picture(tmp_path / "content" / "dog.webp")
     with pytest.raises(PairError, match="2 content images have this name"):
-        find_twin(style, tmp_path / "content")
+        find_content_image(style, tmp_path / "content")
 
 
 def test_empty_folders_are_refused(tmp_path):

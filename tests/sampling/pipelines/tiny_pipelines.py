@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-_spec = importlib.util.spec_from_file_location("shared_conftest", Path(__file__).parents[1] / "conftest.py")
+_spec = importlib.util.spec_from_file_location("shared_conftest", Path(__file__).parents[2] / "conftest.py")
 shared = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(shared)
 
@@ -79,7 +79,7 @@ def make_embedded(scheduler=None):
     """The embedded model, with its trained weights."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(Path(__file__).parents[2] / "demo" / "model")
+    pipe = StableDiffusionPipeline.from_pretrained(Path(__file__).parents[3] / "demo" / "model")
     pipe.scheduler = scheduler or pipe.scheduler
     return ready(pipe)
 

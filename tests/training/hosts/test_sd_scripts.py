@@ -12,7 +12,11 @@ from pair_network import PairError
 from pair_network.network.route import Row
 from pair_network.training.hosts.contract import HOOKS, broken_hooks, compare
 from pair_network.training.hosts.sd_scripts.config import check_config, config_path, read_config
-from pair_network.training.hosts.sd_scripts.entry import choose_model_type, pair_trainer_class, remove_lone_pair_files
+from pair_network.training.hosts.sd_scripts.entry import (
+    choose_model_type,
+    pair_trainer_class,
+    remove_orphaned_pair_files,
+)
 from pair_network.training.hosts.sd_scripts.families import (
     FAMILIES,
     PreviewInputs,
@@ -246,6 +250,6 @@ def test_only_the_runs_numbered_coupled_files_without_style_file_are_removed(tmp
         "ink-mine.pair", "inkwell-000002.pair", "other.pair",
     ):  # fmt: skip
         (tmp_path / f"{name}.safetensors").write_bytes(b"")
-    removed = remove_lone_pair_files(tmp_path, "ink")
+    removed = remove_orphaned_pair_files(tmp_path, "ink")
     assert sorted(path.name for path in removed) == ["ink-000002.pair.safetensors", "ink-step00000010.pair.safetensors"]
     assert not any(path.exists() for path in removed)

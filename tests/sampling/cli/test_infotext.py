@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pair_network.sampling.cli.infotext import infotext, model_name, style_fields
 from pair_network.sampling.pipelines import Style
 
-WEBUI = Path(__file__).parents[2] / "convert" / "webui"
+WEBUI = Path(__file__).parents[3] / "convert" / "webui"
 
 A1111 = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 

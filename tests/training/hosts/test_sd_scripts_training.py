@@ -187,7 +187,7 @@ def test_masked_loss_with_alpha_masks(sd_scripts, identical):
         (("flip_aug = true", "random_crop = true"), "random_crop would crop the two images of a pair differently"),
         (
             ("  [[datasets.subsets]]", REGULARISATION + "  [[datasets.subsets]]"),
-            "regularisation images have no twin",
+            "regularisation images have no content image",
         ),
         (("content_class_tokens", "content_class_token"), "did you mean content_class_tokens"),
         (("/content\"", "/elsewhere\""), "no such folder"),

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
 NEEDED = ("SD_SCRIPTS_DIR", "SD_SCRIPTS_PYTHON", "SD_SCRIPTS_TOKENIZERS")
 COMMON = [
     "--seed", "1", "--resolution", "128", "--network_dim", "4", "--network_alpha", "4", "--max_train_steps", "4",
@@ -29,7 +30,7 @@ class SdScripts:
     """The checkout that the environment names, and ways to run things on it."""
 
     project = ROOT
-    tests = ROOT / "tests/hosts"
+    tests = HERE
 
     def __init__(self, folder: Path, server=None):
         self.folder, self.server = folder, server
@@ -63,7 +64,7 @@ class SdScripts:
         if not tokenizers.exists():  # kohya saves tokenizers there that it does not find
             shutil.copytree(os.environ["SD_SCRIPTS_TOKENIZERS"], tokenizers)
         command = [
-            ROOT / "tests/hosts/sd_scripts_run.py", self.checkout, ROOT, "--model_type", model_type,
+            HERE / "sd_scripts_run.py", self.checkout, ROOT, "--model_type", model_type,
             "--pretrained_model_name_or_path", "tiny", "--tokenizer_cache_dir", tokenizers, "--output_dir", self.out,
             "--max_data_loader_n_workers", workers, *common, *options,
         ]  # fmt: skip
@@ -101,7 +102,7 @@ class Server:
 
     def __init__(self):
         self.process = subprocess.Popen(
-            [os.environ["SD_SCRIPTS_PYTHON"], ROOT / "tests/hosts/sd_scripts_server.py", os.environ["SD_SCRIPTS_DIR"]],
+            [os.environ["SD_SCRIPTS_PYTHON"], HERE / "sd_scripts_server.py", os.environ["SD_SCRIPTS_DIR"]],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip

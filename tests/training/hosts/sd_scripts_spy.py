@@ -1,4 +1,4 @@
-"""Patch for runs on identical pairs: counts batches whose content rows are not their style rows' twins."""
+"""Patch for runs on identical pairs: counts batches whose content rows are not those of their style rows."""
 
 import atexit
 

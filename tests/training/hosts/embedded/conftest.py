@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[4]
 ENTRY = (sys.executable, str(REPOSITORY / "train_pair_network.py"), "--host", "embedded")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

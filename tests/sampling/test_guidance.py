@@ -26,7 +26,7 @@ def test_equation_11_by_hand():
 
 
 def test_scale_equal_to_cfg_keeps_the_base_model_in_the_null_row():
-    """λ_style = λ_cfg is no special case: the null prediction stays the base model's (METHOD.md §2.6)."""
+    """λ_style = λ_cfg is no special case: the null prediction stays the base model's."""
     assert style_guided(one(1.0), one(3.0), [one(4.0)], 5.0, [5.0]) == 16
 
 

@@ -1,7 +1,7 @@
 """Runs in sd-scripts' environment: the names, types and choices of its parsers' options, as JSON.
 
-    python tests/hosts/sd_scripts_options.py CHECKOUT PROJECT dump > tests/hosts/sd_scripts_options.json
-    python tests/hosts/sd_scripts_options.py CHECKOUT PROJECT check PRESET.toml …   (with the real parsers)
+    python tests/training/hosts/sd_scripts_options.py CHECKOUT PROJECT dump > …/sd_scripts_options.json
+    python tests/training/hosts/sd_scripts_options.py CHECKOUT PROJECT check PRESET.toml …   (with the real parsers)
 
 No help text is kept. "all" holds what every family has; the other lists hold what a family adds or changes.
 """

@@ -1,9 +1,9 @@
-"""Joining twins: content rows first, nothing of the host's batch touched."""
+"""Joining content and style rows: content first, nothing of the host's batch touched."""
 
 import torch
 
 from pair_network.network.route import Row
-from pair_network.training.batch import content_only, join_twins, style_only
+from pair_network.training.batch import content_and_style, content_only, style_only
 from pair_network.training.objective import Phase
 from pair_network.training.trainer import routed_batch
 
@@ -21,32 +21,32 @@ def example(value, length=5):
 
 
 def pair_batch(style_length=5):
-    return {**example(2, style_length), "twins": example(1), "pair_indices": [0, 1]}
+    return {**example(2, style_length), "content": example(1), "pair_indices": [0, 1]}
 
 
 def test_content_rows_come_first_in_every_value():
-    joined = join_twins(pair_batch())
+    joined = content_and_style(pair_batch())
     assert joined["latents"][:, 0, 0, 0].tolist() == [1, 1, 2, 2]
     assert joined["captions"] == ["1a", "1b", "2a", "2b"]
     assert [ids[:, 0, 0].tolist() for ids in joined["input_ids_list"]] == [[1, 1, 2, 2]] * 2
     assert joined["images"] is None and joined["text_encoder_outputs_list"][1] is None
     assert joined["loss_weights"].shape == (4,)
-    assert "twins" not in joined and "pair_indices" not in joined
+    assert "content" not in joined and "pair_indices" not in joined
 
 
 def test_cached_outputs_of_different_length_are_padded_with_zeros():
-    outputs = join_twins(pair_batch(style_length=8))["text_encoder_outputs_list"][0]
+    outputs = content_and_style(pair_batch(style_length=8))["text_encoder_outputs_list"][0]
     assert outputs.shape == (4, 8, 3)
     assert outputs[0, :5].eq(1).all() and outputs[0, 5:].eq(0).all() and outputs[2].eq(2).all()
 
 
 def test_writing_into_the_joined_lists_leaves_the_batch_alone():
-    for make in (join_twins, content_only, style_only):
+    for make in (content_and_style, content_only, style_only):
         batch = pair_batch()
         made = make(batch)
         made["text_encoder_outputs_list"][0] = None
         assert batch["text_encoder_outputs_list"][0] is not None
-        assert batch["twins"]["text_encoder_outputs_list"][0] is not None
+        assert batch["content"]["text_encoder_outputs_list"][0] is not None
 
 
 def test_phases_route_and_cut_the_batch():

@@ -13,7 +13,7 @@ from pair_network.training.hosts.embedded.caching import cache_latents
 from pair_network.training.hosts.embedded.dataset import make_dataset_group, shuffled_caption
 from pair_network.training.hosts.embedded.dataset_config import SubsetConfig, read_dataset_config
 from pair_network.training.hosts.embedded.images import load_pixels
-from pair_network.training.hosts.embedded.model import TokenizeStrategy, load_parts
+from pair_network.training.hosts.embedded.model import TokenizeStrategy, load_models
 
 sides = st.integers(8, 3000)
 
@@ -87,7 +87,7 @@ def change(settings, where, key, value):
         ("dataset", "resolution", 65, ["multiple of 8"]),
         ("dataset", "batch_size", 0, ["batch_size"]),
         ("dataset", "enable_bucket", True, ["min_bucket_reso 256"]),
-        ("subset", "is_reg", True, ["is_reg", "no twin"]),
+        ("subset", "is_reg", True, ["is_reg", "no content image"]),
         ("subset", "random_crop", True, ["random_crop", "cut alike"]),
         ("dataset", "color_aug", True, ["color_aug"]),
         ("subset", "face_crop_aug_range", [1.0, 2.0], ["face_crop_aug_range"]),
@@ -197,7 +197,7 @@ def test_batches_have_the_hosts_keys_and_shapes(group):
     first, second = sorted(batches(made), key=lambda batch: -len(batch["captions"]))
     assert made.num_pairs == 3 and made.batches_per_epoch == 2
     assert [len(b["captions"]) for b in (first, second)] == [2, 1]  # the last batch is smaller
-    for side in (first, first["twins"]):
+    for side in (first, first["content"]):
         assert side["images"].shape == (2, 3, 64, 64) and side["latents"] is None
         assert side["input_ids_list"][0].shape == (2, 77)
         assert side["loss_weights"].tolist() == [1, 1] and side["network_multipliers"].tolist() == [1, 1]
@@ -215,20 +215,20 @@ def test_the_images_of_a_pair_are_framed_and_mirrored_alike(tmp_path, model, gro
     buckets = {"enable_bucket": True, "min_bucket_reso": 32, "max_bucket_reso": 128, "bucket_reso_steps": 16}
     made = group(dataset={"batch_size": 2, **buckets}, flip_aug=True, num_repeats=4)
     if cached:
-        cache_latents(made, load_parts(model)[1], batch_size=1)
+        cache_latents(made, load_models(model)[1], batch_size=1)
     seen = set()
     for epoch in (0, 1):
         for batch in batches(made, epoch):
-            tensors, twins = (side["latents" if cached else "images"] for side in (batch, batch["twins"]))
-            assert torch.equal(tensors, twins)
+            tensors, content = (side["latents" if cached else "images"] for side in (batch, batch["content"]))
+            assert torch.equal(tensors, content)
             seen |= {(tuple(tensors.shape[2:]), flipped) for flipped in batch["flippeds"]}
     assert len(seen) == 6  # three shapes, each mirrored and not: otherwise the test would prove little
 
 
-def test_a_shifted_twin_would_be_noticed(tmp_path, group, make_picture):
+def test_a_shifted_content_image_would_be_noticed(tmp_path, group, make_picture):
     # companion of the test above: pictures that differ give tensors that differ
     batch = batches(group())[0]
-    assert not torch.equal(batch["images"], batch["twins"]["images"])
+    assert not torch.equal(batch["images"], batch["content"]["images"])
 
 
 def test_flipping_mirrors_the_pixels(tmp_path, group):
@@ -238,7 +238,7 @@ def test_flipping_mirrors_the_pixels(tmp_path, group):
 
 
 def test_cached_latents_do_not_depend_on_the_order_of_caching(model, pairs, options, group):
-    vae = load_parts(model)[1]
+    vae = load_models(model)[1]
     one, three = group(flip_aug=True), group(flip_aug=True)
     cache_latents(one, vae, batch_size=1)
     torch.manual_seed(99)  # and they do not touch or follow the global stream
@@ -289,6 +289,6 @@ def test_the_same_pair_in_two_datasets_is_one_pair(pairs, options):
 def test_a_subset_without_content_is_left_to_the_trainer(pairs, options, train):
     pairs["datasets"][0]["subsets"][0]["custom_attributes"] = {}
     group = make_dataset_group(pairs, options(), 0)
-    assert len(group.subsets_without_twins) == 1 and group.samples[0].content is None
+    assert len(group.subsets_without_content) == 1 and group.samples[0].content is None
     with pytest.raises(PairError, match="content_dir"):
         train(pairs)

@@ -1,8 +1,9 @@
 """Aligned pairs through sd-scripts' own dataset and caching code.
 
-The style side is an ordinary DreamBooth subset whose ``custom_attributes`` name the folder of its content twins. Each
-dataset object gets a subclass that runs kohya's own code a second time with the twins' records in place of its own:
-for the latents, for cached text-encoder outputs, and for every batch, from the same state of the random stream.
+The style side is an ordinary DreamBooth subset whose ``custom_attributes`` name the folder of its content images. Each
+dataset object gets a subclass that runs kohya's own code a second time with the content images' records in place of
+its own: for the latents, for cached text-encoder outputs, and for every batch, from the same state of the random
+stream.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from library.train_util import DreamBoothDataset  # of the checkout
 from pair_network.errors import PairError, nearest
 from pair_network.images import list_images
 
-from ...batch import PAIR_INDICES, TWINS
-from ...pairs import check_no_orphans, check_pair, find_twin
+from ...batch import CONTENT, PAIR_INDICES
+from ...pairs import check_no_orphans, check_pair, find_content_image
 
 ATTRIBUTES = ("content_dir", "content_class_tokens")
 _PER_IMAGE_CACHES = (
@@ -30,16 +31,16 @@ _PER_IMAGE_CACHES = (
 
 
 class PairedDataset(DreamBoothDataset):
-    """A DreamBooth dataset whose batches carry their content twins. Made by changing an instance's class."""
+    """A DreamBooth dataset whose batches carry their content images. Made by changing an instance's class."""
 
     image_data: dict[str, Any]
-    twin_data: dict[str, Any]
+    content_data: dict[str, Any]
     pair_numbers: dict[str, int]
 
     @contextmanager
-    def _twins_in_place(self) -> Iterator[None]:
+    def _content_in_place(self) -> Iterator[None]:
         style_data = self.image_data
-        self.image_data = self.twin_data
+        self.image_data = self.content_data
         try:
             yield
         finally:
@@ -47,12 +48,12 @@ class PairedDataset(DreamBoothDataset):
 
     def new_cache_latents(self, model: Any, accelerator: Any) -> None:
         super().new_cache_latents(model, accelerator)
-        with self._twins_in_place():
+        with self._content_in_place():
             super().new_cache_latents(model, accelerator)
 
     def new_cache_text_encoder_outputs(self, models: list[Any], accelerator: Any) -> None:
         super().new_cache_text_encoder_outputs(models, accelerator)
-        with self._twins_in_place():
+        with self._content_in_place():
             super().new_cache_text_encoder_outputs(models, accelerator)
 
     def process_caption(self, subset: Any, caption: str) -> str:
@@ -74,10 +75,10 @@ class PairedDataset(DreamBoothDataset):
         example = super().__getitem__(index)
         after = random.getstate()
         random.setstate(before)
-        with self._twins_in_place():
-            example[TWINS] = super().__getitem__(index)
+        with self._content_in_place():
+            example[CONTENT] = super().__getitem__(index)
         random.setstate(after)
-        if example["flippeds"] != example[TWINS]["flippeds"]:
+        if example["flippeds"] != example[CONTENT]["flippeds"]:
             raise RuntimeError(
                 "the images of a pair were flipped differently: this sd-scripts draws flips in a new way"
             )
@@ -88,15 +89,15 @@ class PairedDataset(DreamBoothDataset):
         return example
 
 
-def attach_twins(train_group: Any, val_group: Any = None) -> list[tuple[str, str]]:
-    """Makes the groups' datasets carry twins; returns (content caption, style caption) of every training pair.
+def attach_content(train_group: Any, val_group: Any = None) -> list[tuple[str, str]]:
+    """Makes the groups' datasets carry content images; returns (content caption, style caption) of every training pair.
 
     Pairs are numbered by the style image's path, so that a run on the same files numbers them alike. A validation
     pair that is not trained on has no content branch and gets the number -1.
 
     Raises:
-        PairError: A subset without content_dir or with an option that would break the alignment, a missing twin, or
-            images that do not fit together.
+        PairError: A subset without content_dir or with an option that would break the alignment, a content image that
+            is missing, or images that do not fit together.
     """
     datasets = [dataset for group in (train_group, val_group) if group is not None for dataset in group.datasets]
     for dataset in datasets:
@@ -115,10 +116,13 @@ def attach_twins(train_group: Any, val_group: Any = None) -> list[tuple[str, str
 
 def _attach(dataset: Any) -> dict[str, tuple[str, str]]:
     """Captions of both sides by the style image's path."""
-    dataset.twin_data = {key: _twin_of(info, dataset.image_to_subset[key]) for key, info in dataset.image_data.items()}
+    dataset.content_data = {
+        key: _content_record(info, dataset.image_to_subset[key]) for key, info in dataset.image_data.items()
+    }
     dataset.__class__ = PairedDataset
     return {
-        info.absolute_path: (dataset.twin_data[key].caption, info.caption) for key, info in dataset.image_data.items()
+        info.absolute_path: (dataset.content_data[key].caption, info.caption)
+        for key, info in dataset.image_data.items()
     }
 
 
@@ -148,7 +152,7 @@ def _check_orphans(subsets: list[Any]) -> None:
 def _check_subset(subset: Any) -> None:
     where = f"subset image_dir = {subset.image_dir!r}"
     if subset.is_reg:
-        raise PairError(f"{where}: regularisation images have no twin; remove is_reg")
+        raise PairError(f"{where}: regularisation images have no content image; remove is_reg")
     if "content_dir" not in (subset.custom_attributes or {}):
         raise PairError(
             f'{where}: name the folder of the content images: custom_attributes = {{ content_dir = "pairs/content" }}'
@@ -167,18 +171,18 @@ def _check_subset(subset: Any) -> None:
             raise PairError(f"{where}: {option} would {what} the two images of a pair differently; turn it off")
 
 
-def _twin_of(info: Any, subset: Any) -> Any:
+def _content_record(info: Any, subset: Any) -> Any:
     """kohya's record of the content image, in the bucket and at the size of its style image."""
     attributes = subset.custom_attributes
-    content = find_twin(info.absolute_path, attributes["content_dir"])
+    content = find_content_image(info.absolute_path, attributes["content_dir"])
     content_size, _ = check_pair(content, info.absolute_path)
-    twin = copy.copy(info)
+    record = copy.copy(info)
     for name in _PER_IMAGE_CACHES:
-        setattr(twin, name, None)
-    twin.absolute_path = str(content)
-    twin.image_size = content_size
-    twin.caption = _content_caption(content, subset, attributes)
-    return twin
+        setattr(record, name, None)
+    record.absolute_path = str(content)
+    record.image_size = content_size
+    record.caption = _content_caption(content, subset, attributes)
+    return record
 
 
 def _content_caption(content: Path, subset: Any, attributes: dict[str, Any]) -> str:
