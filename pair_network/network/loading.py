@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,35 +10,33 @@ from torch import Tensor
 from pair_network.errors import PairError
 
 from . import checkpoint
+from .config import PairConfig
 from .layer import CoupledLayer
 from .orthogonal import layer_generator, orthonormal_rows
-
-if TYPE_CHECKING:
-    from .pair_network import PairNetwork
 
 FileLayers = dict[str, tuple[Tensor, Tensor, float]]
 
 
 @torch.no_grad()
-def load_file(network: PairNetwork, file: str) -> str:
-    """Loads ``file`` into the network's branches; returns a sentence that says what was loaded.
+def load_file(layers: Sequence[CoupledLayer], config: PairConfig, file: str) -> str:
+    """Loads ``file`` into a network's layers; returns a sentence that says what was loaded.
 
     Raises:
         PairError: Keys, shapes or number of pairs differ from the network's.
     """
     tensors, metadata = checkpoint.read(file)
     if not checkpoint.is_pair_file(metadata):
-        _load_style(network, checkpoint.layers_of(tensors, file), file)
-        _renew_content(network)
-        return f"style branch of {len(network.layers)} layers; the content branch starts from zero"
+        _load_style(layers, checkpoint.layers_of(tensors, file), file)
+        _renew_content(layers, config)
+        return f"style branch of {len(layers)} layers; the content branch starts from zero"
     content, style = checkpoint.split_branches(tensors, file)
-    _load_style(network, checkpoint.layers_of(style, file), file)
-    _load_content(network, checkpoint.layers_of(content, file), file)
-    return f"content and style branch of {len(network.layers)} layers, {network.config.num_pairs} pair(s)"
+    _load_style(layers, checkpoint.layers_of(style, file), file)
+    _load_content(layers, config, checkpoint.layers_of(content, file), file)
+    return f"content and style branch of {len(layers)} layers, {config.num_pairs} pair(s)"
 
 
-def _load_style(network: PairNetwork, loaded: FileLayers, source: str) -> None:
-    for layer, down, up, alpha in _matched(network, loaded, source):
+def _load_style(layers: Sequence[CoupledLayer], loaded: FileLayers, source: str) -> None:
+    for layer, down, up, alpha in _matched(layers, loaded, source):
         _, style = layer.downs()
         _check_shape(source, layer.name, down, style)
         _check_up(source, layer.name, up, down, layer)
@@ -48,13 +46,13 @@ def _load_style(network: PairNetwork, loaded: FileLayers, source: str) -> None:
         layer.set_up("style", up * ratio)
 
 
-def _load_content(network: PairNetwork, loaded: FileLayers, source: str) -> None:
-    for layer, down, up, alpha in _matched(network, loaded, source):
+def _load_content(layers: Sequence[CoupledLayer], config: PairConfig, loaded: FileLayers, source: str) -> None:
+    for layer, down, up, alpha in _matched(layers, loaded, source):
         content, _ = layer.downs()
         _check_shape(source, layer.name, down, content)
-        if up.shape[0] != network.config.num_pairs:
+        if up.shape[0] != config.num_pairs:
             raise PairError(
-                f"{source}: holds {up.shape[0]} pair(s), but the dataset has {network.config.num_pairs}; train with "
+                f"{source}: holds {up.shape[0]} pair(s), but the dataset has {config.num_pairs}; train with "
                 "the same pairs, or continue from the style LoRA alone (NAME.safetensors)"
             )
         _check_up(source, layer.name, up[0], down, layer)
@@ -63,13 +61,13 @@ def _load_content(network: PairNetwork, loaded: FileLayers, source: str) -> None
         layer.set_up("content", up * ratio)
 
 
-def _renew_content(network: PairNetwork) -> None:
+def _renew_content(layers: Sequence[CoupledLayer], config: PairConfig) -> None:
     """Content ups at zero; frozen content rows drawn anew, orthogonal to the style rows that were just loaded."""
-    for layer in network.coupled_layers():
+    for layer in layers:
         layer.content_up.zero_()
-        if not network.config.trains_downs:
+        if not config.trains_downs:
             content, style = layer.downs()
-            generator = layer_generator(network.config.basis_seed, layer.name)
+            generator = layer_generator(config.basis_seed, layer.name)
             style_rows = style.flatten(1)
             rows = orthonormal_rows(
                 layer.content_rank, style_rows.shape[1], generator, orthogonal_to=style_rows, layer_name=layer.name
@@ -77,20 +75,23 @@ def _renew_content(network: PairNetwork) -> None:
             content.copy_(rows.reshape(content.shape))
 
 
-def _matched(network: PairNetwork, found: FileLayers, source: str) -> list[tuple[CoupledLayer, Tensor, Tensor, float]]:
+def _matched(
+    layers: Sequence[CoupledLayer], found: FileLayers, source: str
+) -> list[tuple[CoupledLayer, Tensor, Tensor, float]]:
     """Every layer of the network with its down, up and alpha.
 
     Raises:
         PairError: The file has other layers than the network.
     """
-    missing, unexpected = set(network.layers) - set(found), set(found) - set(network.layers)
+    names = {layer.name for layer in layers}
+    missing, unexpected = names - set(found), set(found) - names
     if missing or unexpected:
         raise PairError(
             f"{source}: its layers are not this network's: {len(missing)} missing {sorted(missing)[:3]}, "
             f"{len(unexpected)} unexpected {sorted(unexpected)[:3]}; use --dim_from_weights, or the targets and "
             "block_dims it was trained with"
         )
-    return [(layer, *found[layer.name]) for layer in network.coupled_layers()]
+    return [(layer, *found[layer.name]) for layer in layers]
 
 
 def _check_up(source: str, key: str, up: Tensor, down: Tensor, layer: CoupledLayer) -> None:

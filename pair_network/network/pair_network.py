@@ -266,4 +266,4 @@ class PairNetwork(nn.Module):
         Raises:
             PairError: Keys, shapes or number of pairs differ from this network's.
         """
-        return load_file(self, file)
+        return load_file(self.coupled_layers(), self.config, file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -12,14 +12,12 @@ from tqdm import tqdm
 from pair_network.errors import PairError
 
 from .dataset import place_batches
+from .hooks import TrainerHooks
 from .interrupt import Interrupt
 from .optimizers import train_eval_switches
 from .saving import Saver, step_name
 from .session import Session, init_trackers
 from .state import TrainState, load_state, read_train_state, warn_of_changes
-
-if TYPE_CHECKING:
-    from .trainer import EmbeddedTrainer
 
 AVERAGED_LOSSES = 100
 
@@ -27,7 +25,7 @@ AVERAGED_LOSSES = 100
 class TrainingLoop:
     """Runs a prepared session from its first step, or from a saved state, to its last."""
 
-    def __init__(self, trainer: EmbeddedTrainer, session: Session):
+    def __init__(self, trainer: TrainerHooks, session: Session):
         self.trainer = trainer
         self.session = session
         self.args = session.args

@@ -9,16 +9,13 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pair_network.errors import PairError
 
+from .hooks import TrainerHooks
 from .metadata import stringified, training_metadata
 from .session import DTYPES, Session
 from .state import TrainState, save_state
-
-if TYPE_CHECKING:
-    from .trainer import EmbeddedTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +57,7 @@ def outdated_epoch(epoch: int, save_every: int, keep_saves: int | None) -> int |
 class Saver:
     """Writes a session's files; every method is called by all processes, the main one writes."""
 
-    def __init__(self, trainer: EmbeddedTrainer, session: Session, num_epochs: int):
+    def __init__(self, trainer: TrainerHooks, session: Session, num_epochs: int):
         self.trainer = trainer
         self.session = session
         self.args = session.args

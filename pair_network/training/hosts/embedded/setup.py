@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -15,17 +15,15 @@ from pair_network.errors import PairError
 
 from .caching import cache_latents
 from .dataset import DatasetGroup
+from .hooks import TrainerHooks
 from .model import move
 from .optimizers import get_lr_scheduler, get_optimizer
 from .session import DTYPES, Session, make_accelerator
 
-if TYPE_CHECKING:
-    from .trainer import EmbeddedTrainer
-
 logger = logging.getLogger(__name__)
 
 
-def load_session(trainer: EmbeddedTrainer, args: argparse.Namespace, dataset: DatasetGroup) -> Session:
+def load_session(trainer: TrainerHooks, args: argparse.Namespace, dataset: DatasetGroup) -> Session:
     """Accelerator, models and cached latents."""
     accelerator = make_accelerator(args)
     weight_dtype = DTYPES[args.mixed_precision]
@@ -57,7 +55,7 @@ def load_session(trainer: EmbeddedTrainer, args: argparse.Namespace, dataset: Da
     )
 
 
-def attach_network(trainer: EmbeddedTrainer, session: Session) -> None:
+def attach_network(trainer: TrainerHooks, session: Session) -> None:
     """Creates the network, applies it and prepares everything for the first step."""
     args, accelerator = session.args, session.accelerator
     module = import_network_module(args)

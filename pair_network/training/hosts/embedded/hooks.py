@@ -1,0 +1,288 @@
+"""The hooks of the embedded host's trainer: those of sd-scripts' NetworkTrainer, with the same arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pair_network.errors import PairError
+
+from .caching import cache_captions
+from .dataset import DatasetGroup
+from .loss import draw_noise, draw_timesteps, min_snr_weight, row_loss
+from .metadata import model_version, sai_model_spec
+from .model import (
+    TextEncodingStrategy,
+    TokenizeStrategy,
+    load_models,
+    make_noise_scheduler,
+    move,
+    read_model_facts,
+    settle_options,
+    use_xformers,
+)
+
+
+class TrainerHooks:
+    """What a training on Stable Diffusion 1.x or 2.x does at each of its stages.
+
+    Override a hook, and call it positionally, as on sd-scripts.
+    """
+
+    def __init__(self) -> None:
+        self.vae_scale_factor = 0.18215
+        self.resolution = (512, 512)
+
+    def assert_extra_args(self, args: Any, train_dataset_group: DatasetGroup, val_dataset_group: Any) -> None:
+        """Checks before any model is loaded; may change the options."""
+
+    def attach_content(
+        self, args: Any, train_dataset_group: DatasetGroup, val_dataset_group: Any
+    ) -> list[tuple[str, str]]:
+        """(content caption, style caption) of every pair; the content images are in the batches already.
+
+        Raises:
+            PairError: A subset names no content images.
+        """
+        for subset in train_dataset_group.subsets_without_content:
+            raise PairError(
+                f"{subset.image_dir}: no content images for these style images; add "
+                'custom_attributes = { content_dir = "…" } to their subset'
+            )
+        return train_dataset_group.pair_captions()
+
+    def load_target_model(self, args: Any, weight_dtype: torch.dtype, accelerator: Any) -> tuple[str, Any, Any, Any]:
+        """(family, text encoder, VAE, U-Net) of the model folder, frozen and on the CPU."""
+        folder = Path(args.pretrained_model_name_or_path)
+        settle_options(args, read_model_facts(folder))
+        text_encoder, vae, unet = load_models(folder)
+        if args.xformers:
+            use_xformers(unet)
+        self.vae_scale_factor = vae.config.scaling_factor
+        return model_version(args), text_encoder, vae, unet
+
+    def get_tokenize_strategy(self, args: Any) -> TokenizeStrategy:
+        return TokenizeStrategy(Path(args.pretrained_model_name_or_path))
+
+    def get_text_encoding_strategy(self, args: Any) -> TextEncodingStrategy:
+        return TextEncodingStrategy(args.clip_skip)
+
+    def is_train_text_encoder(self, args: Any) -> bool:
+        return not args.network_train_unet_only
+
+    def cache_text_encoder_outputs_if_needed(
+        self,
+        args: Any,
+        accelerator: Any,
+        unet: Any,
+        vae: Any,
+        text_encoders: Any,
+        dataset: DatasetGroup,
+        weight_dtype: Any,
+    ) -> None:
+        """Moves the text encoder to the device; caches all embeddings unless they change from step to step."""
+        for text_encoder in text_encoders:
+            move(text_encoder, accelerator.device, weight_dtype)
+        if self.is_train_text_encoder(args) or any(subset.shuffle_caption for subset in dataset.subsets):
+            return
+        strategy = self.get_text_encoding_strategy(args)
+
+        def encode(ids: list[Tensor]) -> list[Tensor]:
+            with accelerator.autocast():
+                return strategy.encode_tokens(dataset.tokenize_strategy, text_encoders, ids)  # type: ignore[arg-type]
+
+        cache_captions(dataset, encode)
+
+    def post_process_network(self, args: Any, accelerator: Any, network: Any, text_encoders: Any, unet: Any) -> None:
+        """Sees the network before it is applied."""
+
+    def get_noise_scheduler(self, args: Any, device: torch.device) -> Any:
+        return make_noise_scheduler(read_model_facts(Path(args.pretrained_model_name_or_path)), args, device)
+
+    def prepare_unet_with_accelerator(self, args: Any, accelerator: Any, unet: Any) -> Any:
+        """The U-Net on its device; it is frozen, so there is nothing for accelerate to wrap."""
+        return unet.to(accelerator.device)
+
+    def all_reduce_network(self, accelerator: Any, network: Any) -> None:
+        """Replaces every gradient by its mean over the processes, in one reduction."""
+        grads = [param.grad for param in network.parameters() if param.grad is not None]
+        if accelerator.num_processes == 1 or not grads:
+            return
+        flat = accelerator.reduce(torch.cat([grad.float().reshape(-1) for grad in grads]), reduction="mean")
+        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
+
+    def sample_images(
+        self,
+        accelerator: Any,
+        args: Any,
+        epoch: int | None,
+        global_step: int,
+        device: torch.device,
+        vae: Any,
+        tokenizers: Any,
+        text_encoder: Any,
+        unet: Any,
+    ) -> None:
+        """Writes previews when they are due; this host has none of its own."""
+
+    def update_metadata(self, metadata: dict[str, Any], args: Any) -> None:
+        """Adds to the ``ss_*`` metadata."""
+
+    def get_sai_model_spec(self, args: Any) -> dict[str, str]:
+        return sai_model_spec(args, self.resolution)
+
+    def on_step_start(
+        self,
+        args: Any,
+        accelerator: Any,
+        network: Any,
+        text_encoders: Any,
+        unet: Any,
+        batch: Any,
+        weight_dtype: Any,
+        is_train: bool = True,
+    ) -> None:
+        """Sees every batch before it is processed."""
+
+    def encode_images_to_latents(self, args: Any, vae: Any, images: Tensor) -> Tensor:
+        return vae.encode(images).latent_dist.sample()
+
+    def call_unet(
+        self,
+        args: Any,
+        accelerator: Any,
+        unet: Any,
+        noisy_latents: Tensor,
+        timesteps: Tensor,
+        text_conds: list[Tensor],
+        batch: Any,
+        weight_dtype: Any,
+    ) -> Tensor:
+        """The U-Net's prediction, of the latents' shape (rows, channels, h, w)."""
+        return unet(noisy_latents.to(weight_dtype), timesteps, text_conds[0].to(weight_dtype)).sample
+
+    def get_noise_pred_and_target(
+        self,
+        args: Any,
+        accelerator: Any,
+        noise_scheduler: Any,
+        latents: Tensor,
+        batch: dict[str, Any],
+        text_encoder_conds: list[Tensor],
+        unet: Any,
+        network: Any,
+        weight_dtype: torch.dtype,
+        train_unet: bool,
+        is_train: bool = True,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """(prediction, target, timesteps, no weights): noise and timestep are drawn for every row by itself."""
+        noise = draw_noise(args, latents)
+        timesteps = draw_timesteps(args, noise_scheduler.config.num_train_timesteps, latents.shape[0], latents.device)
+        noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
+        if args.gradient_checkpointing:
+            # a checkpointed block only passes gradients to the network when one of its inputs asks for them
+            noisy_latents.requires_grad_(True)
+            text_encoder_conds = [
+                cond if cond.requires_grad else cond.requires_grad_(True) for cond in text_encoder_conds
+            ]
+        with torch.set_grad_enabled(is_train), accelerator.autocast():
+            noise_pred = self.call_unet(
+                args, accelerator, unet, noisy_latents, timesteps, text_encoder_conds, batch, weight_dtype
+            )
+        target = noise_scheduler.get_velocity(latents, noise, timesteps) if args.v_parameterization else noise
+        return noise_pred, target, timesteps, None
+
+    def post_process_loss(self, loss: Tensor, args: Any, timesteps: Tensor, noise_scheduler: Any) -> Tensor:
+        """Row losses (rows,) with the weighting that the options ask for."""
+        if args.min_snr_gamma:
+            weight = min_snr_weight(timesteps, noise_scheduler.all_snr, args.min_snr_gamma, args.v_parameterization)
+            loss = loss * weight
+        return loss
+
+    def process_batch(
+        self,
+        batch: dict[str, Any],
+        text_encoders: Any,
+        unet: Any,
+        network: Any,
+        vae: Any,
+        noise_scheduler: Any,
+        vae_dtype: torch.dtype,
+        weight_dtype: torch.dtype,
+        accelerator: Any,
+        args: Any,
+        text_encoding_strategy: TextEncodingStrategy,
+        tokenize_strategy: TokenizeStrategy,
+        is_train: bool = True,
+        train_text_encoder: bool = True,
+        train_unet: bool = True,
+    ) -> Tensor:
+        """The batch's loss, a scalar: the mean over its rows of loss × loss weight."""
+        latents = self._latents(batch, vae, vae_dtype, accelerator, args) * self.vae_scale_factor
+        conds = batch.get("text_encoder_outputs_list")
+        if conds is None or train_text_encoder:
+            with torch.set_grad_enabled(is_train and train_text_encoder), accelerator.autocast():
+                conds = text_encoding_strategy.encode_tokens(tokenize_strategy, text_encoders, batch["input_ids_list"])
+        noise_pred, target, timesteps, weighting = self.get_noise_pred_and_target(
+            args,
+            accelerator,
+            noise_scheduler,
+            latents,
+            batch,
+            [cond.to(accelerator.device) for cond in conds],
+            unet,
+            network,
+            weight_dtype,
+            train_unet,
+            is_train,
+        )
+        loss = row_loss(args, noise_pred, target, timesteps, noise_scheduler)
+        if weighting is not None:
+            loss = loss * weighting
+        loss = loss * batch["loss_weights"].to(loss.device)
+        return self.post_process_loss(loss, args, timesteps, noise_scheduler).mean()
+
+    @torch.no_grad()
+    def _latents(self, batch: dict[str, Any], vae: Any, vae_dtype: torch.dtype, accelerator: Any, args: Any) -> Tensor:
+        if batch.get("latents") is not None:
+            return batch["latents"].to(accelerator.device)
+        images = batch["images"].to(accelerator.device, dtype=vae_dtype)
+        chunks = [self.encode_images_to_latents(args, vae, chunk) for chunk in images.split(args.vae_batch_size)]
+        return torch.cat(chunks).float()
+
+    def generate_step_logs(
+        self,
+        args: Any,
+        current_loss: float,
+        avr_loss: float,
+        lr_scheduler: Any,
+        lr_descriptions: list[str] | None,
+        optimizer: Any = None,
+        keys_scaled: Any = None,
+        mean_norm: Any = None,
+        maximum_norm: Any = None,
+    ) -> dict[str, float]:
+        """What the trackers record after a step."""
+        logs = {"loss/current": current_loss, "loss/average": avr_loss}
+        if keys_scaled is not None:
+            logs |= {"max_norm/keys_scaled": keys_scaled, "max_norm/max_key_norm": maximum_norm}
+            logs |= {"norm/avg_key_norm": mean_norm}
+        groups = optimizer.param_groups if optimizer is not None else []
+        for i, rate in enumerate(lr_scheduler.get_last_lr()):
+            name = lr_descriptions[i] if lr_descriptions else f"group{i}"
+            logs[f"lr/{name}"] = float(rate)
+            if i < len(groups) and "d" in groups[i]:
+                # Prodigy and D-Adaptation: the step size they found
+                logs[f"lr/d*lr/{name}"] = float(groups[i]["d"] * groups[i]["lr"])
+        return logs
+
+    def step_logging(self, accelerator: Any, logs: dict[str, Any], global_step: int, epoch: int) -> None:
+        accelerator.log({**logs, "epoch": epoch}, step=global_step)
+
+    def progress_postfix(self, logs: dict[str, float]) -> dict[str, Any]:
+        """What the progress bar shows after the step count."""
+        return dict(logs)
