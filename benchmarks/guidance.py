@@ -36,9 +36,9 @@ from pair_network.sampling.pipelines import Style, style_guidance  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CFG = "CFG, no style"
-JOINED, SPLIT = "style guidance", "style guidance, joined=False"
+JOINED, SPLIT, ENDED = "style guidance", "style guidance, joined=False", "style guidance after cfg_end"
 AUTHORS, SINGLE = "switching: null + cond, then style", "switching: null, cond, style"
-WAYS = {CFG: "2", JOINED: "3", SPLIT: "2 + 1", AUTHORS: "2 + 1", SINGLE: "1 + 1 + 1"}
+WAYS = {CFG: "2", JOINED: "3", ENDED: "2", SPLIT: "2 + 1", AUTHORS: "2 + 1", SINGLE: "1 + 1 + 1"}
 CFG_SCALE, STYLE_SCALE = 5.0, 3.0
 SDXL_UNET: dict[str, Any] = {
     "sample_size": 128, "block_out_channels": (320, 640, 1280), "attention_head_dim": (5, 10, 20),
@@ -178,6 +178,7 @@ def ways(bench: Bench) -> dict[str, tuple[Any, Callable[[], Any]]]:
     return {
         CFG: (pipe, contextlib.nullcontext),
         JOINED: (pipe, lambda: style_guidance(pipe, bench.style)),
+        ENDED: (pipe, lambda: style_guidance(pipe, bench.style, cfg_end=0.0)),
         SPLIT: (pipe, lambda: style_guidance(pipe, bench.style, joined=False)),
         AUTHORS: (other, lambda: switching(other, bench, [slice(0, 2)])),
         SINGLE: (other, lambda: switching(other, bench, [slice(0, 1), slice(1, 2)])),
@@ -239,7 +240,7 @@ def report(entries: dict[str, Any]) -> str:
         "(on a CPU the processor's); the ratio is to plain CFG in the same repetition: median (least to most).",
         "Switching is peft's `set_adapters` before every group of calls; with null and cond in one call it is what the",
         "authors' SDXL pipeline does. The last column is the relative distance of the final latents from those of",
-        "style guidance.",
+        "style guidance; after cfg_end the content's CFG is 1, which is another picture.",
     ]  # fmt: skip
     for name, entry in entries.items():
         options = entry["options"]

@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lambda", dest="style_scale", type=float, default=3.0, help="style guidance scale (3)")
     parser.add_argument("--cfg", type=float, default=5.0, help="CFG scale that the UI will use (5)")
     parser.add_argument("--start", type=float, default=0.2, help="share of the steps without style in guidance (0.2)")
+    parser.add_argument(
+        "--cfg-end", type=float, default=1.0, help="share of the steps after which guidance runs at CFG 1 (1: never)"
+    )
     parser.add_argument("--model", type=Path, metavar="DIR", help="diffusers folder (SD 1 or 2) to measure and fit on")
     parser.add_argument("--prompts", nargs="+", default=[], help="plain prompts, at least two; the last third measures")
     parser.add_argument("--style-words", metavar="TEXT", help="words added to a prompt (the trigger words)")
@@ -54,9 +57,14 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
         raise PairError(f"--lambda {options.style_scale}: must be a number other than 0; at 0 there is no style")
     if not options.cfg > 0 or not 0 <= options.start < 1 or options.steps < 1 or options.fit_steps < 1:
         raise PairError("--cfg must be above 0, --start in [0, 1), --steps and --fit-steps at least 1")
+    if not 0 <= options.cfg_end <= 1:
+        raise PairError(f"--cfg-end {options.cfg_end}: a share of the steps is needed, from 0 to 1")
+    if options.cfg_end < 1 and options.model is None:
+        raise PairError("--cfg-end needs --model: the strength λ / CFG, which is written without one, knows no steps")
     adapter = read_source(source, options)
     branch = chosen_branch(adapter, options)
     facts: dict[str, Any] = {"lambda": options.style_scale, "cfg": options.cfg}
+    facts |= {"cfg_end": options.cfg_end} if options.cfg_end < 1 else {}
     if options.model is None:
         strength = options.style_scale / options.cfg
         branch = {key: strengthened(layer, strength) for key, layer in branch.items()}
@@ -77,7 +85,7 @@ def _fitted(branch: Branch, words: str, options: argparse.Namespace, facts: dict
         raise PairError("--prompts: give at least two plain prompts; some are for fitting, some for measuring")
     pipeline = _pipeline(options.model)
     lora = Attached(pipeline.unet, branch)
-    setting = Setting(options.style_scale, options.cfg, options.steps, options.start)
+    setting = Setting(options.style_scale, options.cfg, options.steps, options.start, options.cfg_end)
     held = max(1, len(options.prompts) // 3)
     fitting = distill.prompts_with_style(options.prompts[:-held], words)
     testing = distill.prompts_with_style(options.prompts[-held:], words)

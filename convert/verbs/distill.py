@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from convert.formats.layers import Branch, Layer
 from pair_network.errors import PairError
-from pair_network.sampling.guidance import is_in_interval, style_guided
+from pair_network.sampling.guidance import content_cfg, is_in_interval, style_guided
 
 SEARCH_STEPS = 8
 SEARCH_STATES = 40
@@ -34,12 +34,14 @@ class Setting:
         guidance_scale: CFG scale w.
         steps: Sampling steps.
         start: Share of the steps, from the noise on, that stay without style, in [0, 1].
+        cfg_end: Share of the steps after which guidance runs at CFG 1, in [0, 1]; a UI's own CFG goes on.
     """
 
     style_scale: float
     guidance_scale: float
     steps: int
     start: float
+    cfg_end: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,12 @@ def _state(unet, lora: Attached, latents: Tensor, timestep: Tensor, texts, numbe
     with lora.at(0.0):
         uncond, cond = _predict(unet, latents, timestep[None], torch.cat([null, plain])).chunk(2)
     unstyled = style_guided(uncond, cond, [], setting.guidance_scale, [])
-    wanted = unstyled
-    if is_in_interval(number / setting.steps, setting.start, 1.0):
+    progress, styles = number / setting.steps, []
+    if is_in_interval(progress, setting.start, 1.0):
         with lora.at(1.0):
-            style = _predict(unet, latents, timestep[None], styled)
-        wanted = style_guided(uncond, cond, [style], setting.guidance_scale, [setting.style_scale])
+            styles = [_predict(unet, latents, timestep[None], styled)]
+    scale = content_cfg(setting.guidance_scale, progress, setting.cfg_end)
+    wanted = style_guided(uncond, cond, styles, scale, [setting.style_scale] * len(styles))
     return State(latents, timestep, null, plain, styled, wanted, unstyled)
 
 

@@ -1,4 +1,9 @@
-"""Style guidance as functions of tensors (paper, eq. 9 to 11); linear, so it holds for ε, v, x0 and flow models."""
+"""Style guidance as functions of tensors (paper, eq. 9 to 11); linear, so it holds for ε, v, x0 and flow models.
+
+At λ = 1 eq. 10 is style + (s − 1) (cond − uncond): the content's CFG is all that separates the picture from the style's
+own prediction, and late in the schedule it pulls the prompt's colours back. ``cfg_end`` ends it before that, which is a
+guidance interval (arXiv:2404.07724) for the content's CFG alone; the style's term goes on.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +37,9 @@ def style_guided(
     Args:
         uncond: Null-prompt prediction, or None for distilled models that run without CFG.
         cond, styles, scales: As in ``style_shift``.
-        guidance_scale: λ_cfg of eq. 9.
+        guidance_scale: λ_cfg of eq. 9, the content's CFG; see ``content_cfg`` for a schedule.
     """
-    plain = cond if uncond is None else uncond + guidance_scale * (cond - uncond)
+    plain = cond if uncond is None or guidance_scale == 1 else uncond + guidance_scale * (cond - uncond)
     return plain + style_shift(cond, styles, scales)
 
 
@@ -52,6 +57,17 @@ def shift_for_rescale(uncond: Tensor, shift: Tensor, guidance_scale: float) -> T
     return uncond - shift / (guidance_scale - 1)
 
 
+def content_cfg(guidance_scale: float, progress: float, cfg_end: float) -> float:
+    """λ_cfg of a step: ``guidance_scale`` before ``cfg_end``, 1 from there on.
+
+    Args:
+        guidance_scale: λ_cfg of eq. 9.
+        progress: Part of the schedule behind the step, 0 at the first step.
+        cfg_end: Part of the schedule after which the prediction is cond + Σ λ_i (style_i − cond); 1 leaves eq. 10.
+    """
+    return guidance_scale if is_in_interval(progress, 0.0, cfg_end) else 1.0
+
+
 def is_in_interval(progress: float, start: float, end: float) -> bool:
-    """Whether a step that begins at ``progress`` (0 at the first step, 1 after the last) uses the style."""
+    """Whether a step that begins at ``progress`` (0 at the first step, 1 after the last) is guided."""
     return start <= progress < end or (progress >= 1 <= end)

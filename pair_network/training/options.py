@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
         default=0.2,
         help="share of the previews' sampling steps that run without style (0 to 1; the paper: 10 of 50)",
     )
+    group.add_argument(
+        "--sample_cfg_end",
+        type=float,
+        default=1.0,
+        help="share of the previews' sampling steps after which style guidance runs without CFG (0 to 1; 1: never)",
+    )
+
+
+def check_preview_options(args: argparse.Namespace) -> None:
+    """Raises PairError where an option of the previews has no meaning, before anything is loaded."""
+    for name in ("sample_style_start", "sample_cfg_end"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise PairError(f"--{name} {getattr(args, name)}: a share of the steps, from 0 to 1")
+    if not math.isfinite(args.sample_style_scale):
+        raise PairError(f"--sample_style_scale {args.sample_style_scale}: a number is needed")
 
 
 def write_pair_dataset(args: argparse.Namespace) -> Path | None:

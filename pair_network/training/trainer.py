@@ -26,7 +26,7 @@ from pair_network.network.route import Row, content_rows, style_rows
 from . import batch as pair_batch
 from .absent_pairs import absent_pairs_kept
 from .objective import Phase, branch_losses, check_schedule, default_style_start, joint_loss, phase_of
-from .options import style_words
+from .options import check_preview_options, style_words
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class PairTraining:
     # --- set-up --------------------------------------------------------------------------------------------------
 
     def assert_extra_args(self, args: argparse.Namespace, train_dataset_group: Any, val_dataset_group: Any) -> None:
+        check_preview_options(args)
         # Before the host's own checks: they depend on whether a text encoder trains.
         if not (trains_text_encoder(args.network_args or []) or continues_text_encoder(args)):
             args.network_train_unet_only = True

@@ -30,6 +30,7 @@ def test_all_ways_give_the_same_latents(bench, tmp_path, monkeypatch):
     for way in (bench.SPLIT, bench.AUTHORS, bench.SINGLE):
         assert ways[way]["distance"] < 1e-4, way
     assert ways[bench.CFG]["distance"] > 1e-2, "the style must show"
+    assert ways[bench.ENDED]["distance"] > 1e-2, "without its CFG the picture is another one"
     assert ways[bench.CFG]["ratio"] == 1 and ways[bench.JOINED]["ratio"] > 1
     report = (tmp_path / "guidance.md").read_text()
     assert "latents 8 × 8, rank 16, fp32" in report and "Machine: a test" in report

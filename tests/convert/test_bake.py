@@ -61,6 +61,23 @@ def test_the_pause_at_the_start_is_plain_cfg(scene):
     assert changed == [False, False, True, True]
 
 
+def test_the_teachers_cfg_ends(scene):
+    """CFG in two steps of four: from there on the teacher is cond + λ (style − cond), the same at any CFG scale."""
+    pipeline, lora, _, _ = scene
+    ended = [
+        distill.guided_states(pipeline, lora, [("a", "a in ink")], [0], Setting(2.0, cfg, 4, 0.0, 0.0))[0]
+        for cfg in (1.0, 5.0)
+    ]
+    assert all(torch.allclose(a.wanted, b.wanted, atol=1e-5) for a, b in zip(*ended, strict=True))
+    half, full = (
+        distill.guided_states(pipeline, lora, [("a", "a in ink")], [0], Setting(2.0, 5.0, 4, 0.0, end))[0]
+        for end in (0.5, 1.0)
+    )
+    same = [torch.equal(a.wanted, b.wanted) for a, b in zip(half, full, strict=True)]
+    assert same == [True, True, False, False]
+    assert torch.equal(half[2].unstyled, full[2].unstyled), "doing nothing is the UI's own CFG"
+
+
 def test_fitting_the_ups_beats_rescaling_and_is_what_is_written(scene):
     pipeline, lora, branch, _ = scene
     setting = Setting(3.0, 2.0, 4, 0.0)
@@ -84,4 +101,6 @@ def test_without_a_model_the_strength_is_lambda_over_cfg(lora, run, helpers, tmp
     wanted, found = helpers.deltas(load_file(source)), helpers.deltas(load_file(target))
     assert all(torch.allclose(found[key], 0.75 * wanted[key]) for key in wanted)
     assert "--cfg must be above 0" in run("bake", source, "--cfg", 0)[2]
+    assert "--cfg-end needs --model" in run("bake", source, "--cfg-end", 0.4)[2]
+    assert "--cfg-end 2.0: a share" in run("bake", source, "--cfg-end", 2)[2]
     assert "no diffusers folder" in run("bake", source, "--model", tmp_path, "--prompts", "a", "b")[2]

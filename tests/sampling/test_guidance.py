@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pair_network.sampling.guidance import is_in_interval, shift_for_rescale, style_guided, style_shift
+from pair_network.sampling.guidance import content_cfg, is_in_interval, shift_for_rescale, style_guided, style_shift
 
 NUMBERS = st.floats(-10, 10)
 VALUES = st.lists(NUMBERS, min_size=3, max_size=3).map(lambda values: torch.tensor(values, dtype=torch.float64))
@@ -35,6 +35,22 @@ def test_without_cfg():
     assert style_guided(None, one(3.0), [one(4.0)], 5.0, [2.0]) == 5
 
 
+def test_the_contents_cfg_ends_by_hand():
+    """ε0(∅) = 1, ε0(c) = 3, ε_style = 4, s = 5, λ = 2, ended at 0.4 of 10 steps: 13 in steps 0 to 3, then 3 + 2 = 5."""
+    steps = [
+        style_guided(one(1.0), one(3.0), [one(4.0)], content_cfg(5.0, i / 10, 0.4), [2.0]).item() for i in range(10)
+    ]
+    assert steps == [13.0] * 4 + [5.0] * 6
+
+
+def test_ends_of_the_contents_cfg():
+    """1 is eq. 10 throughout, 0 no CFG at all; without a style it is plain CFG that ends."""
+    progress = [0.0, 0.5, 0.999, 1.0]
+    assert [content_cfg(5.0, at, 1.0) for at in progress] == [5.0] * 4
+    assert [content_cfg(5.0, at, 0.0) for at in progress] == [1.0] * 4
+    assert style_guided(one(1.0), one(3.0), [], content_cfg(5.0, 0.5, 0.5), []) == 3
+
+
 def test_a_scale_is_missing():
     with pytest.raises(ValueError, match="shorter"):
         style_shift(one(1.0), [one(2.0), one(3.0)], [1.0])
@@ -46,6 +62,14 @@ def test_shifting_both_rows_shifts_any_combination(null, cond, style, cfg, scale
     shift = style_shift(cond, [style], [scale])
     combined = (null + shift) + cfg * ((cond + shift) - (null + shift))
     torch.testing.assert_close(combined, style_guided(null, cond, [style], cfg, [scale]), rtol=0, atol=1e-9)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(VALUES, VALUES, VALUES, st.floats(-8, 8), st.floats(-8, 8))
+def test_without_its_cfg_the_null_prompt_says_nothing(null, cond, style, cfg, scale):
+    ended = style_guided(null, cond, [style], content_cfg(cfg, 0.7, 0.5), [scale])
+    assert torch.equal(ended, style_guided(None, cond, [style], cfg, [scale]))
+    torch.testing.assert_close(ended, cond + scale * (style - cond), rtol=0, atol=1e-12)
 
 
 @settings(deadline=None)  # the machine may be busy

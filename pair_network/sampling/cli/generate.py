@@ -141,7 +141,7 @@ def _shoot(
     """All cells of one prompt and seed, each in a file of its own, and the sheet where there are several."""
     paths, images = [], []
     for index, cell in enumerate(cells):
-        image = draw(task, cell, prompt, seed, joined=not args.low_memory)
+        image = draw(task, cell, prompt, seed, joined=not args.low_memory, cfg_end=args.cfg_end)
         path = stem.with_name(stem.name + (f"_{index}" if len(cells) > 1 else "") + ".png")
         save_png(path, image, parameters(args, task, cell, prompt, seed, image))
         images.append(image)
@@ -159,11 +159,11 @@ def _shoot(
     return paths
 
 
-def draw(task: Task, cell: Cell, prompt: str, seed: int, joined: bool = True) -> Image.Image:
+def draw(task: Task, cell: Cell, prompt: str, seed: int, joined: bool = True, cfg_end: float = 1.0) -> Image.Image:
     """One picture, from a private generator on the CPU, so that a seed means the same on every machine."""
     generator = torch.Generator("cpu").manual_seed(seed)
     if cell.way == GUIDANCE:
-        with style_guidance(task.pipe, cell.styles, joined=joined):
+        with style_guidance(task.pipe, cell.styles, joined=joined, cfg_end=cfg_end):
             return task.draw(prompt, generator)
     if cell.way == LORA:
         words = " ".join(style.prompt_words or "" for style in cell.styles)
@@ -186,7 +186,7 @@ def parameters(args: argparse.Namespace, task: Task, cell: Cell, prompt: str, se
         "ControlNet": args.controlnet and f"{Path(args.controlnet).name}, weight {args.control_scale:g}",
     }
     if cell.way == GUIDANCE:
-        fields |= style_fields(cell.styles)
+        fields |= style_fields(cell.styles, args.cfg_end)
     if cell.way == LORA:
         tags = "".join(f" {style.prompt_words} <lora:{lora_name(style)}:{style.multiplier:g}>" for style in cell.styles)
         prompt += tags

@@ -41,8 +41,8 @@ def _quoted(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:"\n') else text
 
 
-def style_fields(styles: Sequence[Style]) -> dict[str, Any]:
-    """Each guided style under the keys of our A1111 and Forge extension, which takes them up when they are pasted."""
+def style_fields(styles: Sequence[Style], cfg_end: float = 1.0) -> dict[str, Any]:
+    """Style guidance under the keys of our A1111 and Forge extension, which takes them up when they are pasted."""
     fields: dict[str, Any] = {}
     for number, style in enumerate(styles, start=1):
         values = {
@@ -54,7 +54,7 @@ def style_fields(styles: Sequence[Style]) -> dict[str, Any]:
             "multiplier": None if style.multiplier == 1 else style.multiplier,  # the extension's is always 1
         }
         fields |= {f"Style guidance {name} {number}": value for name, value in values.items()}
-    return fields
+    return fields | ({"Style guidance content CFG until": cfg_end} if cfg_end < 1 else {})
 
 
 def lora_name(style: Style) -> str:

@@ -51,6 +51,11 @@ def make_parser(verb: str, description: str, start: float = 0.2) -> Parser:
     style.add_argument("--start", nargs="+", type=float, help=f"where the style begins (default {start:g})")
     style.add_argument("--end", nargs="+", type=float, help="where it ends (default 1); 0: noise, 1: the picture")
     style.add_argument("--multiplier", nargs="+", type=float, help="strength of the LoRA itself (default 1)")
+    parser.add_argument_group("style guidance").add_argument(
+        "--cfg_end", type=number(0, 1), default=1.0,
+        help="part of the noise schedule after which λ_cfg is 1: stronger styles, less of the prompt's own colours, "
+        "cheaper steps (default 1: eq. 10 throughout)",
+    )  # fmt: skip
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("outputs"), help="folder (default: outputs)")
     output.add_argument("--name", default=None, help="start of the file names (default: the verb)")
@@ -110,6 +115,7 @@ def styles_of(args: argparse.Namespace, **changes: Any) -> list[Style]:
         PairError: A list is neither one value nor one for each style, a value is out of range, or there is no style.
     """
     stray = [name for name in STYLE_LISTS if getattr(args, name) is not None]
+    stray += ["cfg_end"] if args.cfg_end != 1 else []
     if stray and not args.style:
         raise PairError(f"--{stray[0]} is of a style: name it with --style FILE")
     count = len(args.style)

@@ -67,8 +67,9 @@ def run(argv: Sequence[str]) -> list[Path]:
     size = {"num_inference_steps": args.steps, "width": photo.width, "height": photo.height}
     levels = invert(pipe, photo, args.prompt, size)
     settings = {**size, "guidance_scale": args.cfg, "negative_prompt": args.negative if args.cfg > 1 else None}
-    drift = measured_drift(pipe, levels, args.prompt, settings) if args.inversion == "direct" else None
-    restyled = denoise(pipe, levels[-1], args.prompt, styles, settings, drift, joined=not args.low_memory)
+    guidance = {"joined": not args.low_memory, "cfg_end": args.cfg_end}
+    drift = measured_drift(pipe, levels, args.prompt, settings, args.cfg_end) if args.inversion == "direct" else None
+    restyled = denoise(pipe, levels[-1], args.prompt, styles, settings, drift, **guidance)
     name = args.name or "restyle"
     stem = args.out / f"{name}_{next_number(args.out, name):04d}_{args.photo.stem}"
     fields: dict[str, Any] = {
@@ -79,10 +80,10 @@ def run(argv: Sequence[str]) -> list[Path]:
         "Model": model_name(args.model),
         "Inversion": args.inversion,
     }
-    text = infotext(args.prompt, args.negative, {**fields, **style_fields(styles)})
+    text = infotext(args.prompt, args.negative, {**fields, **style_fields(styles, args.cfg_end)})
     pictures = {stem.with_name(f"{stem.name}.png"): restyled}
     if args.compare:
-        again = denoise(pipe, levels[-1], args.prompt, [], settings, drift)
+        again = denoise(pipe, levels[-1], args.prompt, [], settings, drift, **guidance)
         labels = ["photo", "reconstruction", "restyled"]
         sheet = grid([[photo, again, restyled]], labels, title=args.prompt, tile=max(256, *photo.size))
         pictures[stem.with_name(f"{stem.name}_sheet.png")] = sheet
@@ -127,7 +128,9 @@ def invert(pipe: Any, photo: Image.Image, prompt: str, size: dict[str, Any]) -> 
     return levels
 
 
-def measured_drift(pipe: Any, levels: list[Tensor], prompt: str, settings: dict[str, Any]) -> list[Tensor]:
+def measured_drift(
+    pipe: Any, levels: list[Tensor], prompt: str, settings: dict[str, Any], cfg_end: float = 1.0
+) -> list[Tensor]:
     """How far each DDIM step from the inversion's own latents misses the level before them.
 
     A step back is not the exact inverse of the step forward, and with CFG it is another step altogether. Added to the
@@ -140,7 +143,8 @@ def measured_drift(pipe: Any, levels: list[Tensor], prompt: str, settings: dict[
         drift.append(wanted - tensors["latents"])
         return {"latents": wanted}
 
-    pipe(prompt, latents=levels[-1], output_type="latent", callback_on_step_end=compare, **settings)
+    with style_guidance(pipe, [], cfg_end=cfg_end):
+        pipe(prompt, latents=levels[-1], output_type="latent", callback_on_step_end=compare, **settings)
     return drift
 
 
@@ -152,11 +156,12 @@ def denoise(
     settings: dict[str, Any],
     drift: Sequence[Tensor] | None = None,
     joined: bool = True,
+    cfg_end: float = 1.0,
 ) -> Image.Image:
     """The way back from the noise, with the styles."""
 
     def correct(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"latents": tensors["latents"] + drift[step]} if drift is not None else {}
 
-    with style_guidance(pipe, styles, joined=joined):
+    with style_guidance(pipe, styles, joined=joined, cfg_end=cfg_end):
         return pipe(prompt, latents=noise, callback_on_step_end=correct, **settings).images[0]

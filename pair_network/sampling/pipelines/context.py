@@ -18,7 +18,9 @@ from .style import Style
 
 
 @contextmanager
-def style_guidance(pipe: Any, styles: Style | Sequence[Style], *, joined: bool = True) -> Iterator[Any]:
+def style_guidance(
+    pipe: Any, styles: Style | Sequence[Style], *, joined: bool = True, cfg_end: float = 1.0
+) -> Iterator[Any]:
     """Inside the block ``pipe(…)`` runs unchanged and follows eq. 10, or eq. 11 for several styles.
 
     Afterwards, also after an exception, pipeline and networks are as they were.
@@ -28,13 +30,18 @@ def style_guidance(pipe: Any, styles: Style | Sequence[Style], *, joined: bool =
         styles: One style or several, each with its own scale and interval.
         joined: All rows of a step in one batch; False: one more call for each style, for the memory of the base batch.
             A joined batch that does not fit is split by itself.
+        cfg_end: Part of the noise schedule, in [0, 1], after which the content's CFG is 1 (a guidance interval,
+            arXiv:2404.07724): the prediction is then cond + Σ λ (style − cond), and null rows are not computed. 1
+            leaves eq. 10 as it is. Counted like a style's interval; without styles it is plain CFG that ends.
 
     Raises:
-        PairError: A style does not fit the pipeline, the pipeline lays out its batches in a way that is not known, or
-            it is inside such a block already.
+        PairError: A style does not fit the pipeline, ``cfg_end`` is out of range, the pipeline lays out its batches in
+            a way that is not known, or it is inside such a block already.
     """
     chosen = [styles] if isinstance(styles, Style) else list(styles)
     model = _denoiser(pipe)
+    if not 0 <= cfg_end <= 1:
+        raise PairError(f"cfg_end={cfg_end}: a part of the noise schedule is needed, from 0 (no CFG) to 1 (to the end)")
     if is_guided(model):
         raise PairError(
             f"{type(pipe).__name__}: its model is inside style_guidance already; give one block all styles, as a list"
@@ -43,7 +50,7 @@ def style_guidance(pipe: Any, styles: Style | Sequence[Style], *, joined: bool =
         attached_networks(pipe, model, chosen) as networks,
         recorded_prompts(pipe, chosen, networks) as prompts,
         replaced_forward(
-            model, lambda forward: GuidedDenoiser(pipe, model, forward, chosen, networks, prompts, joined)
+            model, lambda forward: GuidedDenoiser(pipe, model, forward, chosen, networks, prompts, joined, cfg_end)
         ),
     ):
         yield pipe

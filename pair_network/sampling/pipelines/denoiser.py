@@ -16,7 +16,7 @@ from pair_network.errors import PairError, is_out_of_memory
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import BASE_ROW, Row
 
-from ..guidance import shift_for_rescale, style_shift
+from ..guidance import is_in_interval, shift_for_rescale, style_shift
 from .prompts import Conditioning, PromptRecorder
 from .rows import latents_of, with_style_rows
 from .schedule import schedule_progress
@@ -34,7 +34,8 @@ class GuidedDenoiser:
     """Stands in for the model's ``forward`` and shifts what it returns by δ = Σ λ_i (style_i − cond).
 
     Every row of an image is shifted alike, so that whatever the pipeline combines from them with weights that sum to
-    one (CFG, skip-layer guidance) moves by exactly δ.
+    one (CFG, skip-layer guidance) moves by exactly δ. From ``cfg_end`` on the null rows are not computed: they get the
+    prompt's guided prediction, so that CFG of any scale gives just that.
 
     Args:
         pipe: The pipeline; its scheduler and guidance settings are read at every call.
@@ -43,6 +44,7 @@ class GuidedDenoiser:
         styles, networks: Each style and its network, hooked into the model.
         prompts: What the current run has encoded.
         is_joined: One batch for all rows, instead of one more call for each style.
+        cfg_end: Part of the schedule after which the content's CFG is 1.
     """
 
     def __init__(
@@ -54,28 +56,33 @@ class GuidedDenoiser:
         networks: Sequence[PairNetwork],
         prompts: PromptRecorder,
         is_joined: bool,
+        cfg_end: float,
     ):
         self.pipe, self.forward, self.prompts = pipe, forward, prompts
-        self.styles, self.networks, self.is_joined = styles, networks, is_joined
+        self.styles, self.networks, self.is_joined, self.cfg_end = styles, networks, is_joined, cfg_end
         # torch.compile's wrapper hides the model's own signature.
         own_class: Any = type(getattr(model, "_orig_mod", model))
         signature = inspect.signature(own_class.forward)
         self._signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-        self._shift: tuple[float, Tensor] | None = None  # a step's progress and its δ, for the step's further calls
+        # A step's progress, its δ and what its first call gave, for the step's further calls.
+        self._step: tuple[float, Tensor, Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inputs = dict(self._signature.bind(*args, **kwargs).arguments)
         progress = schedule_progress(self.pipe.scheduler, inputs["timestep"])
         active = [i for i, style in enumerate(self.styles) if style.is_guiding(progress)]
-        if not active:
+        has_cfg = is_in_interval(progress, 0.0, self.cfg_end)
+        if not active and has_cfg:
             return self._routed_forward(inputs, [], base_rows=1, images=0)
         cond = self._cond_rows(inputs)
         if cond is None:
-            return self._further_call(inputs, progress)
-        output, predictions = self._predict(inputs, cond, active)
-        shift = style_shift(output[0][cond], predictions, [self.styles[i].scale for i in active])
-        self._shift = (progress, shift)
-        return _replaced(output, self._shifted(output[0], shift))
+            return self._further_call(inputs, progress, has_cfg)
+        output, predictions = self._predict(inputs, cond, active, slice(0, cond.stop) if has_cfg else cond)
+        base = output[0][cond.start - cond.stop :]
+        shift = style_shift(base, predictions, [self.styles[i].scale for i in active])
+        guided = self._shifted(output[0], shift) if has_cfg else self._for_all_rows(base + shift)
+        self._step = (progress, shift, _replaced(output, guided))
+        return self._step[2]
 
     # --- which rows are what -------------------------------------------------------------------------------------
 
@@ -102,25 +109,30 @@ class GuidedDenoiser:
     def _joins_null_rows(self) -> bool:
         return bool(getattr(self.pipe, "do_classifier_free_guidance", False))
 
-    def _further_call(self, inputs: dict[str, Any], progress: float) -> Any:
-        if self._shift is None or self._shift[0] != progress:
+    def _further_call(self, inputs: dict[str, Any], progress: float, has_cfg: bool) -> Any:
+        if self._step is None or self._step[0] != progress:
             raise PairError(
                 f"{type(self.pipe).__name__}: it predicts the negative prompt before the prompt; style guidance does "
                 "not know this order"
             )
+        _, shift, first = self._step
+        if not has_cfg and self.prompts.is_negative(inputs["encoder_hidden_states"]):
+            return first
         output = self._routed_forward(inputs, [], base_rows=1, images=0)
-        return _replaced(output, output[0] + self._shift[1])
+        return _replaced(output, output[0] + shift)
 
     # --- predictions ---------------------------------------------------------------------------------------------
 
-    def _predict(self, inputs: dict[str, Any], cond: slice, active: Sequence[int]) -> tuple[Any, list[Tensor]]:
-        """The base rows' output, and each active style's prediction ``(images, …)``."""
+    def _predict(
+        self, inputs: dict[str, Any], cond: slice, active: Sequence[int], kept: slice
+    ) -> tuple[Any, list[Tensor]]:
+        """The output of the base rows that are kept, and each active style's prediction ``(images, …)``."""
         prompts = [self.prompts.style(i) for i in active]
         tokens = inputs["encoder_hidden_states"].shape[1]
         # Only prompts of one length fit one batch; embeddings that the user made may differ.
         if self.is_joined and all(prompt.embeds.shape[1] == tokens for prompt in prompts):
             try:
-                return self._predict_joined(inputs, cond, active, prompts)
+                return self._predict_joined(inputs, cond, active, prompts, kept)
             except RuntimeError as failure:
                 if not is_out_of_memory(failure):
                     raise
@@ -131,17 +143,18 @@ class GuidedDenoiser:
                 torch.cuda.empty_cache()
             elif torch.backends.mps.is_available():
                 torch.mps.empty_cache()
-        output = self._routed_forward(inputs, [], base_rows=1, images=0)
+        output = self._routed_forward(with_style_rows(inputs, cond, [], kept), [], base_rows=1, images=0)
         images = cond.stop - cond.start
-        alone = [with_style_rows(inputs, cond, [prompt], keeps_base=False) for prompt in prompts]
+        alone = [with_style_rows(inputs, cond, [prompt], kept=slice(0, 0)) for prompt in prompts]
         return output, [self._routed_forward(a, [i], 0, images)[0] for i, a in zip(active, alone, strict=True)]
 
     def _predict_joined(
-        self, inputs: dict[str, Any], cond: slice, active: Sequence[int], prompts: Sequence[Conditioning]
+        self, inputs: dict[str, Any], cond: slice, active: Sequence[int], prompts: Sequence[Conditioning], kept: slice
     ) -> tuple[Any, list[Tensor]]:
-        rows, images = latents_of(inputs).shape[0], cond.stop - cond.start
-        output = self._routed_forward(with_style_rows(inputs, cond, prompts), active, rows, images)
-        return _replaced(output, output[0][:rows]), list(output[0][rows:].split(images))
+        rows, images = kept.stop - kept.start, cond.stop - cond.start
+        output = self._routed_forward(with_style_rows(inputs, cond, prompts, kept), active, rows, images)
+        predictions = list(output[0][rows:].split(images)) if active else []
+        return _replaced(output, output[0][:rows]), predictions
 
     def _routed_forward(self, inputs: dict[str, Any], active: Sequence[int], base_rows: int, images: int) -> Any:
         """The model's output, each network on in the rows of its own styles, ``images`` each behind the base rows."""
@@ -155,6 +168,10 @@ class GuidedDenoiser:
         return self.forward(**inputs)
 
     # --- the shift -----------------------------------------------------------------------------------------------
+
+    def _for_all_rows(self, prediction: Tensor) -> Tensor:
+        """The prompt's prediction in the null rows too, where the pipeline has them in its batch."""
+        return torch.cat([prediction, prediction]) if self._joins_null_rows() else prediction
 
     def _shifted(self, prediction: Tensor, shift: Tensor) -> Tensor:
         """Null and cond rows, or cond alone, moved so that what the pipeline makes of them moves by δ."""

@@ -19,10 +19,8 @@ def latents_of(inputs: dict[str, Any]) -> Tensor:
     return inputs["sample"] if "sample" in inputs else inputs["hidden_states"]
 
 
-def with_style_rows(
-    inputs: dict[str, Any], cond: slice, styles: Sequence[Conditioning], keeps_base: bool = True
-) -> dict[str, Any]:
-    """The model's inputs with the cond rows once more for every style, behind the base rows or instead of them.
+def with_style_rows(inputs: dict[str, Any], cond: slice, styles: Sequence[Conditioning], kept: slice) -> dict[str, Any]:
+    """The model's inputs with the cond rows once more for every style, behind those of the base rows that are kept.
 
     Latents, timesteps, ControlNet residuals, size and crop ids, image prompts: all of them belong to the image and are
     those of its cond row. Only the prompt is the style's own.
@@ -31,22 +29,24 @@ def with_style_rows(
         inputs: The model's arguments by name; every tensor whose first dimension is the batch is extended.
         cond: The rows that hold the prompt.
         styles: The styles' prompts; of one length unless there is only one.
-        keeps_base: False leaves the style rows alone in the batch.
+        kept: Base rows that stay: all of them, the cond rows, or none.
     """
     rows = latents_of(inputs).shape[0]
-    kept = rows if keeps_base else 0
+    keeps_base = kept.start < kept.stop
 
     def extend(value: Any) -> Any:
         if isinstance(value, Tensor):
             has_rows = value.dim() > 0 and value.shape[0] == rows
-            return torch.cat([value[:kept], *[value[cond]] * len(styles)]) if has_rows else value
+            return torch.cat([value[kept], *[value[cond]] * len(styles)]) if has_rows else value
         if isinstance(value, dict):
             return {key: extend(entry) for key, entry in value.items()}
         return type(value)(extend(entry) for entry in value) if isinstance(value, (list, tuple)) else value
 
     def with_prompts(base: Tensor, own: Sequence[Tensor | None]) -> Tensor:
         # No empty slice of base: its prompts may have another length.
-        return torch.cat([*([base] if keeps_base else []), *(value.to(base) for value in own if value is not None)])
+        return torch.cat(
+            [*([base[kept]] if keeps_base else []), *(value.to(base) for value in own if value is not None)]
+        )
 
     extended = {name: value if name in ROWLESS else extend(value) for name, value in inputs.items()}
     extended["encoder_hidden_states"] = with_prompts(inputs["encoder_hidden_states"], [c.embeds for c in styles])

@@ -43,6 +43,19 @@ def test_comparison_shows_base_lora_and_guidance(args):
     assert "Style guidance" not in Image.open(lora).info["parameters"]
 
 
+def test_the_contents_cfg_ends(args):
+    """From 0 on there is no CFG: the picture is that of --cfg 1. It leaves its mark in the infotext."""
+    line = args("--width 16 --height 16 --start 0")
+    (ended,) = generate.run([*line, "--cfg_end", "0", "--prompt", "a dog"])
+    (none,) = generate.run([*line, "--cfg", "1", "--prompt", "a dog"])
+    (full,) = generate.run([*line, "--prompt", "a dog"])
+    assert np.array_equal(pixels(ended), pixels(none)) and not np.array_equal(pixels(ended), pixels(full))
+    assert "Style guidance content CFG until: 0" in Image.open(ended).info["parameters"]
+    base, *_ = generate.run([*line, "--cfg_end", "0", "--compare", "--prompt", "a dog"])
+    (alone,) = generate.run([*args("--width 16 --height 16", style=False), "--prompt", "a dog"])
+    assert np.array_equal(pixels(base), pixels(alone)), "the base picture stays what it is without guidance"
+
+
 def test_grid_over_scale_and_strength(args):
     run = args("--grid_scale 0 4 --grid_multiplier 0.5 1 --width 16 --height 16 --start 0")
     *cells, sheet = generate.run([*run, "--prompt", "a dog"])
@@ -133,6 +146,8 @@ def test_a_model_that_diffusers_cannot_inpaint_with_is_named():
         ("generate --model m --prompt x --image @photo.png --strength 1.5", "1.5 is not a number from 0 to 1"),
         ("generate --model m --prompt x --image @photo.png --strength 0.01", "leaves no step"),
         ("generate --model m --prompt x --scale 2", "--scale is of a style: name it with --style"),
+        ("generate --model m --prompt x --cfg_end 0.4", "--cfg_end is of a style: name it with --style"),
+        ("generate --model m --prompt x --cfg_end 2", "--cfg_end: 2 is not a number from 0 to 1"),
         ("generate --model m --prompt x --device nowhere", "--device nowhere: cannot be used here"),
         ("generate --model m --prompt x --out @photo.png", "photo.png is a file; name another folder"),
         ("generate --model m --prompt x --out @photo.png/deeper", "photo.png is a file; name another folder"),

@@ -39,12 +39,14 @@ def test_our_extension_takes_every_style_up(monkeypatch):
         Style("dir/ink.safetensors", "in ink, dark", scale=4.0, multiplier=0.5),
         Style("b.pair.safetensors", "", start=0.0, end=0.5),
     ]
-    fields = read(infotext("a dog", "", style_fields(styles)))
+    fields = read(infotext("a dog", "", style_fields(styles, cfg_end=0.4)))
     assert settings.is_guided(fields)
     for slot, expected in enumerate([["ink", "in ink, dark", 4.0, 0.2, 1.0], ["b", "", 3.0, 0.0, 0.5]]):
         assert [settings.pasted(fields, slot, field) for field in settings.FIELDS] == expected
     assert fields["Style guidance multiplier 1"] == "0.5"
     assert "Style guidance multiplier 2" not in fields
+    assert fields["Style guidance content CFG until"] == "0.4"
+    assert "Style guidance content CFG until" not in read(infotext("a dog", "", style_fields(styles)))
 
 
 def test_name_of_a_model_keeps_its_dots():

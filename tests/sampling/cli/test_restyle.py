@@ -14,11 +14,11 @@ def through_the_vae(pipe, photo):
     return np.asarray(pipe.image_processor.postprocess(pipe.vae.decode(latents).sample)[0]).astype(int)
 
 
-@pytest.mark.parametrize("cfg", ["1", "3"])
+@pytest.mark.parametrize("cfg", ["1", "3", "3 --cfg_end 0.4"])
 def test_direct_inversion_gives_the_photo_back(args, folder, builders, cfg):
     photo = Image.open(folder / "photo.png")
     expected = through_the_vae(builders.make_sd().to(torch.float32), photo)
-    line = ["--prompt", "a dog", "--negative", "bad", "--cfg", cfg]
+    line = ["--prompt", "a dog", "--negative", "bad", "--cfg", *cfg.split()]
     (same,) = restyle.run([str(folder / "photo.png"), *args("--scale 0", steps=5), *line])
     assert np.abs(np.asarray(Image.open(same)).astype(int) - expected).max() <= 1
     (styled,) = restyle.run([str(folder / "photo.png"), *args("--scale 5", steps=5), *line])

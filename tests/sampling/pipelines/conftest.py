@@ -68,7 +68,7 @@ class Steps:
 
 
 @torch.no_grad()
-def check_equation(steps, styles, models, embeds, cfg, rescale=0.0, tolerance=1e-8):
+def check_equation(steps, styles, models, embeds, cfg, rescale=0.0, cfg_end=1.0, tolerance=1e-8):
     """Every step's prediction against uncond + cfg (cond − uncond) + Σ λ_i (style_i − cond), row by row.
 
     Args:
@@ -78,6 +78,7 @@ def check_equation(steps, styles, models, embeds, cfg, rescale=0.0, tolerance=1e
         embeds: For each style its prompt's (embeds, pooled or None) with one row per image.
         cfg: guidance_scale; 1 for none.
         rescale: guidance_rescale, measured on the unshifted cond.
+        cfg_end: Progress from which on cfg is 1.
 
     Returns:
         Number of style terms that were evaluated.
@@ -89,7 +90,7 @@ def check_equation(steps, styles, models, embeds, cfg, rescale=0.0, tolerance=1e
             inputs, negative = _image_inputs(calls, image, prediction.shape[0], cfg)
             cond = steps.model(**inputs)[0]
             null = cond if negative is None else steps.model(**negative)[0]
-            noise = null + cfg * (cond - null)
+            noise = null + cfg * (cond - null) if progress < cfg_end else cond
             for style, model, (text, pooled) in zip(styles, models, embeds, strict=True):
                 if style.scale and style.start <= progress < style.end:
                     styled = _with_prompt(
@@ -97,7 +98,7 @@ def check_equation(steps, styles, models, embeds, cfg, rescale=0.0, tolerance=1e
                     )
                     noise = noise + style.scale * (model(**styled)[0] - cond)
                     terms += 1
-            if rescale:
+            if rescale and progress < cfg_end:
                 axes = list(range(1, noise.dim()))
                 matched = noise * cond.std(dim=axes, keepdim=True) / noise.std(dim=axes, keepdim=True)
                 noise = rescale * matched + (1 - rescale) * noise

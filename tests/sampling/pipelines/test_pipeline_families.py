@@ -28,20 +28,20 @@ def three_styles(networks):
     return [Style(n, w, scale=s, start=a, end=b) for n, w, (s, a, b) in zip(networks, WORDS, numbers, strict=False)]
 
 
-def check(tools, pipe, prompt, styles, cfg=4.0, rescale=0.0, images=1, joined=True, **settings):
+def check(tools, pipe, prompt, styles, cfg=4.0, rescale=0.0, images=1, joined=True, cfg_end=1.0, **settings):
     """Runs the pipeline with style guidance and compares every step; returns the Steps."""
     model = tools.denoiser_of(pipe)
     settings = {"num_inference_steps": 4, "output_type": "latent", "guidance_scale": cfg, **settings}
     if "prompt_embeds" not in settings:
         settings["prompt"] = prompt
-    with tools.Steps(pipe) as steps, style_guidance(pipe, styles, joined=joined):
+    with tools.Steps(pipe) as steps, style_guidance(pipe, styles, joined=joined, cfg_end=cfg_end):
         pipe(num_images_per_prompt=images, generator=torch.Generator().manual_seed(0), **settings)
     prompts = [prompt] if isinstance(prompt, str) else prompt
     embeds = [tools.encode(pipe, [f"{one} {style.prompt_words}" for one in prompts], images) for style in styles]
     models = [tools.merged_copy(model, style.file_or_network, style.multiplier) for style in styles]
     true_cfg = settings.get("true_cfg_scale", 1.0) if "Flux" in type(pipe).__name__ else cfg
     assert len(steps.steps) == len(pipe.scheduler.timesteps) or "strength" in settings
-    assert tools.check_equation(steps, styles, models, embeds, true_cfg, rescale) > 0
+    assert tools.check_equation(steps, styles, models, embeds, true_cfg, rescale, cfg_end) > 0
     return steps
 
 
@@ -77,6 +77,30 @@ def test_three_styles_on_a_batch(tools, family):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_the_contents_cfg_ends(tools, family, joined):
+    """Style from the second step on, CFG in the first two of four: null rows are computed there alone."""
+    pipe = getattr(tools, f"make_{family}")()
+    extra = {"true_cfg_scale": 3.0} if family == "flux" else {}
+    steps = check(
+        tools, pipe, ["a dog", "a cat"], one_style(tools, pipe), joined=joined, cfg_end=0.5,
+        negative_prompt=["blurry", "bad, red"], height=16, width=16, **extra,
+    )  # fmt: skip
+    if family == "flux":  # the prompt's call and the negative prompt's
+        expected = [2, 2, 4, 2, 4, 4] if joined else [2, 2, 2, 2, 2, 2, 2, 2, 2]
+    else:
+        expected = [4, 6, 4, 4] if joined else [4, 4, 2, 2, 2, 2, 2]
+    assert steps.inner_rows == expected
+
+
+@pytest.mark.parametrize("cfg_end", [0.0, 0.25, 0.75])
+def test_any_end_of_the_contents_cfg_with_several_styles(tools, cfg_end):
+    pipe = tools.make_sd()
+    networks = [tools.make_network(pipe.unet, seed) for seed in (1, 2, 3)]
+    check(tools, pipe, ["a dog", "a cat"], three_styles(networks), images=2, cfg_end=cfg_end, height=16, width=16)
+
+
 def test_calls_of_their_own_equal_the_joined_batch(tools):
     pipe = tools.make_sdxl()
     networks = [tools.make_network(pipe.unet, seed) for seed in (1, 2, 3)]
@@ -103,6 +127,10 @@ def test_guidance_rescale_measures_the_unshifted_prompt(tools, family):
     )
     with pytest.raises(AssertionError):
         check(tools, pipe, "a dog", one_style(tools, pipe), rescale=0.6, guidance_rescale=0.7, height=16, width=16)
+    check(
+        tools, pipe, "a dog", one_style(tools, pipe), rescale=0.7, guidance_rescale=0.7, cfg_end=0.5,
+        height=16, width=16,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("family", ["StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux"])
@@ -114,6 +142,7 @@ def test_image_to_image(tools, family):
     pipe = tools.ready(getattr(diffusers, f"{family}Img2ImgPipeline")(**base.components))
     extra = {"height": 16, "width": 16} if short in ("sd3", "flux") else {}
     check(tools, pipe, "a dog", one_style(tools, pipe), image=picture(), strength=0.75, images=2, **extra)
+    check(tools, pipe, "a dog", one_style(tools, pipe), image=picture(), strength=0.75, cfg_end=0.5, **extra)
 
 
 @pytest.mark.parametrize("family", ["StableDiffusion", "StableDiffusionXL", "StableDiffusion3", "Flux"])
@@ -146,7 +175,8 @@ def test_inpainting_model_with_nine_channels(tools):
 
 @pytest.mark.parametrize("family", ["StableDiffusion", "StableDiffusionXL"])
 @pytest.mark.parametrize("guess_mode", [False, True])
-def test_controlnet(tools, family, guess_mode):
+@pytest.mark.parametrize("cfg_end", [0.5, 1.0])
+def test_controlnet(tools, family, guess_mode, cfg_end):
     import diffusers
 
     base = tools.make_sd() if family == "StableDiffusion" else tools.make_sdxl()
@@ -157,7 +187,7 @@ def test_controlnet(tools, family, guess_mode):
     )
     steps = check(
         tools, pipe, ["a dog", "a cat"], one_style(tools, pipe), image=[picture(1), picture(2)], guess_mode=guess_mode,
-        controlnet_conditioning_scale=0.8, height=16, width=16,
+        controlnet_conditioning_scale=0.8, height=16, width=16, cfg_end=cfg_end,
     )  # fmt: skip
     residual = steps.steps[0][1][0]["mid_block_additional_residual"]
     assert residual.abs().max() > 0, "a ControlNet that adds nothing proves nothing"
@@ -181,16 +211,21 @@ def test_skipped_layers_of_sd3_cancel_out_of_the_shift(tools):
         pipe("a dog", generator=torch.Generator().manual_seed(0), **settings)
     with tools.Steps(pipe) as guided, style_guidance(pipe, style):
         pipe("a dog", generator=torch.Generator().manual_seed(0), **settings)
-    call = guided.steps[0][1][0]
-    call = {k: v[1:] if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+    both = guided.steps[0][1][0]
+    null, call = ({k: v[rows] if isinstance(v, torch.Tensor) else v for k, v in both.items()}
+                  for rows in (slice(0, 1), slice(1, 2)))  # fmt: skip
     text, pooled = tools.encode(pipe, f"a dog {WORDS[0]}")
     with torch.no_grad():
-        cond = pipe.transformer(**call)[0]
+        cond, cond_null = (pipe.transformer(**rows)[0] for rows in (call, null))
         model = tools.merged_copy(pipe.transformer, style.file_or_network)
         styled = model(**{**call, "encoder_hidden_states": text, "pooled_projections": pooled})[0]
     shift = guided.steps[0][2] - plain.steps[0][2]
     torch.testing.assert_close(shift, 3.0 * (styled - cond), rtol=0, atol=1e-8)
     assert len(guided.steps[0][1]) == 2, "the skipped-layers call must have been made"
+    with tools.Steps(pipe) as ended, style_guidance(pipe, style, cfg_end=0.0):
+        pipe("a dog", generator=torch.Generator().manual_seed(0), **settings)
+    skipped = plain.steps[0][2] - 4.0 * (cond - cond_null) - cond_null  # what the skipped layers add, without CFG
+    torch.testing.assert_close(ended.steps[0][2], cond + skipped + shift, rtol=0, atol=1e-8)
 
 
 def transformer_controlnet(base, mask_channels=0):

@@ -67,6 +67,24 @@ def test_zero_scale_is_the_base_bit_for_bit(sd, tools):
         assert not torch.equal(run(sd, "a dog"), base)
 
 
+def test_without_a_style_plain_cfg_ends(sd):
+    """λ = 0 and no style at all are the base picture with CFG in an interval."""
+    with style_guidance(sd, [], cfg_end=1.0):
+        assert torch.equal(run(sd, "a dog"), run(sd, "a dog"))
+    with style_guidance(sd, [], cfg_end=0.0):
+        none = run(sd, "a dog")
+    torch.testing.assert_close(none, run(sd, "a dog", guidance_scale=1.0), rtol=0, atol=1e-8)
+    with style_guidance(sd, [], cfg_end=0.4):
+        some = run(sd, "a dog")
+    assert (some - none).abs().max() > 1e-3 and (some - run(sd, "a dog")).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("cfg_end", [-0.1, 1.5, float("nan")])
+def test_an_end_outside_the_schedule_is_refused(sd, cfg_end):
+    with pytest.raises(PairError, match=f"cfg_end={cfg_end}: a part"), style_guidance(sd, [], cfg_end=cfg_end):
+        pass
+
+
 def test_nothing_is_left_behind_after_an_exception(sd, tools):
     network = tools.make_network(sd.unet, seed=1)
     network.train()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-
-from pair_network.errors import PairError
 
 from ...options import add_pair_options, write_pair_dataset
 from ...trainer import PairTraining
@@ -27,10 +24,6 @@ class PairTrainer(PairTraining, EmbeddedTrainer):
 
     def assert_extra_args(self, args: Any, train_dataset_group: Any, val_dataset_group: Any) -> None:
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)
-        if not 0 <= args.sample_style_start <= 1:
-            raise PairError(f"--sample_style_start {args.sample_style_start}: a share of the steps, from 0 to 1")
-        if not math.isfinite(args.sample_style_scale):
-            raise PairError(f"--sample_style_scale {args.sample_style_scale}: a number is needed")
         self.prompts = read_prompts(args.sample_prompts) if args.sample_prompts else []
         like = self.prompts[0] if self.prompts else Prompt("")
         self.prompts.append(replace(like, text=self.pair_captions[0][0], content=True))

@@ -118,7 +118,7 @@ class PreviewWriter:
         with self.network.route([Row(style=1.0)]):
             images["style LoRA"] = sample(pipe, styled)
         style = Style(self.network, self.style_words, scale=scale, start=self.args.sample_style_start)
-        with style_guidance(pipe, [style]):
+        with style_guidance(pipe, [style], cfg_end=self.args.sample_cfg_end):
             images[f"style guidance {scale:g}"] = sample(pipe, prompt)
         if prompt.content:
             with self.network.route([Row(pair=0)]):

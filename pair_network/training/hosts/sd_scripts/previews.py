@@ -2,7 +2,8 @@
 
 Base model, style LoRA, style guidance (paper, eq. 10): all three with kohya's sampler, seed and text encoding. In the
 third run every prediction is shifted by λ (style − cond), which a forward hook adds to both rows of kohya's batch, so
-that whatever CFG the sampler does with them is shifted by exactly that much.
+that whatever CFG the sampler does with them is shifted by exactly that much. Where the content's CFG has ended both
+rows get the prompt's shifted prediction, which CFG of any scale leaves as it is.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class StylePreviews:
         network, inputs = self.pair_network, self.family.previews
         assert network is not None and inputs is not None
         model = accelerator.unwrap_model(models[-1])
-        guide = StyleGuide(network, model, inputs, args.sample_style_scale, args.sample_style_start)
+        guide = StyleGuide(
+            network, model, inputs, args.sample_style_scale, args.sample_style_start, args.sample_cfg_end
+        )
 
         def sampled(given: dict[str, Any]) -> list[Image.Image]:
             with tempfile.TemporaryDirectory() as folder:
@@ -116,10 +119,20 @@ class StyleGuide:
         inputs: Which of its inputs are text, and which row is the prompt's.
         scale: λ of eq. 10.
         start: Share of the model's calls that stay without style.
+        cfg_end: Share of the model's calls after which the content's CFG is 1.
     """
 
-    def __init__(self, network: PairNetwork, model: nn.Module, inputs: PreviewInputs, scale: float, start: float):
-        self.network, self.model, self.inputs, self.scale, self.start = network, model, inputs, scale, start
+    def __init__(
+        self,
+        network: PairNetwork,
+        model: nn.Module,
+        inputs: PreviewInputs,
+        scale: float,
+        start: float,
+        cfg_end: float = 1.0,
+    ):
+        self.network, self.model, self.inputs = network, model, inputs
+        self.scale, self.start, self.cfg_end = scale, start, cfg_end
         self.signature = inspect.signature(type(model).forward)
         self.text: dict[str, Any] = {}
         self.calls = self.recorded_calls = 0
@@ -137,7 +150,7 @@ class StyleGuide:
 
     @contextlib.contextmanager
     def guiding(self) -> Iterator[None]:
-        """Inside the block, every prediction after the start is shifted."""
+        """Inside the block, every prediction after the start is shifted, and without CFG after its end."""
         self.calls = 0
         handle = self.model.register_forward_hook(self._shift, with_kwargs=True)
         try:
@@ -158,16 +171,18 @@ class StyleGuide:
             return None
         progress = self.calls / max(1, self.recorded_calls)
         self.calls += 1
-        if not is_in_interval(progress, self.start, 1.0):
+        has_style, has_cfg = (is_in_interval(progress, *part) for part in ((self.start, 1.0), (0.0, self.cfg_end)))
+        if has_cfg and not has_style:
             return None
         bound = self.signature.bind(model, *args, **kwargs)
-        rows = self._rows(bound.arguments)
-        own = {name: self._own_row(value, rows) for name, value in bound.arguments.items() if name != "self"}
-        bound.arguments.update({**own, **self.text})
-        styled = _prediction(self._styled_prediction(bound))
-        prediction = _prediction(output)
-        shift = style_shift(self._own_row(prediction, rows), [styled], [self.scale])
-        return _with_prediction(output, prediction + shift)
+        rows, prediction = self._rows(bound.arguments), _prediction(output)
+        cond, styles = self._own_row(prediction, rows), []
+        if has_style:
+            own = {name: self._own_row(value, rows) for name, value in bound.arguments.items() if name != "self"}
+            bound.arguments.update({**own, **self.text})
+            styles = [_prediction(self._styled_prediction(bound))]
+        unshifted = prediction if has_cfg else cond.expand_as(prediction)
+        return _with_prediction(output, unshifted + style_shift(cond, styles, [self.scale] * len(styles)))
 
     def _styled_prediction(self, bound: inspect.BoundArguments) -> Any:
         # A second forward before any backward: swapped blocks must come back to their places first.

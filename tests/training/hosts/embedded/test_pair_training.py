@@ -1,5 +1,6 @@
 """The paper's procedure on the embedded host: warm-up, both losses, files and previews."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -137,6 +138,20 @@ def test_previews_show_every_column_and_change_nothing(train, pairs, tmp_path):
     assert sheets[1].width > sheets[0].width  # the training prompt has a column for the content branch
 
 
+def test_the_contents_cfg_ends_in_previews(train, pairs, tmp_path):
+    """Guidance of scale 1 without CFG is the style's own prediction: the LoRA's picture at a CFG of 1."""
+    (tmp_path / "prompts.txt").write_text("a cat --d 5 --s 4 --l 4\na cat --d 5 --s 4 --l 1\n")
+    options = ("--sample_prompts", str(tmp_path / "prompts.txt"), "--sample_style_scale", "1", "--learning_rate", "0.1")
+    out = train(pairs, *options, "--sample_style_start", "0", "--sample_cfg_end", "0")
+    with_cfg, without = (Image.open(out / "sample" / f"x_000004_0{i}_5.png") for i in (0, 1))
+
+    def column(sheet, number):
+        return np.asarray(sheet.crop((8 + 264 * number, 56, 264 + 264 * number, sheet.height - 8))).astype(int)
+
+    assert np.abs(column(with_cfg, 2) - column(without, 1)).max() <= 1
+    assert np.abs(column(with_cfg, 1) - column(without, 1)).max() > 1, "CFG must change the picture"
+
+
 def test_previews_read_the_text_encoders_layer_that_training_reads(model):
     """diffusers' own clip_skip counts from 0, and needs what transformers 5 dropped."""
     from diffusers import StableDiffusionPipeline
@@ -193,6 +208,7 @@ def test_the_style_file_gives_the_same_picture_in_diffusers(train, pairs, model)
     ("argv", "line", "words"),
     [
         (["--sample_style_start", "20"], "a cat", "--sample_style_start 20.0: a share of the steps"),
+        (["--sample_cfg_end", "-1"], "a cat", "--sample_cfg_end -1.0: a share of the steps"),
         (["--sample_style_scale", "nan"], "a cat", "--sample_style_scale nan: a number"),
         ([], "a cat --w 60", "--w 60 .* positive multiple of 8"),
         ([], "a cat --s 0", "--s 0 .* positive multiple of 1"),
