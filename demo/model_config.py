@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,27 +14,43 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from demo.scenes import SIZE
-from demo.vocabulary import MAX_LENGTH, write_tokenizer
+from demo.vocabulary import MAX_LENGTH
 
 MODEL_DIR = Path(__file__).parent / "model"
-# Twice Stable Diffusion's own: screens and outlines of a few pixels do not fit into 4 numbers for 4 x 4 pixels.
-LATENT_CHANNELS = 8
-LATENT_SIZE = SIZE // 4
+LATENT_SIZE = 16
 TEXT_WIDTH = 128
 
 
-def build_vae() -> AutoencoderKL:
-    """Autoencoder: (batch, 3, 64, 64) in [-1, 1] to and from latents (batch, 8, 16, 16)."""
+@dataclass(frozen=True)
+class Shape:
+    """What depends on the size of the pictures.
+
+    Attributes:
+        size: side of the square pictures, in pixels.
+        vae_widths: the autoencoder's channels by resolution, each half of the one before.
+        latent_channels: more than Stable Diffusion's 4: screens and outlines of a few pixels do not fit into 4 numbers.
+    """
+
+    size: int
+    vae_widths: tuple[int, ...]
+    latent_channels: int
+
+
+SHAPES: dict[int, Shape] = {64: Shape(64, (24, 48, 64), 8), 128: Shape(128, (24, 48, 64, 96), 16)}
+
+
+def build_vae(shape: Shape = SHAPES[SIZE]) -> AutoencoderKL:
+    """Autoencoder: (batch, 3, size, size) in [-1, 1] to and from latents (batch, latent_channels, 16, 16)."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(24, 48, 64),
+        down_block_types=("DownEncoderBlock2D",) * len(shape.vae_widths),
+        up_block_types=("UpDecoderBlock2D",) * len(shape.vae_widths),
+        block_out_channels=shape.vae_widths,
         layers_per_block=1,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=shape.latent_channels,
         norm_num_groups=8,
-        sample_size=SIZE,
+        sample_size=shape.size,
         scaling_factor=1.0,
     )
 
@@ -56,12 +73,15 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
-def build_unet() -> UNet2DConditionModel:
-    """U-Net over latents (batch, 8, 16, 16); attention at every resolution but the lowest, as in Stable Diffusion 1."""
+def build_unet(shape: Shape = SHAPES[SIZE]) -> UNet2DConditionModel:
+    """U-Net over latents (batch, latent_channels, 16, 16).
+
+    Attention at every resolution but the lowest, as in Stable Diffusion 1.
+    """
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=shape.latent_channels,
+        out_channels=shape.latent_channels,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(48, 96, 160),
@@ -94,7 +114,15 @@ def save_pipeline(
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
 ) -> None:
-    """Writes the model as a diffusers folder in fp16 safetensors; the old folder stays whole until the new one is."""
+    """Writes the model as a diffusers folder in fp16 safetensors; the old folder stays whole until the new one is.
+
+    Args:
+        folder: where to.
+        vae: the autoencoder.
+        text_encoder: the text encoder.
+        tokenizer: as `write_tokenizer` or `from_pretrained` gave it, its files still in place.
+        unet: the U-Net.
+    """
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -109,20 +137,20 @@ def save_pipeline(
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(fresh, safe_serialization=True)
-    _use_hub_format(fresh)
+    _use_hub_format(fresh, Path(tokenizer.name_or_path))
     if folder.exists():
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _use_hub_format(folder: Path) -> None:
+def _use_hub_format(folder: Path, tokenizer: Path) -> None:
     """Rewrites what transformers 5 saves in its own way, so that older versions read it too.
 
     That is the tokenizer as vocab.json and merges.txt, and the text encoder's keys behind "text_model.".
     """
     shutil.rmtree(folder / "tokenizer")
-    write_tokenizer(folder / "tokenizer")
+    shutil.copytree(tokenizer, folder / "tokenizer")
     file = folder / "text_encoder" / "model.safetensors"
     weights = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})

@@ -3,6 +3,7 @@
 Each takes and gives (height, width, 3) float32 in [0, 1] and draws nothing at random, so a held-out operator is the
 perfect answer to "this picture in that style". No texture repeats every 4 pixels: those are the autoencoder's cells,
 and with the same content in each of them a decoder that treats all cells alike cannot draw anything within one.
+Lengths are in units of 1/64 of the picture, so that a style looks alike at every size; at 64 px a unit is a pixel.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+UNITS = 64
 Style = Callable[[np.ndarray], np.ndarray]
 
 
@@ -31,12 +33,22 @@ def blur(image: np.ndarray, times: int = 1) -> np.ndarray:
     return image
 
 
+def unit_of(image: np.ndarray) -> float:
+    """Pixels per unit of length; pictures of less than 64 px keep whole pixels."""
+    return max(1.0, image.shape[0] / UNITS)
+
+
+def soften(image: np.ndarray, times: int = 1) -> np.ndarray:
+    """Smooths as `blur` does at 64 px, as widely at every size."""
+    return blur(image, round(times * unit_of(image) ** 2))
+
+
 def outline(image: np.ndarray, threshold: float = 0.1, softness: float = 0.16) -> np.ndarray:
     """Where the colour changes sharply: (height, width), 0 on flat areas and near 1 on edges, without stairs."""
-    smooth = blur(image)
+    smooth = soften(image)
     dy, dx = np.gradient(smooth, axis=(0, 1))
-    strength = np.sqrt(dx**2 + dy**2).max(axis=-1) * 2
-    return blur(np.clip((strength - threshold) / softness, 0, 1))
+    strength = np.sqrt(dx**2 + dy**2).max(axis=-1) * (2 * unit_of(image))
+    return soften(np.clip((strength - threshold) / softness, 0, 1))
 
 
 def mix(below: np.ndarray, above: np.ndarray | tuple[float, float, float], cover: np.ndarray) -> np.ndarray:
@@ -51,8 +63,15 @@ def saturate(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _pixels(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel indices y (height, 1) and x (1, width)."""
-    return np.arange(image.shape[0])[:, None], np.arange(image.shape[1])[None, :]
+    """Places of the pixels in units, y (height, 1) and x (1, width); at 64 px their indices."""
+    y, x = ((np.arange(n) + 0.5) / unit_of(image) - 0.5 for n in image.shape[:2])
+    return y[:, None], x[None, :]
+
+
+def _tile_places(image: np.ndarray, side: int) -> list[np.ndarray]:
+    """Whole units within the tiles of `mosaic`, y (height, 1) and x (1, width) in [0, side)."""
+    unit = unit_of(image)
+    return [np.rint(place + tile_offset(place.size, round(side * unit)) / unit) % side for place in _pixels(image)]
 
 
 def mosaic(image: np.ndarray, side: int) -> np.ndarray:
@@ -75,27 +94,27 @@ def tile_offset(length: int, side: int) -> int:
 
 def sketch(image: np.ndarray) -> np.ndarray:
     """Black pencil outlines on white paper, with a breath of shading."""
-    paper = 0.9 + 0.06 * luminance(blur(image))[..., None].repeat(3, -1)
+    paper = 0.9 + 0.06 * luminance(soften(image))[..., None].repeat(3, -1)
     return mix(paper, (0.16, 0.16, 0.18), outline(image))
 
 
 def neon(image: np.ndarray) -> np.ndarray:
     """Glowing coloured outlines in the dark."""
-    glow = blur(outline(image), 2)
+    glow = soften(outline(image), 2)
     bright = image / (image.max(-1, keepdims=True) + 1e-3)
     return mix(0.06 + 0.12 * image, saturate(bright, 1.5), np.clip(1.3 * glow, 0, 1))
 
 
 def pastel(image: np.ndarray) -> np.ndarray:
     """Soft and pale, as through a milky pane."""
-    return 0.45 + 0.52 * saturate(blur(image, 4), 0.85)
+    return 0.45 + 0.52 * saturate(soften(image, 4), 0.85)
 
 
 def linen(image: np.ndarray) -> np.ndarray:
     """Printed on coarse cloth: dark threads every 6 pixels, both ways."""
-    y, x = _pixels(image)
+    y, x = (np.rint(place) for place in _pixels(image))
     thread = (1 - 0.3 * (x % 6 < 2)) * (1 - 0.3 * (y % 6 < 2))
-    return blur(image) * thread[..., None].astype(np.float32)
+    return soften(image) * thread[..., None].astype(np.float32)
 
 
 def night(image: np.ndarray) -> np.ndarray:
@@ -107,7 +126,7 @@ def night(image: np.ndarray) -> np.ndarray:
 def poster(image: np.ndarray) -> np.ndarray:
     """A screen print: four warm inks by brightness, with heavy dark outlines."""
     inks = np.array([(0.36, 0.10, 0.22), (0.80, 0.26, 0.20), (0.96, 0.66, 0.32), (0.99, 0.92, 0.76)], np.float32)
-    tone = luminance(blur(image, 3))
+    tone = luminance(soften(image, 3))
     printed = np.broadcast_to(inks[0], image.shape)
     for ink, limit in zip(inks[1:], (0.36, 0.55, 0.74), strict=True):
         printed = mix(printed, ink, np.clip((tone - limit) / 0.04 + 0.5, 0, 1))
@@ -117,7 +136,7 @@ def poster(image: np.ndarray) -> np.ndarray:
 def ink(image: np.ndarray) -> np.ndarray:
     """Navy hatching on cream paper: one stroke direction in half-tones, two in shadows, and outlines."""
     y, x = _pixels(image)
-    dark = 1 - luminance(blur(image, 2))
+    dark = 1 - luminance(soften(image, 2))
     rising, falling = (np.clip(2.2 - np.abs(line % 6 - 2.5), 0, 1) for line in (x + y, x - y))
     cover = rising * np.clip((dark - 0.22) * 2.6, 0, 0.7)
     cover = np.maximum(cover, falling * np.clip((dark - 0.52) * 4, 0, 0.7))
@@ -128,9 +147,9 @@ def ink(image: np.ndarray) -> np.ndarray:
 def watercolour(image: np.ndarray) -> np.ndarray:
     """Thin washes that pool at their edges, on grainy paper that shows through."""
     y, x = _pixels(image)
-    wash = saturate(blur(image, 3), 1.5)
+    wash = saturate(soften(image, 3), 1.5)
     wash = 1 - 0.72 * (1 - wash)
-    pool = blur(outline(image, 0.05, 0.2))
+    pool = soften(outline(image, 0.05, 0.2))
     grain = np.sin(x * np.pi / 4 + 0.8 * np.sin(y * np.pi / 4)) * np.sin(y * np.pi / 4 + 0.6)
     painted = wash * (1 - 0.45 * pool[..., None]) * (1 + 0.07 * grain[..., None])
     return np.clip(painted, 0, 1).astype(np.float32)
@@ -146,7 +165,7 @@ def duotone(image: np.ndarray) -> np.ndarray:
 def halftone(image: np.ndarray) -> np.ndarray:
     """Newspaper dots of the local colour on white, larger where it is darker, in a lattice turned by 45 degrees."""
     y, x = _pixels(image)
-    local = blur(image, 4)
+    local = soften(image, 4)
     dark = 1 - luminance(local)
     centres = ((3.5, 3.5), (7.5, 7.5))
     distance = np.minimum(*(np.hypot((y - v + 4) % 8 - 4, (x - u + 4) % 8 - 4) for v, u in centres))
@@ -157,11 +176,11 @@ def halftone(image: np.ndarray) -> np.ndarray:
 
 def pixel(image: np.ndarray) -> np.ndarray:
     """Tiles of 6 pixels in a teal cast, lit at the top left and dark at the bottom right."""
-    y, x = (index + tile_offset(index.size, 6) for index in _pixels(image))
-    tiles = mosaic(image, 6)
+    y, x = _tile_places(image, 6)
+    tiles = mosaic(image, round(6 * unit_of(image)))
     tinted = 0.62 * tiles + 0.38 * luminance(tiles)[..., None] * np.array([0.35, 1.0, 0.95], np.float32)
-    light = ((x % 6 == 0) | (y % 6 == 0)).astype(np.float32)
-    dark = ((x % 6 == 5) | (y % 6 == 5)).astype(np.float32)
+    light = ((x == 0) | (y == 0)).astype(np.float32)
+    dark = ((x == 5) | (y == 5)).astype(np.float32)
     return mix(mix(tinted, (1.0, 1.0, 1.0), 0.22 * light * (1 - dark)), (0.0, 0.08, 0.12), 0.34 * dark)
 
 

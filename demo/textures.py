@@ -10,13 +10,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.scenes import SIZE
-from demo.styles import STYLES, luminance, mosaic, outline
+from demo.styles import STYLES, UNITS, luminance, mosaic, outline, unit_of
 
 # Share of pictures under a fine regular screen: the hardest thing for the autoencoder, which squeezes 4 x 4 pixels into
 # one latent, and what most printed or woven styles are made of.
 SCREEN_SHARE = 0.15
-PERIODS = (3, 5, 6, 7, 8)  # pixels; not the autoencoder's own 4, see styles.py
+PERIODS = (3, 5, 6, 7, 8)  # units of 1/64 of the picture; not the autoencoder's own 4, see styles.py
 STYLE_SHARE = 0.7
 
 
@@ -25,10 +24,10 @@ def random_texture(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
 
     Args:
         rng: source of every choice.
-        scene: (SIZE, SIZE, 3) in [0, 1].
+        scene: (size, size, 3) in [0, 1].
 
     Returns:
-        (SIZE, SIZE, 3) float32 in [0, 1].
+        (size, size, 3) float32 in [0, 1].
     """
     share = rng.random()
     if share < STYLE_SHARE:
@@ -38,7 +37,7 @@ def random_texture(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
         return np.clip(_screened(rng, scene), 0, 1).astype(np.float32)
     kind = rng.integers(5)
     if kind == 0:
-        image = _strokes(rng)
+        image = _strokes(rng, len(scene))
     elif kind == 1:
         image = _recoloured(rng, scene)
     elif kind == 2:
@@ -64,20 +63,20 @@ def shuffle_colours(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return np.where(inverted, 1 - shuffled, shuffled)
 
 
-def _strokes(rng: np.random.Generator) -> np.ndarray:
+def _strokes(rng: np.random.Generator, size: int) -> np.ndarray:
     """Lines, ellipses and polygons in random colours."""
-    picture = Image.new("RGB", (2 * SIZE, 2 * SIZE), tuple(rng.integers(256, size=3).tolist()))
-    draw = ImageDraw.Draw(picture)
+    picture = Image.new("RGB", (2 * size, 2 * size), tuple(rng.integers(256, size=3).tolist()))
+    draw, unit = ImageDraw.Draw(picture), size / UNITS
     for _ in range(rng.integers(4, 16)):
         colour = tuple(rng.integers(256, size=3).tolist())
-        points = [tuple(p) for p in rng.integers(0, 2 * SIZE, (rng.integers(3, 5), 2)).tolist()]
+        points = [tuple(p) for p in rng.integers(0, 2 * size, (rng.integers(3, 5), 2)).tolist()]
         form = rng.integers(3)
         if form == 0:
-            draw.line(points, fill=colour, width=int(rng.integers(2, 9)))
+            draw.line(points, fill=colour, width=round(unit * rng.integers(2, 9)))
         elif form == 1:
             draw.polygon(points, fill=colour)
         else:
-            (x, y), radius = points[0], int(rng.integers(4, 30))
+            (x, y), radius = points[0], round(unit * rng.integers(4, 30))
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
     return np.asarray(picture.reduce(2), np.float32) / 255
 
@@ -100,8 +99,8 @@ def _outlined(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
 
 
 def _patterned(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
-    """The scene under one or two gratings of random direction, period (3 to 10 px), sharpness and colour."""
-    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32)
+    """The scene under one or two gratings of random direction, period (3 to 10 units), sharpness and colour."""
+    y, x = _places(len(scene)).astype(np.float32)
     angle = rng.uniform(0, np.pi)
     # Half of them lie along an axis or a diagonal, as in drawn textures.
     period = rng.uniform(3, 10)
@@ -122,8 +121,8 @@ def _screened(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     if rng.random() < 0.2:
         scene = _recoloured(rng, scene)
     if rng.random() < 0.4:
-        scene = mosaic(scene, int(rng.choice(PERIODS)))
-    height = _screen(rng)
+        scene = mosaic(scene, round(rng.choice(PERIODS) * unit_of(scene)))
+    height = _screen(rng, len(scene))
     tone = luminance(scene) if rng.random() < 0.3 else 1 - luminance(scene)
     if rng.random() < 0.4:
         tone = np.full_like(tone, rng.uniform(0.2, 0.6))
@@ -136,9 +135,14 @@ def _screened(rng: np.random.Generator, scene: np.ndarray) -> np.ndarray:
     return paper * (1 - cover) + ink * cover
 
 
-def _screen(rng: np.random.Generator) -> np.ndarray:
-    """A regular screen, (SIZE, SIZE) in [0, 1] with all heights about equally frequent."""
-    y, x = np.mgrid[0:SIZE, 0:SIZE]
+def _places(size: int) -> np.ndarray:
+    """Places of the pixels in units, (2, size, size): y and x; at 64 px their indices."""
+    return np.mgrid[0:size, 0:size] * (UNITS / size)
+
+
+def _screen(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A regular screen, (size, size) in [0, 1] with all heights about equally frequent."""
+    y, x = _places(size)
     period = int(rng.choice(PERIODS))
     shift_x, shift_y = rng.integers(0, 2 * period, 2) / 2
     if rng.random() < 0.3:  # turned by 45 degrees

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from demo import parallel
-from demo.data import load_scenes
-from demo.model_config import MODEL_DIR
-from demo.train_unet import train_unet, trains_vae
-from demo.train_vae import train_vae
+from demo.model_config import MODEL_DIR, SHAPES
+from demo.scenes import SIZE
+from demo.train_unet import train_unet
+from demo.train_vae import load_pools, train_vae, trains_vae
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--processes", type=int, default=2, help="CPU processes; a GPU is used by one")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scenes", type=int, default=40_000, help="training pictures rendered in advance")
+    parser.add_argument("--size", type=int, choices=list(SHAPES), default=SIZE, help="side of the pictures, in pixels")
+    parser.add_argument("--scenes", type=int, default=40_000, help="photos and base styles rendered in advance")
+    parser.add_argument("--family", type=int, default=40_000, help="pictures in styles of the family, as well")
+    parser.add_argument("--first_scene", type=int, default=0, help="seed of the first; another gives new pictures")
     parser.add_argument("--textures", type=int, default=12_000, help="random textures for the autoencoder")
     parser.add_argument("--save_every", type=int, default=500, help="steps between checkpoints")
     vae = parser.add_argument_group("autoencoder")
@@ -65,9 +68,7 @@ def main() -> None:
         args.processes = 1
     args.work.mkdir(parents=True, exist_ok=True)
     # Rendered before the processes part, as each of them reads the same files.
-    load_scenes(args.work, args.scenes, args.processes)
-    if trains_vae(args):
-        load_scenes(args.work, args.textures, args.processes, textures=True)
+    load_pools(args)
     parallel.run_parallel(train_base, args)
 
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from demo import parallel
-from demo.data import NAMES, load_latents, load_scenes
-from demo.model_config import build_scheduler, build_text_encoder, build_unet, build_vae, save_pipeline
+from demo.data import NAMES, Scenes, load_latents
+from demo.far_styles import FAR_STYLES
+from demo.model_config import SHAPES, Shape, build_scheduler, build_text_encoder, build_unet, build_vae, save_pipeline
 from demo.scenes import training_caption
+from demo.style_family import caption_words
 from demo.styles import HELD_OUT_STYLES
+from demo.train_vae import load_pools, trains_vae
 from demo.training import Budget, Training
-from demo.vocabulary import write_tokenizer
+from demo.vocabulary import STYLE_WORDS, WORDS, write_tokenizer
 
+FAMILY_SHARE = 0.6
 CAPTION_DROPOUT = 0.1
 # Cap on the weight of the x0 error, which is SNR + 1 under a plain v-prediction loss: little noise is cheap to learn
 # and invisible. After min-SNR (Hang et al. 2023), but full at high noise, where colours are decided.
@@ -60,48 +66,75 @@ def draw_timesteps(rng: np.random.Generator, count: int) -> torch.Tensor:
     return torch.from_numpy((1000 * (np.arange(count) + rng.random(count)) / count).astype(np.int64))
 
 
-def batches(
-    latents: np.ndarray, labels: np.ndarray, tokenizer: CLIPTokenizer, batch_size: int, seed: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+@dataclass(frozen=True)
+class Pool:
+    """Latents (count, channels, height, width) of pictures, and what the pictures show."""
+
+    latents: np.ndarray
+    scenes: Scenes
+
+
+class Batches(IterableDataset):
     """Endless random batches: latents, tokens, noise and timesteps, as `DenoisingLoss` takes them.
 
     Captions are drawn anew each time, one in ten is empty.
+
+    Args:
+        pools: by kind: "scenes" and "family".
+        tokenizer: of the captions.
+        batch_size: latents in a batch, `FAMILY_SHARE` of them in styles of the family.
+        seed: of every choice; workers that run side by side add their number.
     """
-    rng = np.random.default_rng(seed)
-    while True:
-        picked = rng.integers(len(latents), size=batch_size)
-        clean = torch.from_numpy(latents[picked]).float()
-        captions = [draw_caption(rng, labels[i]) for i in picked]
-        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
-        yield clean, tokens, noise, draw_timesteps(rng, batch_size)
+
+    def __init__(self, pools: dict[str, Pool], tokenizer: CLIPTokenizer, batch_size: int, seed: int) -> None:
+        self.pools, self.tokenizer, self.batch_size, self.seed = pools, tokenizer, batch_size, seed
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        worker = get_worker_info()
+        rng = np.random.default_rng([self.seed, 0 if worker is None else worker.id])
+        while True:
+            yield self._batch(rng)
+
+    def _batch(self, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        family = round(self.batch_size * FAMILY_SHARE)
+        clean, captions = [], []
+        for kind, count in (("scenes", self.batch_size - family), ("family", family)):
+            pool = self.pools[kind]
+            picked = rng.integers(len(pool.latents), size=count)
+            clean.append(pool.latents[picked])
+            captions += [draw_caption(rng, pool.scenes.labels[i], pool.scenes.words[i]) for i in picked]
+        # Shuffled, as the timesteps that belong to the places rise from the first to the last.
+        order = rng.permutation(self.batch_size)
+        latents = torch.from_numpy(np.concatenate(clean)[order]).float()
+        texts = [captions[i] for i in order]
+        tokens = self.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+        return latents, tokens, noise, draw_timesteps(rng, self.batch_size)
 
 
-def draw_caption(rng: np.random.Generator, labels: np.ndarray) -> str:
-    """A training caption of a picture with these four labels, or none at all."""
+def draw_caption(rng: np.random.Generator, labels: np.ndarray, words: Sequence[str]) -> str:
+    """A training caption of a picture with these labels and style words, or none at all."""
     if rng.random() < CAPTION_DROPOUT:
         return ""
-    subject, colour, background, style = (names[i] for names, i in zip(NAMES, labels, strict=True))
-    unused = tuple(HELD_OUT_STYLES)
-    return training_caption(rng, subject, colour, background, None if style == "photo" else style, unused)
+    subject, colour, background = (names[i] for names, i in zip(NAMES[:3], labels[:3], strict=True))
+    style = " ".join(caption_words(rng, tuple(words))) if words else None
+    return training_caption(rng, subject, colour, background, style, (*HELD_OUT_STYLES, *FAR_STYLES))
 
 
 def build_models(args: argparse.Namespace) -> tuple[AutoencoderKL, CLIPTokenizer, CLIPTextModel, UNet2DConditionModel]:
     """The parts of the model: from `args.init` when given, else the trained autoencoder and fresh networks."""
     torch.manual_seed(args.seed)
-    tokenizer = write_tokenizer(args.work / f"tokenizer_{parallel.rank()}")
-    vae, text_encoder, unet = build_vae(), build_text_encoder(tokenizer), build_unet()
+    tokenizer = write_tokenizer(args.work / f"tokenizer_{parallel.rank()}", WORDS + STYLE_WORDS)
+    shape = SHAPES[args.size]
+    vae, text_encoder, unet = build_vae(shape), build_text_encoder(tokenizer), build_unet(shape)
     vae_folder = args.work / "vae" if trains_vae(args) else args.init / "vae"
     vae.load_state_dict(AutoencoderKL.from_pretrained(vae_folder).float().state_dict())
     if args.init is not None:
-        start_from(text_encoder, CLIPTextModel.from_pretrained(args.init / "text_encoder"))
+        given = CLIPTextModel.from_pretrained(args.init / "text_encoder")
+        start_from(text_encoder, given)
+        start_words(text_encoder, tokenizer, given, CLIPTokenizer.from_pretrained(args.init / "tokenizer"))
         start_from(unet, UNet2DConditionModel.from_pretrained(args.init / "unet"))
     return vae, tokenizer, text_encoder, unet
-
-
-def trains_vae(args: argparse.Namespace) -> bool:
-    """Whether the run makes its autoencoder itself; else it is that of `args.init`."""
-    return args.init is None or args.vae_init is not None
 
 
 def start_from(module: torch.nn.Module, given: torch.nn.Module) -> None:
@@ -111,27 +144,40 @@ def start_from(module: torch.nn.Module, given: torch.nn.Module) -> None:
     module.load_state_dict(fitting, strict=False)
 
 
+@torch.no_grad()
+def start_words(
+    text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, given: CLIPTextModel, given_tokenizer: CLIPTokenizer
+) -> None:
+    """Copies the embeddings of the tokens that both vocabularies have, wherever they stand in them."""
+    own, known = tokenizer.get_vocab(), given_tokenizer.get_vocab()
+    shared = [token for token in own if token in known]
+    target, source = (model.get_input_embeddings().weight for model in (text_encoder, given))
+    target[[own[token] for token in shared]] = source[[known[token] for token in shared]].float()
+
+
 def train_unet(args: argparse.Namespace) -> None:
     """Trains until `args.max_steps` or `args.max_minutes`; every checkpoint also writes the model to `args.out`."""
     device = parallel.device()
     vae, tokenizer, text_encoder, unet = build_models(args)
-    scenes = load_scenes(args.work, args.scenes, args.processes)
-    latents = load_latents(args.work, scenes, vae.to(device), device)
+    vae = vae.to(device)
+    scenes = {kind: pool for kind, pool in load_pools(args).items() if kind != "textures"}
+    pools = {kind: Pool(load_latents(args.work, pool, vae, device), pool) for kind, pool in scenes.items()}
     if device.type == "cpu":
         # The plain formula has the faster backward pass on a CPU.
         unet.set_attn_processor(AttnProcessor())
-    model = DenoisingLoss(text_encoder, unet).to(device)
+    model = DenoisingLoss(text_encoder, unet).to(device, memory_format=torch.channels_last)
     budget = Budget(args.max_steps, args.max_minutes, args.lr, warm_up=200, ema=args.ema, save_every=args.save_every)
     training = Training("unet", args.work, model, budget)
     # Each process, and each resumed run, draws other batches.
-    seed = args.seed + 1000 * parallel.rank() + training.step
-    source = batches(latents, scenes.labels, tokenizer, args.batch, seed)
-    training.run(source, lambda: write_model(args.out, training, vae, tokenizer))
+    source = Batches(pools, tokenizer, args.batch, args.seed + 1000 * parallel.rank() + training.step)
+    workers = args.processes if device.type == "cuda" else 0
+    loader = DataLoader(source, batch_size=None, num_workers=workers, pin_memory=workers > 0)
+    training.run(iter(loader), lambda: write_model(args.out, training, vae, tokenizer, SHAPES[args.size]))
 
 
-def write_model(folder: Path, training: Training, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> None:
+def write_model(folder: Path, training: Training, vae: AutoencoderKL, tokenizer: CLIPTokenizer, shape: Shape) -> None:
     """Writes the averaged weights as a diffusers folder; the networks in training stay as they are."""
-    parts = build_vae(), build_text_encoder(tokenizer), build_unet()
+    parts = build_vae(shape), build_text_encoder(tokenizer), build_unet(shape)
     with training.average.applied():
         sources = vae, training.module.text_encoder, training.module.unet
         for part, source in zip(parts, sources, strict=True):

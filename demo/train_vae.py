@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from demo import parallel
 from demo.data import HELD_OUT_SEED, Scenes, load_scenes, to_tensor
-from demo.model_config import build_vae
+from demo.far_styles import FAR_STYLES
+from demo.model_config import SHAPES, build_vae
 from demo.scenes import render_scene
 from demo.styles import STYLES
 from demo.training import Budget, Training
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 KL_WEIGHT = 1e-6
 EDGE_WEIGHT = 0.5
 LATENT_NOISE = 0.02  # deviation, as a part of the latents' own, of the noise that the decoder learns to ignore
-TEXTURE_SHARE = 0.6
+TEXTURE_SHARE, FAMILY_SHARE = 0.25, 0.5
 
 
 class ReconstructionLoss(torch.nn.Module):
@@ -51,22 +52,28 @@ class ReconstructionLoss(torch.nn.Module):
         return loss + KL_WEIGHT * posterior.kl().float().mean()
 
 
-def batches(scenes: Scenes, textures: Scenes, batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor]]:
-    """Endless random batches (batch_size, 3, height, width), `TEXTURE_SHARE` of them textures."""
+def batches(pools: dict[str, Scenes], batch_size: int, seed: int) -> Iterator[tuple[torch.Tensor]]:
+    """Endless random batches (batch_size, 3, height, width): half of them styles of the family, a quarter textures.
+
+    Args:
+        pools: pictures by kind.
+        batch_size: pictures in a batch.
+        seed: of the choice.
+    """
     rng = np.random.default_rng(seed)
-    texture_count = round(batch_size * TEXTURE_SHARE)
+    counts = {"family": round(batch_size * FAMILY_SHARE), "textures": round(batch_size * TEXTURE_SHARE)}
+    counts["scenes"] = batch_size - sum(counts.values())
     while True:
-        picked = rng.integers(len(scenes.images), size=batch_size - texture_count)
-        others = rng.integers(len(textures.images), size=texture_count)
-        yield (to_tensor(np.concatenate([scenes.images[np.sort(picked)], textures.images[np.sort(others)]])),)
+        picked = {kind: rng.integers(len(pools[kind].images), size=count) for kind, count in counts.items()}
+        yield (to_tensor(np.concatenate([pools[kind].images[np.sort(chosen)] for kind, chosen in picked.items()])),)
 
 
 @torch.no_grad()
 def psnr_by_style(vae: AutoencoderKL, count: int = 32) -> dict[str, float]:
-    """Mean PSNR in dB of `count` unseen photos and of each style of them, held-out operators included."""
-    photos = [render_scene(HELD_OUT_SEED + i).image for i in range(count)]
+    """Mean PSNR in dB of `count` unseen photos and of each style of them, the held-out ones included."""
+    photos = [render_scene(HELD_OUT_SEED + i, size=vae.config.sample_size).image for i in range(count)]
     figures = {}
-    for name, style in {"photo": lambda image: image, **STYLES}.items():
+    for name, style in {"photo": lambda image: image, **STYLES, **FAR_STYLES}.items():
         pixels = to_tensor(np.stack([style(photo) for photo in photos]) * 255).to(vae.device)
         output = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
         error = ((output - pixels) / 2).square().mean((1, 2, 3))
@@ -127,25 +134,41 @@ def start_from(vae: AutoencoderKL, folder: Path) -> None:
     vae.decoder.conv_in.bias.copy_(given.decoder.conv_in.bias)
 
 
+def load_pools(args: argparse.Namespace) -> dict[str, Scenes]:
+    """The pictures that the run trains on, by kind."""
+    counts = {"scenes": args.scenes, "family": args.family} | ({"textures": args.textures} if trains_vae(args) else {})
+    return {
+        kind: load_scenes(args.work, count, args.processes, kind, args.size, args.first_scene)
+        for kind, count in counts.items()
+    }
+
+
+def trains_vae(args: argparse.Namespace) -> bool:
+    """Whether the run makes its autoencoder itself; else it is that of `args.init`."""
+    return args.init is None or args.vae_init is not None
+
+
 def train_vae(args: argparse.Namespace) -> None:
     """Trains until `args.vae_steps` or `args.vae_minutes` and writes the result to the folder `vae` in `args.work`."""
     device = parallel.device()
     torch.manual_seed(args.seed)
-    vae = build_vae()
+    vae = build_vae(SHAPES[args.size])
     if args.vae_init is not None:
         start_from(vae, args.vae_init)
     model = ReconstructionLoss(vae).to(device)
     budget = Budget(args.vae_steps, args.vae_minutes, args.vae_lr, warm_up=100, ema=0.998, save_every=args.save_every)
     training = Training("vae", args.work, model, budget)
-    scenes = load_scenes(args.work, args.scenes, args.processes)
-    textures = load_scenes(args.work, args.textures, args.processes, textures=True)
+    pools = load_pools(args)
     # Each process, and each resumed run, draws other batches.
     seed = args.seed + 1000 * parallel.rank() + training.step
     torch.manual_seed(seed)
-    training.run(batches(scenes, textures, args.vae_batch, seed))
+    training.run(batches(pools, args.vae_batch, seed))
     if parallel.rank() == 0:
         model.load_state_dict(training.average.values, strict=False)
-        normalise_latents(model.vae, to_tensor(scenes.images[:1000]).to(device))
+        normalise_latents(
+            model.vae,
+            to_tensor(np.concatenate([pools["scenes"].images[:500], pools["family"].images[:500]])).to(device),
+        )
         log.info("PSNR %s", psnr_by_style(model.vae))
         model.vae.save_pretrained(args.work / "vae")
     parallel.wait_for_all()

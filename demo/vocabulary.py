@@ -11,7 +11,9 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
+from demo.far_styles import FAR_STYLES
 from demo.scenes import BACKGROUNDS, COLOURS, NONCE_STYLES, NONCE_SUBJECT
+from demo.style_family import FAMILY_WORDS
 from demo.styles import STYLES
 from demo.subjects import SUBJECTS
 
@@ -21,6 +23,8 @@ GRAMMAR = ("a", "an", "photo", "of", "on", "in", "background", "style")
 WORDS: tuple[str, ...] = tuple(
     dict.fromkeys((*GRAMMAR, *SUBJECTS, *COLOURS, *BACKGROUNDS, NONCE_SUBJECT, *NONCE_STYLES, *STYLES))
 )
+# What a model trained on the family of styles knows as well.
+STYLE_WORDS: tuple[str, ...] = tuple(word for word in (*FAMILY_WORDS, *FAR_STYLES) if word not in WORDS)
 # Printable ASCII in lower case; CLIP lowers the text before it looks up a token.
 CHARACTERS = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
 
@@ -60,9 +64,9 @@ def build_vocabulary(merges: list[Merge]) -> dict[str, int]:
     return {token: index for index, token in enumerate([*tokens, START, END])}
 
 
-def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Writes the tokenizer's files into `folder` and loads them from there."""
-    merges = build_merges()
+def write_tokenizer(folder: Path, words: tuple[str, ...] = WORDS) -> CLIPTokenizer:
+    """Writes the files of a tokenizer that knows `words` into `folder` and loads them from there."""
+    merges = build_merges(words)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         "vocab.json": build_vocabulary(merges),
