@@ -37,7 +37,7 @@ def _ink(rng: np.random.Generator) -> tuple[tuple[str, ...], Painter]:
 def _need(rng: np.random.Generator) -> Callable[[Sheet], np.ndarray]:
     """How much ink a place gets, (height, width) around [0, 1]: by darkness mostly, else the same everywhere."""
     if rng.random() < 0.75:
-        start, slope = rng.uniform(0.1, 0.35), rng.uniform(1.2, 2.4)
+        start, slope = rng.uniform(0.0, 0.22), rng.uniform(1.1, 2.2)
         return lambda sheet: np.clip((1 - sheet.tone - start) * slope, 0, 1)
     level = rng.uniform(0.35, 0.6)
     return lambda sheet: np.full(sheet.photo.shape[:2], level)

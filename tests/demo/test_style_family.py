@@ -7,7 +7,16 @@ import pytest
 
 from demo.far_styles import FAR_STYLES
 from demo.scenes import render_scene
-from demo.style_family import COLOURINGS, FAMILY_WORDS, FINISHES, LINES, TEXTURES, caption_words, random_style
+from demo.style_family import (
+    COLOURINGS,
+    FAMILY_WORDS,
+    FINISHES,
+    LINES,
+    TEXTURES,
+    FamilyStyle,
+    caption_words,
+    random_style,
+)  # fmt: skip
 from demo.styles import HELD_OUT_STYLES
 
 MAKERS = [maker for table in (COLOURINGS, TEXTURES, LINES, FINISHES) for maker in table]
@@ -32,7 +41,10 @@ def test_a_seed_is_a_style_and_leaves_the_picture_alone() -> None:
 
 
 def test_every_style_gives_a_picture_that_is_not_the_photo(styles) -> None:
-    image = render_scene(2).image
+    # A light and a dark one: strokes by darkness leave the lights bare.
+    image = np.concatenate(
+        [render_scene(2, colour="white").image[:, :32], render_scene(4, "car").image[:, 32:]], axis=1
+    )
     for style in styles:
         painted = style(image)
         assert painted.shape == image.shape and painted.dtype == np.float32
@@ -61,8 +73,6 @@ def test_no_style_is_a_held_out_one() -> None:
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
 def test_elements_look_alike_at_every_size(maker) -> None:
     """At 128 px an element draws what it draws at 64 px: reduced, the two differ by the sharper borders alone."""
-    from demo.style_family import FamilyStyle
-
     style = FamilyStyle((maker(np.random.default_rng(3)),))
     small = render_scene(5, size=64).image
     large = np.kron(small, np.ones((2, 2, 1), np.float32))

@@ -125,9 +125,9 @@ def test_a_run_with_fewer_steps_than_its_checkpoint_has_adds_nothing(tmp_path, m
     """What is in the work folder is gone on from: both runs end at the same step."""
     monkeypatch.setattr("demo.data.CHUNK", 4)
     monkeypatch.setattr("demo.data.get_context", lambda _: InOneProcess)
-    argv = ["train_base", "--init", str(MODEL_DIR), "--scenes", "4", "--family", "4", "--processes", "1",
-            "--batch", "4", "--max_steps", "2", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "model")]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", argv)
+    small = ["--scenes", "4", "--family", "4", "--processes", "1", "--batch", "4", "--max_steps", "2"]
+    places = ["--init", str(MODEL_DIR), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "model")]
+    monkeypatch.setattr(sys, "argv", ["train_base", *small, *places])
     train_base.main()
     train_base.main()
     assert torch.load(tmp_path / "work" / "unet.pt", weights_only=True)["step"] == 2
