@@ -11,8 +11,6 @@ import argparse
 import logging
 from pathlib import Path
 
-import torch
-
 from demo import parallel
 from demo.model_config import MODEL_DIR, SHAPES
 from demo.scenes import SIZE
@@ -30,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--init", type=Path, help="a model folder to start from; its autoencoder is kept unless --vae_init"
     )
-    parser.add_argument("--processes", type=int, default=2, help="CPU processes; a GPU is used by one")
+    parser.add_argument("--processes", type=int, default=2, help="that render, and train on CPUs; a GPU is used by one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, choices=list(SHAPES), default=SIZE, help="side of the pictures, in pixels")
     parser.add_argument("--scenes", type=int, default=40_000, help="photos and base styles rendered in advance")
@@ -64,8 +62,6 @@ def train_base(args: argparse.Namespace) -> None:
 def main() -> None:
     """Command line."""
     args = build_parser().parse_args()
-    if torch.cuda.is_available():
-        args.processes = 1
     args.work.mkdir(parents=True, exist_ok=True)
     # Rendered before the processes part, as each of them reads the same files.
     load_pools(args)

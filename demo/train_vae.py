@@ -155,7 +155,7 @@ def train_vae(args: argparse.Namespace) -> None:
     vae = build_vae(SHAPES[args.size])
     if args.vae_init is not None:
         start_from(vae, args.vae_init)
-    model = ReconstructionLoss(vae).to(device)
+    model = ReconstructionLoss(vae).to(device, memory_format=torch.channels_last)
     budget = Budget(args.vae_steps, args.vae_minutes, args.vae_lr, warm_up=100, ema=0.998, save_every=args.save_every)
     training = Training("vae", args.work, model, budget)
     pools = load_pools(args)
