@@ -19,7 +19,7 @@ from tqdm import trange
 from demo.data import HELD_OUT_SEED, NAMES, Scenes, load_scenes, styled_scene, to_tensor
 from demo.model_config import MODEL_DIR, load_pipeline
 from demo.sample_sheet import generate
-from demo.scenes import caption
+from demo.scenes import SIZE, caption
 
 # cross_entropy's mark of a question without an answer.
 IGNORED = -100
@@ -103,16 +103,18 @@ def random_prompts(count: int, seed: int) -> tuple[list[str], np.ndarray]:
     return prompts, labels
 
 
-def load_classifier(work: Path, scene_count: int, steps: int, processes: int) -> tuple[Classifier, dict[str, float]]:
-    """The classifier, trained at the first call, and its accuracy on 1,000 unseen scenes."""
-    file = work / f"classifier_{steps}.pt"
+def load_classifier(
+    work: Path, scene_count: int, steps: int, processes: int, size: int
+) -> tuple[Classifier, dict[str, float]]:
+    """The classifier of pictures of `size` px, trained at the first call, and its accuracy on 1,000 unseen scenes."""
+    file = work / (f"classifier_{steps}.pt" if size == SIZE else f"classifier_{steps}_{size}px.pt")
     model = Classifier()
     if file.exists():
         model.load_state_dict(torch.load(file, weights_only=True))
     else:
-        model = train_classifier(load_scenes(work, scene_count, processes), steps, seed=0)
+        model = train_classifier(load_scenes(work, scene_count, processes, size=size), steps, seed=0)
         torch.save(model.state_dict(), file)
-    unseen = [styled_scene(HELD_OUT_SEED + 10_000 + i) for i in range(1000)]
+    unseen = [styled_scene(HELD_OUT_SEED + 10_000 + i, size) for i in range(1000)]
     images, labels = np.stack([image for image, _ in unseen]), np.stack([label for _, label in unseen])
     return model.eval(), accuracy(model.eval(), images, labels)
 
@@ -131,9 +133,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file too")
     args = parser.parse_args()
-    classifier, ceiling = load_classifier(args.work, args.scenes, args.classifier_steps, args.processes)
+    pipeline = load_pipeline(args.model)
+    size = pipeline.vae.config.sample_size
+    classifier, ceiling = load_classifier(args.work, args.scenes, args.classifier_steps, args.processes, size)
     prompts, labels = random_prompts(args.prompts, args.seed)
-    images = generate(load_pipeline(args.model), prompts, args.seed, args.steps, args.guidance_scale)
+    images = generate(pipeline, prompts, args.seed, args.steps, args.guidance_scale)
     figures = {
         "classifier_on_unseen_scenes": ceiling,
         "generated": accuracy(classifier, np.rint(images * 255).astype(np.uint8), labels),

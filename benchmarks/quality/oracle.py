@@ -1,0 +1,181 @@
+"""What a LoRA can reach on a base model: `python -m benchmarks.quality.oracle --styles ink blueprint`.
+
+The oracle is the same training as everywhere in the bench, the same updates x rows, but on many true pairs in place of
+one. What it cannot draw, no method that learns from one pair can be seen to draw: the base model lacks it. Its strength
+is also given as a share of what the autoencoder allows, the strength of T(base) after encoding and decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from benchmarks.quality.__main__ import RESULTS
+from benchmarks.quality.jobs import PRESET, ROOT, make_prompts
+from benchmarks.quality.judge import Judge, load_judge
+from benchmarks.quality.measures import Reference, score
+from benchmarks.quality.plan import THREE
+from benchmarks.quality.report import plain_table
+from benchmarks.quality.sampler import Prompt, Sampler
+from demo.data import HELD_OUT_SEED
+from demo.far_styles import FAR_STYLES
+from demo.model_config import MODEL_DIR
+from demo.scenes import caption, render_scene, to_picture
+from demo.styles import HELD_OUT_STYLES, Style
+from pair_network.training.hosts.embedded.entry import train_pairs
+
+STYLES: dict[str, Style] = HELD_OUT_STYLES | FAR_STYLES
+NUM_PAIRS = 48
+PAIR_SEED = HELD_OUT_SEED + 800_000
+# The silhouette has to stay where it was: a stronger style at less than this does not count.
+LEAST_STRUCTURE = 0.75
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the oracle reached in one style.
+
+    Attributes:
+        strength: the largest at a structure of at least `LEAST_STRUCTURE`, by any mode and strength; 0 if none has it.
+        ceiling: strength of T(base) after the autoencoder.
+        share: strength / ceiling.
+        structure: at that strength.
+        pixel_error: distance to T(base) of the whole picture there, as a part of base's own.
+        at: mode and its strength, e.g. "lora 1".
+    """
+
+    strength: float
+    ceiling: float
+    share: float
+    structure: float
+    pixel_error: float
+    at: str
+
+
+def write_pairs(folder: Path, name: str, count: int = NUM_PAIRS) -> tuple[Path, Path]:
+    """Writes true pairs of a style with captions; the folders of the photos and of their twins."""
+    for number in range(count):
+        scene = render_scene(PAIR_SEED + number)
+        for place, image, style in (("content", scene.image, None), ("style", STYLES[name](scene.image), name)):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            to_picture(image).save(folder / place / f"{number:02}.png")
+            text = caption(scene.subject, scene.colour, scene.background, style)
+            (folder / place / f"{number:02}.txt").write_text(text + "\n", encoding="utf-8")
+    return folder / "content", folder / "style"
+
+
+def train(model: Path, name: str, folder: Path, seed: int) -> Path:
+    """Trains on true pairs as `presets/embedded.toml` says; the style LoRA's file."""
+    content, style = write_pairs(folder, name)
+    argv = [
+        "--config_file", str(PRESET), "--pretrained_model_name_or_path", str(model),
+        "--content", str(content), "--style", str(style), "--style_prompt", f"in {name} style",
+        "--output_dir", str(folder), "--output_name", "oracle", "--seed", str(seed), "--save_precision", "float",
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        train_pairs(argv)
+    return folder / "oracle.safetensors"
+
+
+@torch.no_grad()
+def through_autoencoder(sampler: Sampler, images: np.ndarray) -> np.ndarray:
+    """Images (count, height, width, 3) in [0, 1], encoded and decoded."""
+    vae, parts = sampler.pipe.vae, []
+    for first in range(0, len(images), 20):
+        pixels = torch.from_numpy(images[first : first + 20]).movedim(-1, 1).to(sampler.device) * 2 - 1
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample
+        parts.append((decoded / 2 + 0.5).clamp(0, 1).movedim(1, -1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def measure(
+    sampler: Sampler, judge: Judge, prompts: list[Prompt], name: str, file: Path
+) -> tuple[Finding, list[np.ndarray]]:
+    """The oracle's figures in a style, and the pictures of the sheet: base, oracle, VAE(T(base)), T(base)."""
+    base, subjects = sampler.draw(prompts), [prompt.subject for prompt in prompts]
+    reference = Reference.of(judge, base, STYLES[name], subjects, subjects[0])
+    allowed = through_autoencoder(sampler, reference.truth)
+    ceiling, everywhere = reference.strength(allowed), np.ones(base.shape[:3])
+    best, drawn = Finding(0.0, ceiling, 0.0, 1.0, 1.0, "none"), base
+    for mode, strengths in THREE.items():
+        for strength in strengths:
+            images = sampler.draw(prompts, f"in {name} style", file, mode, strength)
+            figures = score(images, reference, judge)
+            if figures["structure"] >= LEAST_STRUCTURE and figures["strength"] > best.strength:
+                error, reached = reference.pixel_error(images, everywhere), figures["strength"]
+                where = f"{mode} {strength:g}"
+                best = Finding(reached, ceiling, reached / ceiling, figures["structure"], error, where)
+                drawn = images
+    return best, [base, drawn, allowed, reference.truth]
+
+
+def save_sheet(rows: dict[str, list[np.ndarray]], file: Path) -> None:
+    """For each style four labelled rows of the last pictures: base model, oracle, VAE(T(base)), T(base)."""
+    titles = ("base model", "oracle", "true answer, autoencoder", "true answer")
+    side = next(iter(rows.values()))[0].shape[1]
+    sheet = Image.new("RGB", (190 + SHOWN * side, len(rows) * (len(titles) * side + 8)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for block, (name, sets) in enumerate(rows.items()):
+        for line, (title, images) in enumerate(zip(titles, sets, strict=True)):
+            top = block * (len(titles) * side + 8) + line * side
+            draw.text((4, top + side // 2 - 8), f"{name}: {title}", fill="black", font_size=12)
+            sheet.paste(to_picture(np.concatenate(list(images[-SHOWN:]), axis=1)), (190, top))
+    sheet.save(file, quality=88)
+
+
+def page(findings: dict[str, Finding], prompts: int) -> str:
+    numbers = {name: {k: v for k, v in asdict(found).items() if k != "at"} for name, found in findings.items()}
+    where = ", ".join(f"{name} {found.at}" for name, found in findings.items())
+    return (
+        "# What a LoRA can reach on the base model\n\n"
+        f"`python -m benchmarks.quality.oracle`: one training on {NUM_PAIRS} true pairs for each style by "
+        f"`presets/embedded.toml`, {prompts} prompts. strength: the largest at structure ≥ {LEAST_STRUCTURE} "
+        "(docs/quality.md); ceiling: T(base) after the autoencoder; share: strength / ceiling; pixel_error: distance "
+        f"to T(base), the base picture's own is 1.\n\n{plain_table('style', numbers, 2)}\nReached at: {where}.\n"
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.oracle", description=__doc__)
+    parser.add_argument("--model", type=Path, default=MODEL_DIR, help="folder of the base model")
+    parser.add_argument("--styles", nargs="+", choices=list(STYLES), default=list(STYLES))
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
+    parser.add_argument("--work", type=Path, default=ROOT / "benchmarks" / ".work", help="judge")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of oracle.json, oracle.md and oracle.webp")
+    args = parser.parse_args()
+    if not (args.model / "model_index.json").is_file():
+        parser.error(f"--model {args.model}: no model_index.json there, a folder in diffusers layout is needed")
+    torch.set_num_threads(os.cpu_count() or 1)
+    sampler, judge = Sampler(args.model), load_judge(args.work)
+    prompts = make_prompts("house", args.prompts)
+    findings: dict[str, Finding] = {}
+    rows: dict[str, list[np.ndarray]] = {}
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in tqdm(args.styles, "styles"):
+        with tempfile.TemporaryDirectory() as folder:
+            file = train(args.model, name, Path(folder), args.seed)
+            findings[name], rows[name] = measure(sampler, judge, prompts, name, file)
+        kept = {"model": str(args.model), "prompts": args.prompts, "seed": args.seed}
+        found = {style: asdict(finding) for style, finding in findings.items()}
+        (args.out / "oracle.json").write_text(json.dumps({**kept, "styles": found}, indent=1) + "\n", encoding="utf-8")
+        (args.out / "oracle.md").write_text(page(findings, args.prompts), encoding="utf-8")
+        save_sheet(rows, args.out / "oracle.webp")
+    print(page(findings, args.prompts))
+
+
+if __name__ == "__main__":
+    main()
