@@ -6,8 +6,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from demo.far_styles import FAR_STYLES
 from demo.model_config import MODEL_DIR, load_pipeline
 from demo.sample_sheet import generate
+from demo.styles import STYLES
 from demo.train_vae import normalise_latents, psnr_by_style
 
 pytestmark = pytest.mark.skipif(not MODEL_DIR.exists(), reason="the model is not in this checkout")
@@ -30,7 +32,9 @@ def test_loads_in_one_precision_when_none_is_named() -> None:
 def test_autoencoder_reproduces_photos_and_every_style(pipeline: StableDiffusionPipeline) -> None:
     """At least 30 dB on 32 pictures (demo/README.md); a few pictures give a few tenths more or less."""
     figures = psnr_by_style(pipeline.vae, count=8)
-    assert min(figures.values()) > 29.5, figures
+    assert min(figures[name] for name in ("photo", *STYLES)) > 29.5, figures
+    # What it has met nothing of: edges of a pixel or two in strong colours are the worst.
+    assert min(figures[name] for name in FAR_STYLES) > 23, figures
     assert figures["photo"] > 33
 
 
