@@ -65,7 +65,7 @@ class Finding:
 
 
 def write_pairs(folder: Path, name: str, count: int = NUM_PAIRS) -> tuple[Path, Path]:
-    """Writes true pairs of a style with captions; the folders of the photos and of their twins."""
+    """Writes true pairs of a style with captions; the folders of the photos and of the styled ones."""
     for number in range(count):
         scene = render_scene(PAIR_SEED + number)
         for place, image, style in (("content", scene.image, None), ("style", STYLES[name](scene.image), name)):

@@ -25,8 +25,10 @@ def test_pairs_are_the_style_of_their_photos_and_say_so(tmp_path: Path) -> None:
     names = [f"{i:02}" for i in range(3)]
     assert sorted(path.stem for path in content.glob("*.png")) == names == sorted(p.stem for p in style.glob("*.png"))
     for name in names:
-        photo, twin = (np.asarray(Image.open(place / f"{name}.png"), np.float32) / 255 for place in (content, style))
-        assert np.abs(blueprint(photo) - twin).mean() < 0.01
+        photo, styled_one = (
+            np.asarray(Image.open(place / f"{name}.png"), np.float32) / 255 for place in (content, style)
+        )
+        assert np.abs(blueprint(photo) - styled_one).mean() < 0.01
         plain, styled = ((place / f"{name}.txt").read_text(encoding="utf-8").strip() for place in (content, style))
         assert styled == f"{plain} in blueprint style"
 
