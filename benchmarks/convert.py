@@ -30,8 +30,7 @@ from convert.files.lazy import Lazy  # noqa: E402
 from convert.files.writer import write_tensors  # noqa: E402
 from convert.formats.checkpoints import single_file_places  # noqa: E402
 from convert.formats.families import FAMILIES  # noqa: E402
-from convert.formats.keys.entry import row_share  # noqa: E402
-from convert.formats.names import kohya_entries  # noqa: E402
+from convert.formats.names import kohya_entries, row_share  # noqa: E402
 
 VERBS = {"kohya": ".safetensors", "a1111": ".safetensors", "diffusers": ".safetensors", "peft": ""}
 WIDTH = 1280

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from convert.formats.keys.unet import OUTSIDE, RESNET, SHORTCUT
 from demo.model_config import MODEL_DIR
+from pair_network.families.unet import OUTSIDE, RESNET, SHORTCUT
 from pair_network.files import atomic_file
 from pair_network.training.hosts.embedded.model import read_json
 

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from convert.files.header import Header, read_header
 from pair_network.errors import PairError
+from pair_network.families import Family, TextEncoder
+from pair_network.families.text_encoders import OPEN_CLIP, OPEN_CLIP_JOINT, OPEN_CLIP_JOINT_NAME
 from pair_network.files import PICKLES
 
-from .families import FAMILIES, Family, TextEncoder
-from .keys.text import OPEN_CLIP, OPEN_CLIP_JOINT, OPEN_CLIP_JOINT_NAME
+from .families import FAMILIES
 from .names import Modules
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-# Prefix of a text encoder in single-file checkpoints, and whether its layers have OpenCLIP's names there.
-ENCODER_PREFIXES: dict[tuple[str, str], tuple[tuple[str, bool], ...]] = {
-    ("sd1", "text_encoder"): (("cond_stage_model.transformer.", False),),
-    ("sd2", "text_encoder"): (("cond_stage_model.model.transformer.", True),),
-    ("sdxl", "text_encoder"): (("conditioner.embedders.0.transformer.", False),),
-    ("sdxl", "text_encoder_2"): (("conditioner.embedders.1.model.transformer.", True),),
-    ("sd3", "text_encoder"): (("text_encoders.clip_l.transformer.", False),),
-    ("sd3", "text_encoder_2"): (("text_encoders.clip_g.transformer.", False),),
-    ("sd3", "text_encoder_3"): (("text_encoders.t5xxl.transformer.", False),),
-    ("flux", "text_encoder"): (("text_encoders.clip_l.transformer.", False),),
-    ("flux", "text_encoder_2"): (("text_encoders.t5xxl.transformer.", False),),
-}
-# A layer that only this family's denoiser has, by its original name.
-SIGNATURES = {
-    "flux": "double_blocks.0.img_attn.qkv.weight",
-    "sd3": "joint_blocks.0.x_block.attn.qkv.weight",
-    "sdxl": "input_blocks.4.1.transformer_blocks.1.attn2.to_k.weight",
-    "sd": "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
-}
 SD2_WIDTH = 1024
 
 
@@ -54,16 +36,23 @@ def family_of_checkpoint(header: Header) -> tuple[Family, str]:
         PairError: None of the known layouts.
     """
     for prefix in DENOISER_PREFIXES:
-        for name, key in SIGNATURES.items():
-            stored = header.tensors.get(prefix + key)
-            if stored is not None:
-                if name == "sd":
-                    name = "sd2" if stored.shape[1] == SD2_WIDTH else "sd1"
-                return FAMILIES[name], prefix
+        # SDXL's U-Net has what SD's has, so the wider families go first.
+        for family in reversed(FAMILIES.values()):
+            for mark in family.marks:
+                stored = header.tensors.get(prefix + mark)
+                if stored is not None:
+                    return _of_two(family, stored.shape), prefix
     raise PairError(
         f"{header.path}: is no checkpoint of a known layout (SD 1, 2, XL, 3 or FLUX.1 in the original names); for "
         "diffusers' models give the folder with model_index.json"
     )
+
+
+def _of_two(family: Family, shape: Sequence[int]) -> Family:
+    """SD 1 or 2, whose layers have the same names, by the width of the text that attn2 reads."""
+    if family.name not in ("sd1", "sd2"):
+        return family
+    return FAMILIES["sd2" if shape[1] == SD2_WIDTH else "sd1"]
 
 
 @lru_cache
@@ -74,8 +63,8 @@ def single_file_places(family: Family, prefix: str) -> dict[str, Place]:
         for entry in family.entries
     }
     for encoder in family.text_encoders:
-        for start, is_open_clip in ENCODER_PREFIXES.get((family.name, encoder.component), ()):
-            places.update(_open_clip(encoder, start) if is_open_clip else _plain_encoder(encoder, start))
+        named = _open_clip if encoder.is_open_clip_there else _plain_encoder
+        places.update(named(encoder, encoder.checkpoint))
     return places
 
 

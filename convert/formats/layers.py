@@ -18,11 +18,10 @@ from torch import Tensor
 from convert.files import lazy
 from convert.files.lazy import Lazy
 from pair_network.errors import PairError
+from pair_network.families import Family
 from pair_network.network.config import PairConfig
 
-from .families import Family
-from .keys.entry import row_share
-from .names import Modules
+from .names import Modules, row_share
 
 
 @dataclass(frozen=True)

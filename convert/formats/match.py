@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from .families import Family
+from pair_network.families import Family
+
 from .names import Name, names_of
 from .parse import normal_name, suffix_of
 

@@ -68,11 +68,11 @@ def set_kohya(values: dict[str, str], adapter: Adapter, branch: Branch, output_n
     family = adapter.family
     set_rank(values, branch)
     if adapter.is_sure:
-        if not values.get("ss_base_model_version", "").startswith(family.base_model_version):
-            values["ss_base_model_version"] = family.base_model_version
+        if not values.get("ss_base_model_version", "").startswith(family.words.version):
+            values["ss_base_model_version"] = family.words.version
         values["ss_v2"] = str(family.is_v2)
-        if not _same_family(values.get("modelspec.architecture", ""), family.architecture):
-            values["modelspec.architecture"] = family.architecture
+        if not _same_family(values.get("modelspec.architecture", ""), family.words.architecture):
+            values["modelspec.architecture"] = family.words.architecture
     values["ss_network_module"] = "networks.lora"
     values["ss_output_name"] = safe_name(output_name)
 

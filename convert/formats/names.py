@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .families import Family
-from .keys.entry import Entry
-from .keys.text import clip_modules, t5_modules
+from pair_network.families import FAMILIES, Entry, Family
 
 Modules = tuple[str, ...]
 
@@ -25,6 +23,11 @@ class Name:
     modules: Modules
     swaps: bool = False
     style: str = "dotted"
+
+
+def row_share(module: str) -> int:
+    """How many parts of a joint projection's rows this module takes, in units of the hidden width."""
+    return 4 if module.endswith("proj_mlp") else 1
 
 
 def underscored(name: str) -> str:
@@ -87,8 +90,6 @@ XFLUX_SINGLE_QKV, XFLUX_SINGLE_PROJ = "qkv_lora", "proj_lora"
 @lru_cache
 def xflux_targets() -> dict[str, Modules]:
     """xflux layer name -> diffusers modules, for all blocks. Its single qkv leaves linear1's proj_mlp rows alone."""
-    from .families import FAMILIES
-
     by_native = {entry.native: tuple(f"transformer.{m}" for m in entry.modules) for entry in FAMILIES["flux"].entries}
     targets = {}
     for native, modules in by_native.items():
@@ -134,8 +135,7 @@ def peft_modules(family: Family) -> dict[str, Modules]:
         for module in entry.modules:
             bare.setdefault(module, []).append(f"{family.component}.{module}")
     for encoder in family.text_encoders:
-        known = t5_modules() if encoder.kind == "t5" else clip_modules(encoder.layers)
-        for module in known:
+        for module in encoder.modules:
             for form in {module, module.removeprefix("text_model.")}:
                 bare.setdefault(form, []).append(f"{encoder.component}.{module}")
     return {name: tuple(targets) for name, targets in bare.items()}

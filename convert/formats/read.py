@@ -12,9 +12,10 @@ from convert.files.header import printable
 from convert.files.lazy import Lazy, read_stored, reshaped
 from convert.files.storage import open_tensors
 from pair_network.errors import PairError
+from pair_network.families import Family, family_of_metadata
 from pair_network.network import checkpoint
 
-from .families import FAMILIES, Family, choose_family, family_by_name, family_of_metadata
+from .families import FAMILIES, choose_family, family_by_name
 from .layers import Adapter, Branch, Layer, needs_swap, row_ranges, swap_halves
 from .names import Name, names_of
 from .official_folder import official_files

@@ -21,12 +21,12 @@ from convert.files.storage import open_tensors
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.checkpoints import BaseModel, Place, base_model
-from convert.formats.families import Family
 from convert.formats.layers import Adapter, Branch, Layer, by_module, needs_swap, swap_halves
 from convert.formats.read import read_adapter
 from convert.options import DTYPES
 from convert.verify import TOLERANCE
 from pair_network.errors import PairError
+from pair_network.families import Family
 
 from .kohya import branch_of, kohya_layers, tensors_of
 from .lowrank import dense_factors

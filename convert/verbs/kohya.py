@@ -11,11 +11,11 @@ import torch
 from convert.files.lazy import Lazy, from_tensor
 from convert.files.writer import write_tensors
 from convert.formats import metadata
-from convert.formats.families import Family
 from convert.formats.layers import Branch, Layer, by_module, join, needs_swap, split, swap_halves
 from convert.formats.names import Modules, kohya_entries
 from convert.options import add_branch, chosen_branch, read_source
 from pair_network.errors import PairError
+from pair_network.families import Family
 
 HELP = "any LoRA into kohya's naming, exactly"
 SUFFIX = "-kohya.safetensors"

@@ -20,12 +20,12 @@ from convert.files.lazy import Lazy
 from convert.files.storage import atomic_folder, open_tensors
 from convert.files.writer import write_tensors
 from convert.formats.checkpoints import BaseModel, Place, base_model
-from convert.formats.families import Family
 from convert.formats.layers import Branch, by_module, delta, join, needs_swap, swap_halves
 from convert.formats.metadata import HISTORY_KEY, with_history
 from convert.formats.read import read_adapter
 from convert.options import add_branch, add_reading, chosen_branch
 from pair_network.errors import PairError
+from pair_network.families import Family
 
 from .blend import summed, weighted
 

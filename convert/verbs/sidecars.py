@@ -30,7 +30,6 @@ TEXTS = (
 )
 MAX_SCALE = 20.0  # of the web UIs' λ
 COVER_SIZE = 256  # pixels: ComfyUI refuses to show a header above 1 MB
-UI_VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +68,7 @@ class Card:
             "preferred weight": options.weight,
             "style guidance scale": options.scale,
             "notes": options.notes,
-            "sd version": UI_VERSIONS.get(adapter.family.name) if adapter.is_sure else None,
+            "sd version": adapter.family.words.ui if adapter.is_sure else None,
         }
         picture = options.preview or _beside(source)
         return cls({**known, **{key: value for key, value in texts.items() if value}}, picture)

@@ -3,86 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from pair_network.errors import PairError
+from pair_network.families import FAMILIES, Family, family_of_class
+from pair_network.families.text_encoders import KINDS as TEXT_ENCODER_KINDS
 
 from .config import PairConfig
 
 UNET_PREFIX = "lora_unet"
 
-# Layer paths by model family and kind. "sd" holds Stable Diffusion's U-Nets in diffusers' names and in the original
-# (LDM / SGM) ones. "ff" is what kohya's networks train besides attention: feed-forward parts and projections.
-# "full" is what kohya's own network module of the family takes without further options.
-_SD_ATTENTION = r"\.attn[12]\.to_(q|k|v|out\.0)$"
-_SD_FF = (
-    r"(\.ff\.net\.(0\.proj|2)|attentions\.\d+\.proj_(in|out)|blocks?\.\d+\.\d+\.proj_(in|out)"
-    r"|middle_block\.1\.proj_(in|out))$"
-)
-_FLUX_BLOCK = r"^(double_blocks\.\d+\.(img|txt)_(attn|mlp|mod)|single_blocks\.\d+)\."
-_SD3_BLOCK = r"^joint_blocks\.\d+\.(context|x)_block\."
-_LUMINA_BLOCK = r"^(layers|context_refiner|noise_refiner)\.\d+\."
-_HUNYUAN_BLOCK = r"^(double|single)_blocks\.\d+\."
-_ANIMA_BLOCK = r"^blocks\.\d+\."
-LAYERS: dict[str, dict[str, str]] = {
-    "sd": {
-        "attention": _SD_ATTENTION,
-        "ff": _SD_FF,
-        "conv": r"(resnets\.\d+\.(conv1|conv2|conv_shortcut|time_emb_proj)|(down|up)samplers\.0\.conv"
-        r"|in_layers\.2|out_layers\.3|emb_layers\.1|skip_connection|blocks\.\d+\.\d+\.(op|conv))$",
-        "full": f"{_SD_ATTENTION}|{_SD_FF}",
-    },
-    "flux": {
-        # A single block's linear1 and linear2 hold attention and MLP in one matrix each.
-        "attention": r"^(double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12])$",
-        "ff": r"^double_blocks\.\d+\.(img|txt)_mlp\.[02]$",
-        "modulation": r"^(double_blocks\.\d+\.(img|txt)_mod|single_blocks\.\d+\.modulation)\.lin$",
-        "full": _FLUX_BLOCK,
-    },
-    "sd3": {
-        "attention": _SD3_BLOCK + r"attn2?\.(qkv|proj)$",
-        "ff": _SD3_BLOCK + r"mlp\.",
-        "modulation": _SD3_BLOCK + r"adaLN_modulation\.1$",
-        "full": _SD3_BLOCK,
-    },
-    "lumina": {
-        "attention": _LUMINA_BLOCK + r"attention\.(qkv|out)$",
-        "ff": _LUMINA_BLOCK + r"feed_forward\.w[123]$",
-        "modulation": _LUMINA_BLOCK + r"adaLN_modulation\.1$",
-        "full": _LUMINA_BLOCK + r"|^final_layer\.",
-    },
-    "hunyuan_image": {
-        "attention": r"^(double_blocks\.\d+\.(img|txt)_attn_(qkv|proj)|single_blocks\.\d+\.linear[12])$",
-        "ff": r"^double_blocks\.\d+\.(img|txt)_mlp\.fc[12]$",
-        "modulation": r"^(double_blocks\.\d+\.(img|txt)_mod|single_blocks\.\d+\.modulation)\.linear$",
-        "full": _HUNYUAN_BLOCK,
-    },
-    "anima": {
-        "attention": _ANIMA_BLOCK + r"(self|cross)_attn\.(q|k|v|output)_proj$",
-        "ff": _ANIMA_BLOCK + r"mlp\.layer[12]$",
-        "modulation": _ANIMA_BLOCK + r"adaln_modulation_\w+\.\d$",
-        "full": _ANIMA_BLOCK + r"((self|cross)_attn\.\w+_proj|mlp\.layer[12])$",
-    },
-}
-# Model class (of sd-scripts) -> family; any other class has the layout of Stable Diffusion.
-FAMILY_OF_CLASS = {
-    "Flux": "flux",
-    "Chroma": "flux",
-    "MMDiT": "sd3",
-    "NextDiT": "lumina",
-    "HYImageDiffusionTransformer": "hunyuan_image",
-    "Anima": "anima",
-}
-TEXT_ENCODER_LAYERS = {
-    # CLIP; then Gemma 2 (Lumina) and Qwen 3 (Anima).
-    "text_encoder": r"encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])$"
-    r"|^layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)$",
-    "t5": r"^encoder\.block\.\d+\.layer\.\d+\.(SelfAttention\.(q|k|v|o)|DenseReluDense\.w(i|i_0|i_1|o))$",
-}
 PEFT_FACTOR = re.compile(r"\.lora_[AB]\.")
 FUSED = re.compile(r"(attn\.qkv|attn2\.qkv|attn_qkv|attention\.qkv|single_blocks\.\d+\.linear1)$")
 
@@ -115,10 +49,9 @@ def as_list(text_encoder: nn.Module | Sequence[nn.Module] | None) -> list[nn.Mod
     return list(text_encoder) if isinstance(text_encoder, (list, tuple)) else [text_encoder]  # type: ignore[list-item]
 
 
-def model_family(unet: nn.Module | None) -> str:
-    """The family whose layer names the model has, a key of ``LAYERS``."""
-    names = [cls.__name__ for cls in type(unet).__mro__]
-    return next((FAMILY_OF_CLASS[name] for name in names if name in FAMILY_OF_CLASS), "sd")
+def model_family(unet: nn.Module | None) -> Family:
+    """The family whose layer names the model has."""
+    return family_of_class(cls.__name__ for cls in type(unet).__mro__)
 
 
 def all_layers(text_encoder: nn.Module | Sequence[nn.Module] | None, unet: nn.Module | None) -> Iterator[Target]:
@@ -155,10 +88,12 @@ def find_targets(
         PairError: No layer matched, or ``split_qkv`` finds no fused layer.
     """
     family = model_family(unet)
-    unet_pattern = _pattern(LAYERS[family], config.targets)
-    encoder_pattern = _pattern(TEXT_ENCODER_LAYERS, config.targets)
-    if family == "hunyuan_image" and {"text_encoder", "t5"} & set(config.targets):
-        raise PairError("network_args: HunyuanImage's text encoders are not trained; take text_encoder out of targets")
+    unet_pattern = _pattern(family.kinds, config.targets)
+    encoder_pattern = _pattern(TEXT_ENCODER_KINDS, config.targets)
+    if not family.trains_text_encoders and TEXT_ENCODER_KINDS.keys() & set(config.targets):
+        raise PairError(
+            f"network_args: {family.title}'s text encoders are not trained; take text_encoder out of targets"
+        )
     found = [
         target
         for target in all_layers(text_encoder, unet)
@@ -168,12 +103,13 @@ def find_targets(
         model = type(unet).__name__ if unet is not None else "the given model"
         raise PairError(
             f"network_args: targets={'+'.join(config.targets)} matches no layer of {model}; this plug-in knows the "
-            f"layers of {', '.join(LAYERS)} models, and this family has {', '.join(LAYERS[family])}"
+            f"layers of {', '.join(each.title for each in FAMILIES.values())}, and this family has "
+            f"{', '.join(family.kinds)}"
         )
     return split_targets(found) if config.split_qkv else found
 
 
-def _pattern(kinds: dict[str, str], wanted: Sequence[str]) -> re.Pattern[str]:
+def _pattern(kinds: Mapping[str, str], wanted: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{kinds[kind]})" for kind in wanted if kind in kinds) or r"(?!)")
 
 

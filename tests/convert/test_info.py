@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from convert.formats.families import FAMILIES
-from convert.formats.keys.unet import OUTSIDE, OUTSIDE_XL
 from convert.formats.match import match_all
 from convert.formats.names import kohya_entries
+from pair_network.families.unet import OUTSIDE, OUTSIDE_XL
 
 
 def kohya_keys(family, kinds):

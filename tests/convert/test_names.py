@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from convert.formats.families import FAMILIES
-from convert.formats.keys.entry import row_share
-from convert.formats.names import kohya_entries, names_of
+from convert.formats.names import kohya_entries, names_of, row_share
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
 SDXL_UNET: dict[str, object] = dict(  # noqa: C408

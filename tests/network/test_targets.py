@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from pair_network import PairError, create_network, create_network_from_weights
+from pair_network.families import FAMILIES
+from pair_network.families.text_encoders import KINDS as TEXT_ENCODER_KINDS
 from pair_network.network.config import TARGETS, PairConfig
 from pair_network.network.factors import gather_parts, spread_parts
-from pair_network.network.targets import LAYERS, TEXT_ENCODER_LAYERS, all_layers, find_targets, model_family
+from pair_network.network.targets import all_layers, find_targets, model_family
 
 WIDTH = 16
 
@@ -71,7 +73,7 @@ ANIMA = {
 CASES = {
     "flux": ("Flux", FLUX, (4, 1, 2, 7)),
     "sd3": ("MMDiT", SD3, (2, 1, 1, 4)),
-    "lumina": ("NextDiT", LUMINA, (2, 1, 1, 5)),
+    "lumina2": ("NextDiT", LUMINA, (2, 1, 1, 5)),
     "hunyuan_image": ("HYImageDiffusionTransformer", HUNYUAN, (2, 1, 1, 4)),
     "anima": ("Anima", ANIMA, (2, 1, 1, 3)),
 }
@@ -81,7 +83,7 @@ CASES = {
 def test_each_kind_takes_its_layers(family):
     class_name, paths, counts = CASES[family]
     model = model_of(class_name, paths)
-    assert model_family(model) == family
+    assert model_family(model).name == family
     for kind, count in zip(("attention", "ff", "modulation", "full"), counts, strict=True):
         found = find_targets(PairConfig(targets=(kind,)), None, model)
         assert len(found) == count, (kind, [target.path for target in found])
@@ -90,12 +92,12 @@ def test_each_kind_takes_its_layers(family):
 
 def test_a_subclass_belongs_to_its_parents_family():
     parent = type("Flux", (nn.Module,), {})
-    assert model_family(type("TunedFlux", (parent,), {})()) == "flux"
-    assert model_family(nn.Linear(1, 1)) == model_family(None) == "sd"
+    assert model_family(type("TunedFlux", (parent,), {})()) is FAMILIES["flux"]
+    assert model_family(nn.Linear(1, 1)) is model_family(None) is FAMILIES["sd1"]
 
 
 def test_every_kind_of_the_network_args_is_known_to_a_family():
-    kinds = {kind for layers in (*LAYERS.values(), TEXT_ENCODER_LAYERS) for kind in layers}
+    kinds = {kind for kinds in (*(f.kinds for f in FAMILIES.values()), TEXT_ENCODER_KINDS) for kind in kinds}
     assert kinds == set(TARGETS)
 
 
@@ -158,7 +160,7 @@ def test_t5_trains_only_on_request():
         ("flux", "double_blocks.0.img_attn.qkv", (16, 16, 16)),
         ("flux", "single_blocks.0.linear1", (16, 16, 16, 32)),
         ("sd3", "joint_blocks.0.context_block.attn.qkv", (16, 16, 16)),
-        ("lumina", "noise_refiner.0.attention.qkv", (16, 8, 8)),
+        ("lumina2", "noise_refiner.0.attention.qkv", (16, 8, 8)),
         ("hunyuan_image", "double_blocks.0.img_attn_qkv", (16, 16, 16)),
     ],
 )

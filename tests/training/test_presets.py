@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pair_network import PairError
+from pair_network.families import FAMILIES
 from pair_network.network.config import parse_network_args
 from pair_network.training.hosts.sd_scripts.config import check_config, read_config
-from pair_network.training.hosts.sd_scripts.families import FAMILIES, FAMILY_OF_TYPE
+from pair_network.training.hosts.sd_scripts.families import TRAINERS
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ROOT / "tests/training/hosts/sd_scripts_options.json"
@@ -21,9 +22,10 @@ SD15 = ROOT / "presets/sd15.toml"
 TYPES = {"int": int, "float": float, "str": str}
 
 
-def committed_parser(family):
+def committed_parser(model_type):
     """A parser with the options that sd-scripts' own parser of the family has, from the committed list."""
     lists = json.loads(OPTIONS.read_text(encoding="utf-8"))
+    family = next(name for name, each in TRAINERS.items() if each.trainer == TRAINERS[model_type].trainer)
     parser = argparse.ArgumentParser()
     for name, (kind, *facts) in {**lists["all"], **lists[family]}.items():
         nargs, choices = (*facts, None, None)[:2]
@@ -39,13 +41,17 @@ def test_every_family_and_memory_size_has_a_preset():
         "sd15", "sd15_vpred_zsnr", "sd2", "sdxl_8gb", "sdxl_12gb", "sdxl_24gb", "sdxl_illustrious_pony",
         "sdxl_vpred_noobai", "sd3", "flux_12gb", "flux_16gb", "flux_24gb", "lumina", "anima", "hunyuan_image",
     }  # fmt: skip
-    assert {FAMILY_OF_TYPE[read_config(path)["model_type"]] for path in PRESETS} == set(FAMILIES)
+    for family in FAMILIES.values():
+        assert {path.stem for path in PRESETS} >= set(family.presets)
+        for name in family.presets:
+            assert read_config(ROOT / f"presets/{name}.toml")["model_type"] == family.sd_scripts.model_type
+    assert {name for family in FAMILIES.values() for name in family.presets} == {path.stem for path in PRESETS}
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_keys_types_and_choices_fit_the_committed_options(path):
     values = read_config(path)
-    check_config(values, committed_parser(FAMILY_OF_TYPE[values["model_type"]]), path)
+    check_config(values, committed_parser(values["model_type"]), path)
     given = dict(entry.split("=", 1) for entry in values["network_args"])
     assert parse_network_args(values["network_dim"], values["network_alpha"], None, given).rank == values["network_dim"]
     assert values["style_start_step"] < values["max_train_steps"]

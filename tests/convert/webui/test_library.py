@@ -122,10 +122,10 @@ def test_hooks_keep_circular_padding(library, tmp_path):
 
 def test_all_of_kohyas_names_are_known(library):
     """Against the converter's own tables: every layer of SD and SDXL, in kohya's and in diffusers' names."""
-    from convert.formats.keys.unet import unet_entries
+    from pair_network.families import FAMILIES
 
-    for kind in ("sd", "sdxl"):
-        entries = unet_entries(kind)
+    for family in ("sd1", "sdxl"):
+        entries = FAMILIES[family].entries
         names = library.layer_names.kohya_names(entry.native for entry in entries)
         for entry in entries:
             for spelled in (entry.native, entry.modules[0]):

@@ -23,11 +23,13 @@ def described(action):
 def parsers(checkout):
     from pair_network.errors import PairError
     from pair_network.training.hosts.sd_scripts import entry as sd_scripts
-    from pair_network.training.hosts.sd_scripts.families import FAMILIES
+    from pair_network.training.hosts.sd_scripts.families import TRAINERS
 
-    for family in FAMILIES.values():
+    for model_type, trainer in TRAINERS.items():
+        if model_type == "chroma":
+            continue  # FLUX's trainer
         try:
-            yield family.name, sd_scripts.make_parser(sd_scripts.import_sd_scripts(checkout, family.module))
+            yield model_type, sd_scripts.make_parser(sd_scripts.import_sd_scripts(checkout, trainer.module))
         except PairError as missing:
             print(missing, file=sys.stderr)
 
@@ -53,12 +55,11 @@ def dump(checkout):
 def check(checkout, presets):
     from pair_network.errors import PairError
     from pair_network.training.hosts.sd_scripts.config import check_config, read_config
-    from pair_network.training.hosts.sd_scripts.families import FAMILY_OF_TYPE
 
     by_family = dict(parsers(checkout))
     for preset in map(Path, presets):
         values = read_config(preset)
-        family = FAMILY_OF_TYPE[values["model_type"]]
+        family = {"chroma": "flux"}.get(values["model_type"], values["model_type"])
         try:
             if family in by_family:
                 check_config(values, by_family[family], preset)

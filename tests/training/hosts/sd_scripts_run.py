@@ -16,11 +16,19 @@ def main():
     import sd_scripts_tiny
 
     from pair_network.training.hosts.sd_scripts import entry as sd_scripts
-    from pair_network.training.hosts.sd_scripts.families import family_of
+    from pair_network.training.hosts.sd_scripts.families import trainer_of
 
-    family = family_of(options[options.index("--model_type") + 1])
+    family = trainer_of(options[options.index("--model_type") + 1])
     host = sd_scripts.import_sd_scripts(checkout, family.module)
-    tiny = type("TinyTrainer", (sd_scripts_tiny.MIXINS[family.name], getattr(host, family.trainer)), {})
+    mixin = sd_scripts_tiny.MIXINS["flux" if family.model_type == "chroma" else family.model_type]
+    tiny = type(
+        "TinyTrainer",
+        (
+            mixin,
+            getattr(host, family.trainer),
+        ),
+        {},
+    )
     setattr(host, family.trainer, tiny)
     if os.environ.get("PAIR_PATCH"):
         importlib.import_module(os.environ["PAIR_PATCH"]).patch(host)

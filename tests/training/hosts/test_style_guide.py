@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pair_network.training.hosts.sd_scripts.families import PreviewInputs
+from pair_network.families import PreviewInputs
 from pair_network.training.hosts.sd_scripts.previews import StyleGuide
 
 CFG, SCALE, STEPS = 5.0, 2.0, 10

@@ -8,7 +8,7 @@ from pair_network.errors import PairError
 
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, Comparison, compare
 from .entry import import_sd_scripts
-from .families import FAMILIES
+from .families import TRAINERS
 
 # Members of the dataset class, and functions of library.train_util.
 DATASET: dict[str, tuple[str, ...]] = {
@@ -35,13 +35,13 @@ def compare_checkout(checkout: str) -> list[Comparison]:
 
     comparisons = [*compare("library.train_util", train_util, FUNCTIONS)]
     comparisons += compare("DreamBoothDataset", train_util.DreamBoothDataset, DATASET)
-    for family in FAMILIES.values():
+    for module, name in dict.fromkeys((each.module, each.trainer) for each in TRAINERS.values()):
         try:
-            trainer = getattr(import_sd_scripts(checkout, family.module), family.trainer)
+            trainer = getattr(import_sd_scripts(checkout, module), name)
         except PairError:
-            comparisons.append(Comparison(family.trainer, "(the class)", (), None))
+            comparisons.append(Comparison(name, "(the class)", (), None))
             continue
-        comparisons += compare(family.trainer, trainer, {**HOOKS, **SD_SCRIPTS_HOOKS})
+        comparisons += compare(name, trainer, {**HOOKS, **SD_SCRIPTS_HOOKS})
     return comparisons
 
 

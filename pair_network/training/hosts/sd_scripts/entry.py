@@ -16,7 +16,7 @@ from ...options import add_pair_options, write_pair_dataset
 from ...trainer import PairTraining
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
 from .config import check_config, config_path, read_config
-from .families import FAMILY_OF_TYPE, Family, detect_model_type, family_of
+from .families import TRAINERS, SdScripts, detect_model_type, trainer_of
 from .previews import StylePreviews
 
 
@@ -44,14 +44,14 @@ def import_sd_scripts(checkout: str, module: str = "train_network") -> Any:
         ) from cause
 
 
-def pair_trainer_class(host_trainer: type, family: Family | None = None) -> type:
+def pair_trainer_class(host_trainer: type, family: SdScripts | None = None) -> type:
     """The pair trainer over one of sd-scripts' trainer classes.
 
     Raises:
         PairError: The class lacks a hook: the checkout is older than v0.10.0.
     """
     check_contract(host_trainer, "sd-scripts", {**HOOKS, **SD_SCRIPTS_HOOKS})
-    own_family = family or family_of("sd")
+    own_family = family or trainer_of("sd")
 
     class SdScriptsPairTrainer(PairTraining, StylePreviews, host_trainer):
         family = own_family
@@ -120,11 +120,11 @@ def choose_model_type(argv: Sequence[str], values: dict[str, Any]) -> str:
         if proven is None:
             raise PairError(
                 f"--model_type is missing, and {given.pretrained_model_name_or_path} does not show what it is; "
-                f"give one of {', '.join(FAMILY_OF_TYPE)}"
+                f"give one of {', '.join(TRAINERS)}"
             )
         return proven
-    family = family_of(given.model_type)
-    if proven is not None and family_of(proven) != family:
+    trainer = trainer_of(given.model_type).trainer  # FLUX's also trains Chroma, whichever of the two is named
+    if proven is not None and trainer_of(proven).trainer != trainer:
         raise PairError(
             f"--model_type {given.model_type}: {given.pretrained_model_name_or_path} is a checkpoint of type {proven}"
         )
@@ -136,7 +136,7 @@ def make_parser(host: Any) -> argparse.ArgumentParser:
     parser = host.setup_parser()
     add_pair_options(parser)
     if not any(action.dest == "model_type" for action in parser._actions):
-        parser.add_argument("--model_type", choices=tuple(FAMILY_OF_TYPE), help="which family the checkpoint is of")
+        parser.add_argument("--model_type", choices=tuple(TRAINERS), help="which family the checkpoint is of")
     return parser
 
 
@@ -196,7 +196,7 @@ def allow_any_shape(args: argparse.Namespace) -> None:
 def train(checkout: str, argv: list[str]) -> None:
     """Trains with sd-scripts' own parser, dataset, optimizer and loop."""
     path = config_path(argv)
-    family = family_of(choose_model_type(argv, read_config(path) if path is not None else {}))
+    family = trainer_of(choose_model_type(argv, read_config(path) if path is not None else {}))
     host = import_sd_scripts(checkout, family.module)
     trainer_class = pair_trainer_class(getattr(host, family.trainer), family)
     args = read_options(host, argv)

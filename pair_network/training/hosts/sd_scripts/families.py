@@ -1,95 +1,37 @@
-"""The model families that sd-scripts trains: their trainer classes, and how a checkpoint shows its family."""
+"""The model families that sd-scripts trains, and how a checkpoint shows its --model_type."""
 
 from __future__ import annotations
 
 import json
 import struct
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pair_network.errors import PairError, nearest
+from pair_network.families import FAMILIES, SdScripts
 
-
-@dataclass(frozen=True)
-class PreviewInputs:
-    """What a preview must know about a model's forward.
-
-    Attributes:
-        text: Parameters that come from the prompt.
-        cond_row: Row of the prompt in a batch of two, the other being the negative prompt's.
-        default_steps: Sampling steps of a prompt that names none.
-    """
-
-    text: tuple[str, ...]
-    cond_row: int
-    default_steps: int
-
-
-@dataclass(frozen=True)
-class Family:
-    """One of sd-scripts' network trainers.
-
-    Attributes:
-        name: Value of --model_type.
-        module: Module of the checkout with the trainer and ``setup_parser``.
-        trainer: Name of the trainer class.
-        previews: None: kohya's own samples, with the style branch on.
-    """
-
-    name: str
-    module: str
-    trainer: str
-    previews: PreviewInputs | None = None
-
-
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family("sd", "train_network", "NetworkTrainer", PreviewInputs(("encoder_hidden_states",), -1, 30)),
-        Family("sdxl", "sdxl_train_network", "SdxlNetworkTrainer", PreviewInputs(("context", "y"), -1, 30)),
-        Family("sd3", "sd3_train_network", "Sd3NetworkTrainer", PreviewInputs(("context", "y"), 0, 30)),
-        Family(
-            "flux",
-            "flux_train_network",
-            "FluxNetworkTrainer",
-            PreviewInputs(("txt", "txt_ids", "y", "txt_attention_mask"), -1, 20),
-        ),
-        Family("lumina", "lumina_train_network", "LuminaNetworkTrainer"),
-        Family("hunyuan_image", "hunyuan_image_train_network", "HunyuanImageNetworkTrainer"),
-        Family("anima", "anima_train_network", "AnimaNetworkTrainer"),
-    )
+# By value of --model_type, the most used families first.
+TRAINERS: dict[str, SdScripts] = {
+    family.sd_scripts.model_type: family.sd_scripts for family in FAMILIES.values() if family.sd_scripts is not None
 }
-# Chroma is trained by the FLUX trainer, whose own --model_type tells the two apart.
-FAMILY_OF_TYPE = {**{name: name for name in FAMILIES}, "chroma": "flux"}
-
-# A tensor that only checkpoints of one type have; the first type whose mark is there wins.
-_MARKS = (
-    ("hunyuan_image", "double_blocks.0.img_attn_qkv.weight"),
-    ("chroma", "distilled_guidance_layer.in_proj.weight"),
-    ("flux", "double_blocks.0.img_attn.qkv.weight"),
-    ("flux", "single_transformer_blocks.0.attn.to_q.weight"),
-    ("sd3", "joint_blocks.0.x_block.attn.qkv.weight"),
-    ("lumina", "noise_refiner.0.attention.qkv.weight"),
-    ("anima", "llm_adapter.blocks.0.cross_attn.q_proj.weight"),
-    ("sdxl", "label_emb.0.0.weight"),
-    ("sd", "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"),
-)
+# A tensor that only checkpoints of one type have. SDXL's U-Net has what SD's has, so the wider families go first.
+_MARKS = [(mark, family.sd_scripts.model_type) for family in reversed(FAMILIES.values()) if family.sd_scripts
+          for mark in family.marks]  # fmt: skip
 _PREFIXES = ("model.diffusion_model.", "net.")
 _LARGEST_HEADER = 100_000_000
 
 
-def family_of(model_type: str) -> Family:
-    """The family of a --model_type.
+def trainer_of(model_type: str) -> SdScripts:
+    """The trainer of a --model_type.
 
     Raises:
         PairError: No such type.
     """
-    if model_type not in FAMILY_OF_TYPE:
-        accepted = ", ".join(FAMILY_OF_TYPE)
-        raise PairError(f"--model_type {model_type}: must be one of {accepted}{nearest(model_type, FAMILY_OF_TYPE)}")
-    return FAMILIES[FAMILY_OF_TYPE[model_type]]
+    if model_type not in TRAINERS:
+        accepted = ", ".join(TRAINERS)
+        raise PairError(f"--model_type {model_type}: must be one of {accepted}{nearest(model_type, TRAINERS)}")
+    return TRAINERS[model_type]
 
 
 def detect_model_type(checkpoint: str | None) -> str | None:
@@ -130,7 +72,7 @@ def type_of_names(names: Collection[str]) -> str | None:
     bare = set(names)
     for prefix in _PREFIXES:
         bare |= {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-    return next((model_type for model_type, mark in _MARKS if mark in bare), None)
+    return next((model_type for mark, model_type in _MARKS if mark in bare), None)
 
 
 def _type_of_folder(folder: Path) -> str | None:
@@ -138,7 +80,6 @@ def _type_of_folder(folder: Path) -> str | None:
     if not index.is_file():
         return None
     pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
-    for start, model_type in (("StableDiffusionXL", "sdxl"), ("StableDiffusion3", "sd3"), ("StableDiffusion", "sd")):
-        if pipeline.startswith(start):
-            return model_type
-    return "flux" if pipeline.startswith("Flux") else None
+    found = [(start, trainer) for family in FAMILIES.values() if (trainer := family.sd_scripts)
+             for start in family.pipelines if pipeline.startswith(start)]  # fmt: skip
+    return max(found, key=lambda each: len(each[0]))[1].model_type if found else None

@@ -22,12 +22,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pair_network.errors import PairError
+from pair_network.families import PreviewInputs, SdScripts
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import BASE_ROW, Row
 from pair_network.sampling.guidance import is_in_interval, style_shift
 from pair_network.sampling.previews import grid, save_picture
-
-from .families import Family, PreviewInputs
 
 STYLE_ROW = Row(style=1.0)
 
@@ -35,7 +34,7 @@ STYLE_ROW = Row(style=1.0)
 class StylePreviews:
     """Mixin over an sd-scripts trainer; needs ``PairTraining`` before it."""
 
-    family: Family
+    family: SdScripts
     pair_network: PairNetwork | None
 
     def cache_text_encoder_outputs_if_needed(self, args: argparse.Namespace, *rest: Any) -> None:

@@ -1,1 +1,0 @@
-"""Names of model layers as data: what each family's checkpoints call a layer, and what diffusers calls it."""

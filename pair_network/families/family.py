@@ -1,0 +1,127 @@
+"""What a model family is: the one record that training, previews, sampling and the converters ask.
+
+Only facts stand here and in the files beside this one, no tensor: nothing but Python is needed to import them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .layers import Blocks, Entry, entries_of
+from .text_encoders import TextEncoder
+
+# Kinds of layer that ``targets`` of the network arguments names, in the order in which a layer's kind is decided.
+KINDS = ("attention", "ff", "modulation", "conv", "full")
+
+
+@dataclass(frozen=True)
+class PreviewInputs:
+    """What a preview must know about a model's forward.
+
+    Attributes:
+        text: Parameters that come from the prompt.
+        cond_row: Row of the prompt in a batch of two, the other being the negative prompt's.
+        default_steps: Sampling steps of a prompt that names none.
+    """
+
+    text: tuple[str, ...]
+    cond_row: int
+    default_steps: int
+
+
+@dataclass(frozen=True)
+class SdScripts:
+    """A family's trainer in kohya-ss sd-scripts.
+
+    Attributes:
+        model_type: Value of --model_type.
+        module: Module of the checkout with the trainer and ``setup_parser``.
+        trainer: Name of the trainer class.
+        previews: None: kohya's own samples, with the style branch on.
+    """
+
+    model_type: str
+    module: str
+    trainer: str
+    previews: PreviewInputs | None = None
+
+
+@dataclass(frozen=True)
+class Words:
+    """How files name the family in their metadata.
+
+    Attributes:
+        version: kohya's ``ss_base_model_version``, as it is written.
+        architecture: ``modelspec.architecture`` of a LoRA, as it is written.
+        versions: Beginnings, in lower case, of the versions that mean this family.
+        architectures: Beginnings, in lower case, of the architectures that mean this family.
+        ui: Version that the cards of A1111 and Forge know, or "".
+    """
+
+    version: str
+    architecture: str
+    versions: tuple[str, ...]
+    architectures: tuple[str, ...]
+    ui: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """A model family.
+
+    Attributes:
+        name: Short name, as ``--family`` takes it.
+        title: Name for people.
+        order: Place among the families: in lists, and in a guess where a file fits several.
+        component: diffusers' name of the denoiser, "unet" or "transformer".
+        kohya_is_native: kohya's files name the denoiser's layers by the original names, not by diffusers'.
+        words: Its names in metadata.
+        blocks: The denoiser's layers, original name by diffusers' name; empty: not known to the converters.
+        hidden: Hidden widths, "h" of ``blocks``, of the published models.
+        kinds: Regular expression of the layers' paths, as the trainers' models have them, by kind: "attention";
+            "ff", feed-forward parts and projections; "modulation"; "conv"; and "full", what the host's own network
+            module of the family takes without further options.
+        text_encoders: Its text encoders, as files name them.
+        trains_text_encoders: The trainers train them.
+        model_classes: Classes of its denoiser in the trainers.
+        diffusers_class: Class of its denoiser in diffusers.
+        pipelines: Beginnings of its pipelines' class names in diffusers.
+        marks: A tensor of a checkpoint, in the original layout or diffusers', that no other family's have.
+        presets: Its presets.
+        sd_scripts: Its trainer in sd-scripts.
+    """
+
+    name: str
+    title: str
+    order: int
+    component: str
+    kohya_is_native: bool
+    words: Words
+    kinds: Mapping[str, str]
+    blocks: tuple[Blocks, ...] = ()
+    hidden: tuple[int, ...] = ()
+    text_encoders: tuple[TextEncoder, ...] = ()
+    trains_text_encoders: bool = True
+    model_classes: tuple[str, ...] = ()
+    diffusers_class: str = ""
+    pipelines: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
+    sd_scripts: SdScripts | None = field(default=None, repr=False)
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every layer of the denoiser that a LoRA can carry."""
+        return entries_of(self.blocks)
+
+    @property
+    def is_v2(self) -> bool:
+        """kohya's ``ss_v2``."""
+        return self.name == "sd2"
+
+    def kind_of(self, path: str) -> str | None:
+        """The kind of a layer by its path in the trainer's model, or None: of no kind."""
+        return next((kind for kind in KINDS if kind in self.kinds and re.search(self.kinds[kind], path)), None)
