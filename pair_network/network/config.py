@@ -9,114 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pair_network.errors import PairError, nearest
+from pair_network.options import option, options_of
 
 ORTHOGONALITY = ("frozen", "penalty", "none")
 TARGETS = ("attention", "ff", "conv", "modulation", "full", "text_encoder", "t5")
 DEFAULT_RANK = 16
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """Everything needed to rebuild a coupled network for a given base model.
-
-    Attributes:
-        rank: Rank of the style branch (``network_dim``), at least 1.
-        alpha: Style alpha (``network_alpha``); the branch's scale is alpha / rank.
-        content_rank: Rank of the content branch (``content_dim``), at least 1.
-        content_alpha: Content alpha.
-        orthogonality: "frozen": both downs are rows of one orthonormal basis and never train (paper, section 4.2);
-            "penalty": the downs train and their overlap is penalised; "none": the downs train freely.
-        penalty_weight: Weight of the overlap penalty, used with "penalty" only.
-        basis_seed: Seed of every layer's private generator.
-        targets: Kinds of layer to train, a subset of ``TARGETS``.
-        block_dims: (part of a layer's path, style rank) pairs; rank 0 leaves the block out.
-        split_qkv: Fused q, k, v (and MLP) layers of FLUX, SD3, Lumina and HunyuanImage get factors for each part.
-        num_pairs: Number of training pairs; the content branch holds one up-factor for each.
-        dropout: Probability that an element of the low-rank projection is zeroed while training.
-        rank_dropout: Probability that a whole rank is zeroed for a row while training.
-        module_dropout: Probability that a whole layer is skipped in a step while training.
-        content_lr: Learning rate of the content branch; None: the host's U-Net or text-encoder rate.
-        style_lr: Learning rate of the style branch; None: the host's U-Net or text-encoder rate.
-    """
-
-    rank: int = DEFAULT_RANK
-    alpha: float = float(DEFAULT_RANK)
-    content_rank: int = DEFAULT_RANK
-    content_alpha: float = float(DEFAULT_RANK)
-    orthogonality: str = "frozen"
-    penalty_weight: float = 1.0
-    basis_seed: int = 0
-    targets: tuple[str, ...] = ("attention",)
-    block_dims: tuple[tuple[str, int], ...] = ()
-    split_qkv: bool = False
-    num_pairs: int = 1
-    dropout: float = 0.0
-    rank_dropout: float = 0.0
-    module_dropout: float = 0.0
-    content_lr: float | None = None
-    style_lr: float | None = None
-
-    @property
-    def trains_downs(self) -> bool:
-        return self.orthogonality != "frozen"
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> PairConfig:
-        """Config written by ``to_json``.
-
-        Raises:
-            PairError: The text is not such a config; ``source`` is the file named in the message.
-        """
-        try:
-            values = json.loads(text)
-            values["targets"] = tuple(values["targets"])
-            values["block_dims"] = tuple((str(part), int(rank)) for part, rank in values["block_dims"])
-            return cls(**values)
-        except (ValueError, KeyError, TypeError) as cause:
-            raise PairError(
-                f"{source}: the pair_network_config metadata cannot be read ({cause}); re-export the file"
-            ) from cause
-
-
-def parse_network_args(
-    network_dim: int | None, network_alpha: float | None, dropout: float | None, network_args: Mapping[str, Any]
-) -> PairConfig:
-    """Config from what a kohya host passes to ``create_network``.
-
-    Args:
-        network_dim: Style rank, or None for the default (16).
-        network_alpha: Style alpha, or None for alpha = rank.
-        dropout: kohya's ``--network_dropout``, or None.
-        network_args: The ``network_args`` as strings ("content_dim": "8"); values that are None are ignored.
-
-    Raises:
-        PairError: An unknown key (the nearest one is suggested), or a value of the wrong type or range.
-    """
-    given = {key: value for key, value in network_args.items() if value is not None}
-    unknown = [key for key in given if key not in _PARSERS]
-    if unknown:
-        accepted = ", ".join(_PARSERS)
-        raise PairError(
-            f"network_args: unknown key {unknown[0]!r}{nearest(unknown[0], _PARSERS)}; accepted are: {accepted}"
-        )
-    values = {key: _parse_one(key, value, _PARSERS[key]) for key, value in given.items()}
-    rank = _parse_one("network_dim", network_dim, _positive_int) if network_dim is not None else DEFAULT_RANK
-    alpha = float(network_alpha) if network_alpha else float(rank)
-    content_rank = values.pop("content_dim", rank)
-    values.setdefault("content_alpha", alpha * content_rank / rank)
-    if dropout is not None:
-        values.setdefault("dropout", _parse_one("dropout", dropout, _probability))
-    return PairConfig(rank=rank, alpha=alpha, content_rank=content_rank, **values)
-
-
-def _parse_one(key: str, value: Any, parse: Callable[[Any], Any]) -> Any:
-    try:
-        return parse(value)
-    except (TypeError, ValueError) as cause:
-        raise PairError(f"network_args: {key}={value!r} is not usable: {cause}") from cause
+AT_LEAST_0, PROBABILITY, HOSTS_RATE = "number from 0", "0 to below 1", "the host's"
 
 
 def _positive_int(value: Any) -> int:
@@ -180,19 +78,170 @@ def _block_dims(value: Any) -> tuple[tuple[str, int], ...]:
     return tuple(entries)
 
 
-_PARSERS: dict[str, Callable[[Any], Any]] = {
-    "content_dim": _positive_int,
-    "content_alpha": _positive,
-    "orthogonality": _choice(ORTHOGONALITY),
-    "penalty_weight": _non_negative,
-    "basis_seed": int,
-    "targets": _targets,
-    "block_dims": _block_dims,
-    "split_qkv": _boolean,
-    "num_pairs": _positive_int,
-    "dropout": _probability,
-    "rank_dropout": _probability,
-    "module_dropout": _probability,
-    "content_lr": _non_negative,
-    "style_lr": _non_negative,
-}
+@dataclass(frozen=True)
+class PairConfig:
+    """Everything needed to rebuild a coupled network for a given base model.
+
+    The ``network_args`` are its fields with an ``option``; there stand values, defaults, meaning, and whether they may
+    change when training continues from a coupled checkpoint.
+
+    Attributes:
+        rank: Rank of the style branch (``network_dim``), at least 1.
+        alpha: Style alpha (``network_alpha``); the branch's scale is alpha / rank.
+    """
+
+    rank: int = DEFAULT_RANK
+    alpha: float = float(DEFAULT_RANK)
+    content_rank: int = option(
+        DEFAULT_RANK,
+        "rank of the content branch",
+        _positive_int,
+        key="content_dim",
+        values="whole number from 1",
+        default="as `network_dim`",
+    )
+    content_alpha: float = option(
+        float(DEFAULT_RANK),
+        "alpha of the content branch, whose scale is alpha / rank",
+        _positive,
+        values="number above 0",
+        default="the style's scale",
+    )
+    orthogonality: str = option(
+        "frozen",
+        "`frozen`: both downs are rows of one orthonormal basis and never train (paper, section 4.2); `penalty`: the "
+        "downs train and their overlap is penalised; `none`: the downs train freely",
+        _choice(ORTHOGONALITY),
+        choices=ORTHOGONALITY,
+    )
+    penalty_weight: float = option(
+        1.0, "weight of the overlap penalty, with `penalty` only", _non_negative, values=AT_LEAST_0, may_change=True
+    )
+    basis_seed: int = option(0, "seed of every layer's private generator", int)
+    targets: tuple[str, ...] = option(
+        ("attention",),
+        "kinds of layer to train",
+        _targets,
+        values="+".join(TARGETS) + ", or some of them joined by +",
+        default="attention",
+    )
+    block_dims: tuple[tuple[str, int], ...] = option(
+        (),
+        "style rank by part of the layer's path; 0 leaves the block out; the last entry that fits wins",
+        _block_dims,
+        values="`down_blocks.0=8,mid_block=0`",
+        default="–",
+    )
+    split_qkv: bool = option(
+        False,
+        "fused q, k, v (and MLP) layers of FLUX, SD3, Lumina and HunyuanImage get factors for each of them",
+        _boolean,
+        values="True, False",
+        default="False",
+    )
+    num_pairs: int = option(
+        1,
+        "training pairs, one content up-factor for each; pair training counts them in the dataset",
+        _positive_int,
+        values="whole number from 1",
+    )
+    dropout: float = option(
+        0.0,
+        "probability that an element of the low-rank projection is zeroed while training",
+        _probability,
+        values=PROBABILITY,
+        may_change=True,
+    )
+    rank_dropout: float = option(
+        0.0,
+        "probability that a whole rank is zeroed for a row while training",
+        _probability,
+        values=PROBABILITY,
+        may_change=True,
+    )
+    module_dropout: float = option(
+        0.0,
+        "probability that a whole layer is skipped in a step while training",
+        _probability,
+        values=PROBABILITY,
+        may_change=True,
+    )
+    content_lr: float | None = option(
+        None,
+        "learning rate of the content branch",
+        _non_negative,
+        values=AT_LEAST_0,
+        default=HOSTS_RATE,
+        may_change=True,
+    )
+    style_lr: float | None = option(
+        None, "learning rate of the style branch", _non_negative, values=AT_LEAST_0, default=HOSTS_RATE, may_change=True
+    )
+
+    @property
+    def trains_downs(self) -> bool:
+        return self.orthogonality != "frozen"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> PairConfig:
+        """Config written by ``to_json``.
+
+        Raises:
+            PairError: The text is not such a config; ``source`` is the file named in the message.
+        """
+        try:
+            values = json.loads(text)
+            values["targets"] = tuple(values["targets"])
+            values["block_dims"] = tuple((str(part), int(rank)) for part, rank in values["block_dims"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as cause:
+            raise PairError(
+                f"{source}: the pair_network_config metadata cannot be read ({cause}); re-export the file"
+            ) from cause
+
+
+NETWORK_ARGS = {key: name for name, key, _, _ in options_of(PairConfig)}  # key -> field
+_PARSERS: dict[str, Callable[[str], Any]] = {key: one.parse for _, key, _, one in options_of(PairConfig) if one.parse}
+# They shape no tensor, so they may differ from those that a coupled checkpoint was trained with.
+FREE_TO_CHANGE = tuple(key for _, key, _, one in options_of(PairConfig) if one.may_change)
+
+
+def parse_network_args(
+    network_dim: int | None, network_alpha: float | None, dropout: float | None, network_args: Mapping[str, Any]
+) -> PairConfig:
+    """Config from what a kohya host passes to ``create_network``.
+
+    Args:
+        network_dim: Style rank, or None for the default (16).
+        network_alpha: Style alpha, or None for alpha = rank.
+        dropout: kohya's ``--network_dropout``, or None.
+        network_args: The ``network_args`` as strings ("content_dim": "8"); values that are None are ignored.
+
+    Raises:
+        PairError: An unknown key (the nearest one is suggested), or a value of the wrong type or range.
+    """
+    given = {key: value for key, value in network_args.items() if value is not None}
+    unknown = [key for key in given if key not in _PARSERS]
+    if unknown:
+        accepted = ", ".join(_PARSERS)
+        raise PairError(
+            f"network_args: unknown key {unknown[0]!r}{nearest(unknown[0], _PARSERS)}; accepted are: {accepted}"
+        )
+    values = {key: _parse_one(key, value, _PARSERS[key]) for key, value in given.items()}
+    rank = _parse_one("network_dim", network_dim, _positive_int) if network_dim is not None else DEFAULT_RANK
+    alpha = float(network_alpha) if network_alpha else float(rank)
+    content_rank = values.pop("content_dim", rank)
+    values.setdefault("content_alpha", alpha * content_rank / rank)
+    if dropout is not None:
+        values.setdefault("dropout", _parse_one("dropout", dropout, _probability))
+    return PairConfig(rank=rank, alpha=alpha, content_rank=content_rank, **values)
+
+
+def _parse_one(key: str, value: Any, parse: Callable[[Any], Any]) -> Any:
+    try:
+        return parse(value)
+    except (TypeError, ValueError) as cause:
+        raise PairError(f"network_args: {key}={value!r} is not usable: {cause}") from cause

@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from pair_network.errors import PairError
 
 from . import checkpoint
-from .config import PairConfig, parse_network_args
+from .config import FREE_TO_CHANGE, NETWORK_ARGS, PairConfig, parse_network_args
 from .pair_network import PairNetwork, TextEncoders
 from .targets import all_layers, block_ranks, find_targets, split_targets
-
-# network_args that may differ from those that a coupled checkpoint was trained with: they shape no tensor.
-FREE_TO_CHANGE = ("penalty_weight", "dropout", "rank_dropout", "module_dropout", "content_lr", "style_lr")
 
 
 def create_network(
@@ -99,8 +96,7 @@ def _updated(config: PairConfig, network_args: dict[str, Any], file: str) -> Pai
     if "num_pairs" in given and parsed.num_pairs != config.num_pairs:
         raise PairError(f"{file}: holds {config.num_pairs} pair(s), but the dataset has {parsed.num_pairs}")
     for key in given:
-        field = "content_rank" if key == "content_dim" else key
-        wanted, trained = getattr(parsed, field), getattr(config, field)
+        wanted, trained = getattr(parsed, NETWORK_ARGS[key]), getattr(config, NETWORK_ARGS[key])
         if key not in FREE_TO_CHANGE and _comparable(wanted) != _comparable(trained):
             raise PairError(
                 f"{file}: was trained with {key}={_text(trained)}, but network_args say {key}={_text(wanted)}; leave "

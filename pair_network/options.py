@@ -1,0 +1,101 @@
+"""A setting is said once: a dataclass field with its default, values, meaning and parser beside it.
+
+Parsers, ``--help`` and the tables of README and docs are made from these fields.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+METADATA = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What stands beside a field.
+
+    Attributes:
+        help: What it does, with its unit.
+        parse: Text to value; ValueError or argparse.ArgumentTypeError with the reason. None: a switch, or text.
+        values: The accepted values in words, for tables; empty: they follow from ``choices`` or ``parse``.
+        default: The default in words where the field's own value does not say it.
+        key: The setting's name where it is not the field's.
+        may_change: It may differ from what a checkpoint was trained with when training continues from it.
+        group: Heading in ``--help``.
+        choices: The accepted values.
+        nargs: As in argparse.
+        metavar: As in argparse.
+    """
+
+    help: str
+    parse: Callable[[str], Any] | None = None
+    values: str = ""
+    default: str = ""
+    key: str = ""
+    may_change: bool = False
+    group: str = ""
+    choices: Sequence[str] | None = None
+    nargs: str | None = None
+    metavar: str | None = None
+
+
+def option(value: Any, help: str, parse: Callable[[str], Any] | None = None, **facts: Any) -> Any:
+    """A field of a dataclass whose default is ``value``, with an ``Option`` made of the rest."""
+    return field(default=value, metadata={METADATA: Option(help, parse, **facts)})
+
+
+def options_of(settings: type) -> Iterator[tuple[str, str, Any, Option]]:
+    """(field, key, default, option) of every such field of a dataclass, in order."""
+    for one in dataclasses.fields(settings):
+        if METADATA in one.metadata:
+            found: Option = one.metadata[METADATA]
+            yield one.name, found.key or one.name, one.default, found
+
+
+def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
+    """The dataclass's options on a command line, under their groups' headings."""
+    groups: dict[str, Any] = {}
+    for _, key, default, one in options_of(settings):
+        group = groups.get(one.group) or groups.setdefault(
+            one.group, parser.add_argument_group(one.group) if one.group else parser
+        )
+        shown = f"{one.help} (default: {text}" if (text := default_text(default, one)) else one.help
+        help_text = (f"{shown})" if text else shown).replace("%", "%%")
+        if default is False:
+            group.add_argument(f"--{key}", action="store_true", help=help_text)
+            continue
+        facts = {"choices": one.choices, "nargs": one.nargs, "metavar": one.metavar}
+        given = {name: value for name, value in facts.items() if value is not None}
+        group.add_argument(f"--{key}", type=one.parse, default=default, help=help_text, **given)
+
+
+def default_text(default: Any, one: Option) -> str:
+    """The default in words; "" where the setting is off or absent unless it is given."""
+    if one.default or default is None or default is False:
+        return one.default
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def values_text(default: Any, one: Option) -> str:
+    """The accepted values in words, for a table."""
+    if one.values:
+        return one.values
+    if one.choices is not None:
+        return ", ".join(f"`{choice}`" for choice in one.choices)
+    if default is False:
+        return "switch"
+    return "whole number" if one.parse is int else "number" if one.parse is float else "text"
+
+
+def table(settings: type, prefix: str = "", with_change: bool = False) -> str:
+    """A Markdown table of the options; ``with_change`` adds whether each may change on continuing."""
+    heads = ["option", "values", "default", "what it is", *(["may change on continuing"] if with_change else [])]
+    lines = [heads, ["---"] * len(heads)]
+    for _, key, default, one in options_of(settings):
+        row = [f"`{prefix}{key}`", values_text(default, one), default_text(default, one) or "–", one.help]
+        lines.append([*row, "yes" if one.may_change else "no"] if with_change else row)
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
