@@ -56,10 +56,10 @@ def options_of(settings: type) -> Iterator[tuple[str, str, Any, Option]]:
             yield one.name, found.key or one.name, one.default, found
 
 
-def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
-    """The dataclass's options on a command line, under their groups' headings."""
+def add_options(parser: argparse.ArgumentParser, settings: type, without: type | None = None) -> None:
+    """The dataclass's options on a command line, under their groups' headings; those of ``without`` are left out."""
     groups: dict[str, Any] = {}
-    for _, key, default, one in options_of(settings):
+    for key, default, one in _kept(settings, without):
         group = groups.get(one.group) or groups.setdefault(
             one.group, parser.add_argument_group(one.group) if one.group else parser
         )
@@ -71,6 +71,11 @@ def add_options(parser: argparse.ArgumentParser, settings: type) -> None:
         facts = {"choices": one.choices, "nargs": one.nargs, "metavar": one.metavar}
         given = {name: value for name, value in facts.items() if value is not None}
         group.add_argument(f"--{key}", type=one.parse, default=default, help=help_text, **given)
+
+
+def _kept(settings: type, without: type | None) -> Iterator[tuple[str, Any, Option]]:
+    left_out = {name for name, *_ in options_of(without)} if without else set()
+    yield from ((key, default, one) for name, key, default, one in options_of(settings) if name not in left_out)
 
 
 def default_text(default: Any, one: Option) -> str:
@@ -91,11 +96,11 @@ def values_text(default: Any, one: Option) -> str:
     return "whole number" if one.parse is int else "number" if one.parse is float else "text"
 
 
-def table(settings: type, prefix: str = "", with_change: bool = False) -> str:
+def table(settings: type, prefix: str = "", with_change: bool = False, without: type | None = None) -> str:
     """A Markdown table of the options; ``with_change`` adds whether each may change on continuing."""
     heads = ["option", "values", "default", "what it is", *(["may change on continuing"] if with_change else [])]
     lines = [heads, ["---"] * len(heads)]
-    for _, key, default, one in options_of(settings):
+    for key, default, one in _kept(settings, without):
         row = [f"`{prefix}{key}`", values_text(default, one), default_text(default, one) or "–", one.help]
         lines.append([*row, "yes" if one.may_change else "no"] if with_change else row)
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

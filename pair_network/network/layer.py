@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -76,6 +77,11 @@ class CoupledLayer(nn.Module):
             return orthonormal_rows(count, width, generator, layer_name=self.name)
         # kohya's own initialisation, kaiming_uniform_(a=√5), is uniform within ±1/√width.
         return (torch.rand(count, width, generator=generator) * 2 - 1) / math.sqrt(width)
+
+    def set_num_pairs(self, num_pairs: int) -> None:
+        """Content ups anew, at zero, for that many pairs."""
+        self.config = replace(self.config, num_pairs=num_pairs)
+        self.content_up = nn.Parameter(self.content_up.new_zeros(num_pairs, *self.content_up.shape[1:]))
 
     def ups(self) -> tuple[Tensor, Tensor]:
         """The content up ``(pairs, out, rank)`` and the style up ``(out, rank)``; a fused layer's parts spread out."""

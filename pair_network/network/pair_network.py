@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,17 @@ class PairNetwork(nn.Module):
 
     def set_multiplier(self, multiplier: float) -> None:
         self.routing.set_multiplier(multiplier)
+
+    def set_num_pairs(self, num_pairs: int) -> None:
+        """One content up, at zero, for each training pair; before the network is applied and optimised.
+
+        A network that has as many keeps its values.
+        """
+        if num_pairs == self.config.num_pairs:
+            return
+        self.config = replace(self.config, num_pairs=num_pairs)
+        for layer in self.coupled_layers():
+            layer.set_num_pairs(num_pairs)
 
     # --- attaching -----------------------------------------------------------------------------------------------
 

@@ -11,9 +11,8 @@ import argparse
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,14 +25,15 @@ from pair_network.network.route import Row, content_rows, style_rows
 from . import batch as pair_batch
 from .absent_pairs import absent_pairs_kept
 from .objective import Phase, branch_losses, check_schedule, default_style_start, joint_loss, phase_of
-from .options import check_preview_options, style_words
+from .options import HostOptions, check_preview_options, style_words
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "pair_state.json"
+Args = TypeVar("Args", bound=HostOptions)  # the host's own options
 
 
-class PairTraining:
+class PairTraining(Generic[Args]):
     """Mixin over a host's trainer: ``class Trainer(PairTraining, HostTrainer)``.
 
     The host adapter provides ``attach_content(args, train_group, val_group)``: it makes every batch carry
@@ -54,19 +54,16 @@ class PairTraining:
 
     # --- set-up --------------------------------------------------------------------------------------------------
 
-    def assert_extra_args(self, args: argparse.Namespace, train_dataset_group: Any, val_dataset_group: Any) -> None:
+    def assert_extra_args(self, args: Args, train_dataset_group: Any, val_dataset_group: Any) -> None:
         check_preview_options(args)
-        # Before the host's own checks: they depend on whether a text encoder trains.
-        if not (trains_text_encoder(args.network_args or []) or continues_text_encoder(args)):
-            args.network_train_unet_only = True
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)  # type: ignore[misc]
         self.pair_captions = self.attach_content(args, train_dataset_group, val_dataset_group)  # type: ignore[attr-defined]
-        args.network_args = [*(args.network_args or []), f"num_pairs={len(self.pair_captions)}"]
 
-    def post_process_network(self, args: argparse.Namespace, accelerator: Any, network: Any, *models: Any) -> None:
+    def post_process_network(self, args: Args, accelerator: Any, network: Any, *models: Any) -> None:
         if not isinstance(network, PairNetwork):
             raise PairError(f"--network_module {args.network_module}: pair training needs pair_network")
         self.pair_network = network
+        set_num_pairs(network, len(self.pair_captions), args.network_weights)
         if network.config.alpha < network.config.rank / 2:
             logger.warning(
                 "network_alpha %g with network_dim %d scales the style by %.2g: expect a weak effect, or set "
@@ -77,7 +74,7 @@ class PairTraining:
         accelerator.register_save_state_pre_hook(self._write_state)
         accelerator.register_load_state_pre_hook(self._read_state)
 
-    def train(self, args: argparse.Namespace) -> None:
+    def train(self, args: Args | argparse.Namespace) -> None:
         """Trains, and says at the end how orthogonal the branches stayed."""
         with self._open:
             super().train(args)  # type: ignore[misc]
@@ -92,7 +89,7 @@ class PairTraining:
 
     def on_step_start(
         self,
-        args: argparse.Namespace,
+        args: Args,
         accelerator: Any,
         network: Any,
         text_encoders: Any,
@@ -118,7 +115,7 @@ class PairTraining:
         vae_dtype: Any,
         weight_dtype: Any,
         accelerator: Any,
-        args: argparse.Namespace,
+        args: Args,
         text_encoding_strategy: Any,
         tokenize_strategy: Any,
         is_train: bool = True,
@@ -145,7 +142,7 @@ class PairTraining:
             return loss
         return self._finish_step(loss, pair_network, accelerator)
 
-    def post_process_loss(self, loss: Tensor, args: argparse.Namespace, *rest: Any) -> Tensor:
+    def post_process_loss(self, loss: Tensor, args: Args, *rest: Any) -> Tensor:
         """The host's weighting; the weighted loss of each branch is noted for the log."""
         loss = super().post_process_loss(loss, args, *rest)  # type: ignore[misc]
         self._last_losses = branch_losses(loss, self._phase)
@@ -159,7 +156,7 @@ class PairTraining:
     def _read_state(self, models: list[Any], input_dir: str) -> None:
         self._resumed_step = steps_of_state(input_dir)
 
-    def _begin_step(self, args: argparse.Namespace, network: PairNetwork, accelerator: Any) -> Phase:
+    def _begin_step(self, args: Args, network: PairNetwork, accelerator: Any) -> Phase:
         if self.pair_step is None:
             self._is_main_process = accelerator.is_main_process
             if accelerator.num_processes > 1 and network.config.module_dropout:
@@ -169,11 +166,11 @@ class PairTraining:
                 )
             self._begin_training(args, network)
         assert self.pair_step is not None
-        return phase_of(self.pair_step, args.style_start_step, args.pair_schedule)
+        return phase_of(self.pair_step, style_start_step(args), args.pair_schedule)
 
-    def _begin_training(self, args: argparse.Namespace, network: PairNetwork) -> None:
+    def _begin_training(self, args: Args, network: PairNetwork) -> None:
         """First step: the host knows the number of steps, and has restored a resumed state."""
-        settle_schedule(args)
+        style_start_step(args)
         self.pair_step = self._resumed_step if self._resumed_step is not None else first_step(args)
         if network.config.num_pairs > 1 or args.pair_schedule == "alternate":
             # Some step leaves out some pair; with one pair in every step the copies would be for nothing.
@@ -207,17 +204,16 @@ class PairTraining:
         """Both losses for the embedded host's progress bar."""
         return {name.removeprefix("loss/"): f"{value:.4f}" for name, value in self.pair_logs().items()}
 
-    def update_metadata(self, metadata: dict[str, Any], args: argparse.Namespace) -> None:
+    def update_metadata(self, metadata: dict[str, Any], args: Args) -> None:
         super().update_metadata(metadata, args)  # type: ignore[misc]
-        settle_schedule(args)
         metadata["pair_network_schedule"] = args.pair_schedule
-        metadata["pair_network_style_start_step"] = args.style_start_step
+        metadata["pair_network_style_start_step"] = style_start_step(args)
         metadata["pair_network_num_pairs"] = len(self.pair_captions)
         words = self.trigger_words(args)
         if words:
             metadata["modelspec.trigger_phrase"] = words
 
-    def trigger_words(self, args: argparse.Namespace) -> str:
+    def trigger_words(self, args: Args) -> str:
         """The style words: --style_prompt, or what every style caption adds to its content caption."""
         if args.style_prompt:
             return args.style_prompt
@@ -235,19 +231,37 @@ def routed_batch(batch: dict[str, Any], phase: Phase) -> tuple[list[Row], dict[s
     return content_rows(pairs) + style_rows(pairs), pair_batch.content_and_style(batch)
 
 
-def trains_text_encoder(network_args: Sequence[str]) -> bool:
-    targets = [arg.partition("=")[2] for arg in network_args if arg.startswith("targets=")]
-    return any(kind in ("text_encoder", "t5") for value in targets for kind in value.split("+"))
+def trains_text_encoder(args: HostOptions) -> bool:
+    """Whether a text encoder has layers to train: by the targets, or those of a file that training continues from."""
+    targets = [arg.partition("=")[2] for arg in args.network_args or () if arg.startswith("targets=")]
+    is_target = any(kind in ("text_encoder", "t5") for value in targets for kind in value.split("+"))
+    return is_target or continues_text_encoder(args)
 
 
-def settle_schedule(args: argparse.Namespace) -> None:
-    """Fills in the default of --style_start_step, once the number of steps is known, and checks it."""
-    if args.style_start_step is None:
-        args.style_start_step = default_style_start(args.max_train_steps)
-    check_schedule(args.style_start_step, args.max_train_steps)
+def set_num_pairs(network: PairNetwork, num_pairs: int, weights: str | None) -> None:
+    """One content branch for each of the dataset's pairs, before the network is applied.
+
+    Raises:
+        PairError: The network was made from a file with another number of pairs.
+    """
+    trained = network.config.num_pairs
+    if trained != num_pairs and trained > 1 and weights:
+        raise PairError(f"{weights}: holds {trained} pair(s), but the dataset has {num_pairs}")
+    network.set_num_pairs(num_pairs)
 
 
-def first_step(args: argparse.Namespace) -> int:
+def style_start_step(args: HostOptions) -> int:
+    """--style_start_step, or its default once the number of steps is known.
+
+    Raises:
+        PairError: No step would train the style branch.
+    """
+    start = default_style_start(args.max_train_steps) if args.style_start_step is None else args.style_start_step
+    check_schedule(start, args.max_train_steps)
+    return start
+
+
+def first_step(args: HostOptions) -> int:
     """The step to begin with when no state was restored: --initial_step, or 0.
 
     Raises:
@@ -270,7 +284,7 @@ def steps_of_state(resume: str | None) -> int:
     return 0
 
 
-def continues_text_encoder(args: argparse.Namespace) -> bool:
+def continues_text_encoder(args: HostOptions) -> bool:
     """Whether --dim_from_weights takes text-encoder layers from --network_weights."""
     if not (args.dim_from_weights and args.network_weights):
         return False

@@ -39,7 +39,7 @@ def test_trains_four_steps_with_gradient_checkpointing_and_saves_both_files(sd_s
     architectures = {"sd": "stable-diffusion-v1/lora", "sdxl": "stable-diffusion-xl-v1-base/lora"}
     assert values["modelspec.architecture"] == architectures[model_type]
     assert values["modelspec.trigger_phrase"] == "in digital art style"
-    assert json.loads(values["ss_network_args"])["num_pairs"] == "1"
+    assert values["pair_network_num_pairs"] == "1"
     assert values["ss_steps"] == "4" and values["pair_network_style_start_step"] == "1"
 
 

@@ -11,6 +11,7 @@ import toml
 
 from pair_network.errors import PairError, nearest
 
+from .config import EmbeddedOptions
 from .model import check_model_folder, refuse_pickle
 from .optimizers import check_lr_scheduler, optimizer_class, parse_key_values
 
@@ -94,7 +95,7 @@ def _checked_scalar(value: Any, action: argparse.Action, where: str) -> Any:
     return value
 
 
-def verify(args: argparse.Namespace) -> None:
+def verify(args: EmbeddedOptions) -> None:
     """Checks what can be checked before images and models are read.
 
     Raises:
@@ -124,7 +125,7 @@ def verify(args: argparse.Namespace) -> None:
         raise PairError("--base_weights_multiplier needs --base_weights")
 
 
-def _verify_ranges(args: argparse.Namespace) -> None:
+def _verify_ranges(args: EmbeddedOptions) -> None:
     at_least_one = (
         ["max_train_steps", "max_train_epochs", "train_batch_size", "dataset_repeats", "gradient_accumulation_steps"]
         + ["vae_batch_size", "clip_skip", "network_dim", "lr_scheduler_num_cycles"]
@@ -149,9 +150,9 @@ def _verify_ranges(args: argparse.Namespace) -> None:
         raise PairError(f"--output_name {name!r} is a file name without folders; set --output_dir for the folder")
 
 
-def _verify_files(args: argparse.Namespace) -> None:
+def _verify_files(args: EmbeddedOptions) -> None:
     weights = [args.network_weights] if args.network_weights else []
-    for name in weights + (args.base_weights or []):
+    for name in [*weights, *(args.base_weights or ())]:
         refuse_pickle(Path(name))
         if not Path(name).is_file():
             raise PairError(

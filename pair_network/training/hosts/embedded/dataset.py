@@ -6,7 +6,6 @@ place by counting batches, and all processes of a distributed run agree.
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .config import EmbeddedOptions
 from .dataset_config import DatasetConfig, SubsetConfig, read_dataset_config
 from .images import load_pixels
 from .model import TokenizeStrategy
@@ -210,7 +210,7 @@ def _crop_top_left(one: Draw) -> tuple[int, int]:
     return top, frame.resized[0] - frame.bucket[0] - left if one.flipped else left
 
 
-def make_dataset_group(source: str | Path | Mapping[str, Any], args: argparse.Namespace, seed: int) -> DatasetGroup:
+def make_dataset_group(source: str | Path | Mapping[str, Any], args: EmbeddedOptions, seed: int) -> DatasetGroup:
     """The dataset of a TOML file, or of the same structure as a mapping, with every image found, read and matched.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pair_network.errors import PairError, nearest
 
 from .buckets import Size
+from .config import EmbeddedOptions
 from .config_file import load_toml
 
 VAE_FACTOR = 8  # Stable Diffusion's pixels per latent
@@ -91,7 +91,7 @@ class DatasetConfig:
     bucket_no_upscale: bool = False
 
 
-def read_dataset_config(source: str | Path | Mapping[str, Any], args: argparse.Namespace) -> tuple[DatasetConfig, ...]:
+def read_dataset_config(source: str | Path | Mapping[str, Any], args: EmbeddedOptions) -> tuple[DatasetConfig, ...]:
     """Datasets of a TOML file, or of the same structure as a mapping; ``args`` gives what it leaves out.
 
     Raises:
@@ -115,7 +115,7 @@ def read_dataset_config(source: str | Path | Mapping[str, Any], args: argparse.N
     )
 
 
-def _option_defaults(args: argparse.Namespace) -> dict[str, Any]:
+def _option_defaults(args: EmbeddedOptions) -> dict[str, Any]:
     values = {}
     for key in [*DATASET_KEYS, *SUBSET_KEYS]:
         value = getattr(args, OPTION_OF.get(key, key), None)

@@ -12,26 +12,38 @@ from typing import Any
 import transformers
 
 from ...options import add_pair_options, write_pair_dataset
-from ...trainer import PairTraining
+from ...trainer import PairTraining, trains_text_encoder
+from .config import EmbeddedOptions, frozen
 from .config_file import read_config_file
 from .options import setup_parser
 from .previews import PreviewWriter, Prompt, are_due, make_pipeline, read_prompts
 from .trainer import EmbeddedTrainer
 
 
-class PairTrainer(PairTraining, EmbeddedTrainer):
+class PairTrainer(PairTraining[EmbeddedOptions], EmbeddedTrainer):
     """Trains a coupled network on the embedded host, and shows it in previews."""
 
-    def assert_extra_args(self, args: Any, train_dataset_group: Any, val_dataset_group: Any) -> None:
+    def is_train_text_encoder(self, args: EmbeddedOptions) -> bool:
+        return super().is_train_text_encoder(args) and trains_text_encoder(args)
+
+    def assert_extra_args(self, args: EmbeddedOptions, train_dataset_group: Any, val_dataset_group: Any) -> None:
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)
         self.prompts = read_prompts(args.sample_prompts) if args.sample_prompts else []
         like = self.prompts[0] if self.prompts else Prompt("")
         self.prompts.append(replace(like, text=self.pair_captions[0][0], content=True))
 
     def sample_images(
-        self, accelerator: Any, args: Any, epoch: int | None, global_step: int, device: Any, vae: Any, tokenizers: Any,
-        text_encoder: Any, unet: Any,
-    ) -> None:  # fmt: skip
+        self,
+        accelerator: Any,
+        args: EmbeddedOptions,
+        epoch: int | None,
+        global_step: int,
+        device: Any,
+        vae: Any,
+        tokenizers: Any,
+        text_encoder: Any,
+        unet: Any,
+    ) -> None:
         """Writes a grid for every prompt, the training prompt last, to OUTPUT_DIR/sample."""
         if not accelerator.is_main_process or not are_due(args, epoch, global_step):
             return
@@ -56,7 +68,6 @@ def train_pairs(argv: Sequence[str], trainer: type[PairTrainer] = PairTrainer) -
     transformers.utils.logging.disable_progress_bar()
     parser = setup_parser()
     add_pair_options(parser)
-    args = read_config_file(parser.parse_args(argv), parser, argv)
-    args.dataset_config = write_pair_dataset(args) or args.dataset_config
-    trainer().train(args)
+    options = frozen(read_config_file(parser.parse_args(argv), parser, argv))
+    trainer().train(replace(options, dataset_config=write_pair_dataset(options) or options.dataset_config))
     return 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from pair_network.errors import PairError
 
 from .caching import cache_captions
+from .config import EmbeddedOptions
 from .dataset import DatasetGroup
 from .loss import draw_noise, draw_timesteps, min_snr_weight, row_loss
 from .metadata import model_version, sai_model_spec
@@ -21,7 +22,6 @@ from .model import (
     make_noise_scheduler,
     move,
     read_model_facts,
-    settle_options,
     use_xformers,
 )
 
@@ -36,11 +36,13 @@ class TrainerHooks:
         self.vae_scale_factor = 0.18215
         self.resolution = (512, 512)
 
-    def assert_extra_args(self, args: Any, train_dataset_group: DatasetGroup, val_dataset_group: Any) -> None:
-        """Checks before any model is loaded; may change the options."""
+    def assert_extra_args(
+        self, args: EmbeddedOptions, train_dataset_group: DatasetGroup, val_dataset_group: Any
+    ) -> None:
+        """Checks before any model is loaded."""
 
     def attach_content(
-        self, args: Any, train_dataset_group: DatasetGroup, val_dataset_group: Any
+        self, args: EmbeddedOptions, train_dataset_group: DatasetGroup, val_dataset_group: Any
     ) -> list[tuple[str, str]]:
         """(content caption, style caption) of every pair; the content images are in the batches already.
 
@@ -54,28 +56,29 @@ class TrainerHooks:
             )
         return train_dataset_group.pair_captions()
 
-    def load_target_model(self, args: Any, weight_dtype: torch.dtype, accelerator: Any) -> tuple[str, Any, Any, Any]:
+    def load_target_model(
+        self, args: EmbeddedOptions, weight_dtype: torch.dtype, accelerator: Any
+    ) -> tuple[str, Any, Any, Any]:
         """(family, text encoder, VAE, U-Net) of the model folder, frozen and on the CPU."""
         folder = Path(args.pretrained_model_name_or_path)
-        settle_options(args, read_model_facts(folder))
         text_encoder, vae, unet = load_models(folder)
         if args.xformers:
             use_xformers(unet)
         self.vae_scale_factor = vae.config.scaling_factor
         return model_version(args), text_encoder, vae, unet
 
-    def get_tokenize_strategy(self, args: Any) -> TokenizeStrategy:
+    def get_tokenize_strategy(self, args: EmbeddedOptions) -> TokenizeStrategy:
         return TokenizeStrategy(Path(args.pretrained_model_name_or_path))
 
-    def get_text_encoding_strategy(self, args: Any) -> TextEncodingStrategy:
+    def get_text_encoding_strategy(self, args: EmbeddedOptions) -> TextEncodingStrategy:
         return TextEncodingStrategy(args.clip_skip)
 
-    def is_train_text_encoder(self, args: Any) -> bool:
+    def is_train_text_encoder(self, args: EmbeddedOptions) -> bool:
         return not args.network_train_unet_only
 
     def cache_text_encoder_outputs_if_needed(
         self,
-        args: Any,
+        args: EmbeddedOptions,
         accelerator: Any,
         unet: Any,
         vae: Any,
@@ -96,13 +99,15 @@ class TrainerHooks:
 
         cache_captions(dataset, encode)
 
-    def post_process_network(self, args: Any, accelerator: Any, network: Any, text_encoders: Any, unet: Any) -> None:
+    def post_process_network(
+        self, args: EmbeddedOptions, accelerator: Any, network: Any, text_encoders: Any, unet: Any
+    ) -> None:
         """Sees the network before it is applied."""
 
-    def get_noise_scheduler(self, args: Any, device: torch.device) -> Any:
+    def get_noise_scheduler(self, args: EmbeddedOptions, device: torch.device) -> Any:
         return make_noise_scheduler(read_model_facts(Path(args.pretrained_model_name_or_path)), args, device)
 
-    def prepare_unet_with_accelerator(self, args: Any, accelerator: Any, unet: Any) -> Any:
+    def prepare_unet_with_accelerator(self, args: EmbeddedOptions, accelerator: Any, unet: Any) -> Any:
         """The U-Net on its device; it is frozen, so there is nothing for accelerate to wrap."""
         return unet.to(accelerator.device)
 
@@ -118,7 +123,7 @@ class TrainerHooks:
     def sample_images(
         self,
         accelerator: Any,
-        args: Any,
+        args: EmbeddedOptions,
         epoch: int | None,
         global_step: int,
         device: torch.device,
@@ -129,15 +134,15 @@ class TrainerHooks:
     ) -> None:
         """Writes previews when they are due; this host has none of its own."""
 
-    def update_metadata(self, metadata: dict[str, Any], args: Any) -> None:
+    def update_metadata(self, metadata: dict[str, Any], args: EmbeddedOptions) -> None:
         """Adds to the ``ss_*`` metadata."""
 
-    def get_sai_model_spec(self, args: Any) -> dict[str, str]:
+    def get_sai_model_spec(self, args: EmbeddedOptions) -> dict[str, str]:
         return sai_model_spec(args, self.resolution)
 
     def on_step_start(
         self,
-        args: Any,
+        args: EmbeddedOptions,
         accelerator: Any,
         network: Any,
         text_encoders: Any,
@@ -148,12 +153,12 @@ class TrainerHooks:
     ) -> None:
         """Sees every batch before it is processed."""
 
-    def encode_images_to_latents(self, args: Any, vae: Any, images: Tensor) -> Tensor:
+    def encode_images_to_latents(self, args: EmbeddedOptions, vae: Any, images: Tensor) -> Tensor:
         return vae.encode(images).latent_dist.sample()
 
     def call_unet(
         self,
-        args: Any,
+        args: EmbeddedOptions,
         accelerator: Any,
         unet: Any,
         noisy_latents: Tensor,
@@ -167,7 +172,7 @@ class TrainerHooks:
 
     def get_noise_pred_and_target(
         self,
-        args: Any,
+        args: EmbeddedOptions,
         accelerator: Any,
         noise_scheduler: Any,
         latents: Tensor,
@@ -196,7 +201,7 @@ class TrainerHooks:
         target = noise_scheduler.get_velocity(latents, noise, timesteps) if args.v_parameterization else noise
         return noise_pred, target, timesteps, None
 
-    def post_process_loss(self, loss: Tensor, args: Any, timesteps: Tensor, noise_scheduler: Any) -> Tensor:
+    def post_process_loss(self, loss: Tensor, args: EmbeddedOptions, timesteps: Tensor, noise_scheduler: Any) -> Tensor:
         """Row losses (rows,) with the weighting that the options ask for."""
         if args.min_snr_gamma:
             weight = min_snr_weight(timesteps, noise_scheduler.all_snr, args.min_snr_gamma, args.v_parameterization)
@@ -214,7 +219,7 @@ class TrainerHooks:
         vae_dtype: torch.dtype,
         weight_dtype: torch.dtype,
         accelerator: Any,
-        args: Any,
+        args: EmbeddedOptions,
         text_encoding_strategy: TextEncodingStrategy,
         tokenize_strategy: TokenizeStrategy,
         is_train: bool = True,
@@ -247,7 +252,9 @@ class TrainerHooks:
         return self.post_process_loss(loss, args, timesteps, noise_scheduler).mean()
 
     @torch.no_grad()
-    def _latents(self, batch: dict[str, Any], vae: Any, vae_dtype: torch.dtype, accelerator: Any, args: Any) -> Tensor:
+    def _latents(
+        self, batch: dict[str, Any], vae: Any, vae_dtype: torch.dtype, accelerator: Any, args: EmbeddedOptions
+    ) -> Tensor:
         if batch.get("latents") is not None:
             return batch["latents"].to(accelerator.device)
         images = batch["images"].to(accelerator.device, dtype=vae_dtype)
@@ -256,7 +263,7 @@ class TrainerHooks:
 
     def generate_step_logs(
         self,
-        args: Any,
+        args: EmbeddedOptions,
         current_loss: float,
         avr_loss: float,
         lr_scheduler: Any,

@@ -210,6 +210,7 @@ class TrainingLoop:
         )
 
     def _state(self, epoch_finished: bool = False) -> TrainState:
+        assert self.args.seed is not None  # drawn at the start where none is given
         return TrainState(
             current_epoch=self.epoch + 1,
             current_step=self.global_step,

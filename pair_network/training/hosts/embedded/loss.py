@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from typing import Any
 
@@ -10,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .config import EmbeddedOptions
 
-def draw_noise(args: argparse.Namespace, latents: Tensor) -> Tensor:
+
+def draw_noise(args: EmbeddedOptions, latents: Tensor) -> Tensor:
     """Standard normal noise of the latents' shape, each channel shifted when --noise_offset is set."""
     noise = torch.randn_like(latents)
     if args.noise_offset:
@@ -19,14 +20,14 @@ def draw_noise(args: argparse.Namespace, latents: Tensor) -> Tensor:
     return noise
 
 
-def draw_timesteps(args: argparse.Namespace, num_train_timesteps: int, rows: int, device: torch.device) -> Tensor:
+def draw_timesteps(args: EmbeddedOptions, num_train_timesteps: int, rows: int, device: torch.device) -> Tensor:
     """A uniform timestep for every row, in [min_timestep, max_timestep): (rows,) int64, drawn on the CPU."""
     low = 0 if args.min_timestep is None else args.min_timestep
     high = num_train_timesteps if args.max_timestep is None else min(args.max_timestep, num_train_timesteps)
     return torch.randint(low, high, (rows,)).to(device)
 
 
-def row_loss(args: argparse.Namespace, pred: Tensor, target: Tensor, timesteps: Tensor, scheduler: Any) -> Tensor:
+def row_loss(args: EmbeddedOptions, pred: Tensor, target: Tensor, timesteps: Tensor, scheduler: Any) -> Tensor:
     """The loss of every row, (rows,) float32: mean over channels and pixels of ``pred``, ``target`` (rows, c, h, w)."""
     if args.loss_type == "l2":
         loss = F.mse_loss(pred.float(), target.float(), reduction="none")
@@ -40,7 +41,7 @@ def row_loss(args: argparse.Namespace, pred: Tensor, target: Tensor, timesteps: 
     return loss.mean(dim=(1, 2, 3))
 
 
-def huber_threshold(args: argparse.Namespace, timesteps: Tensor, scheduler: Any) -> Tensor:
+def huber_threshold(args: EmbeddedOptions, timesteps: Tensor, scheduler: Any) -> Tensor:
     """Where the pseudo-Huber loss turns from quadratic to linear, (rows,), after --huber_schedule."""
     if args.huber_schedule == "constant":
         return torch.full(timesteps.shape, args.huber_c * args.huber_scale, device=timesteps.device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 from pathlib import Path
 from typing import Any
 
+from .config import EmbeddedOptions
 from .dataset import Dataset, DatasetGroup
 
 MINIMUM_KEYS = (
@@ -51,7 +51,7 @@ OPTION_KEYS = (
 )
 
 
-def training_metadata(args: argparse.Namespace, group: DatasetGroup, facts: dict[str, Any]) -> dict[str, Any]:
+def training_metadata(args: EmbeddedOptions, group: DatasetGroup, facts: dict[str, Any]) -> dict[str, Any]:
     """``ss_*`` entries of a run; ``facts`` are those that follow from neither options nor dataset, without prefix."""
     metadata: dict[str, Any] = {f"ss_{key}": getattr(args, key) for key in OPTION_KEYS}
     metadata.update({f"ss_{key}": value for key, value in facts.items()})
@@ -116,12 +116,12 @@ def stringified(metadata: dict[str, Any], minimum: bool) -> dict[str, str]:
     return {key: str(value) for key, value in metadata.items() if not minimum or key in MINIMUM_KEYS}
 
 
-def model_version(args: argparse.Namespace) -> str:
+def model_version(args: EmbeddedOptions) -> str:
     """sd-scripts' name for the base model's family: sd_v1, sd_v2 or sd_v2_v, …"""
     return f"sd_{'v2' if args.v2 else 'v1'}{'_v' if args.v_parameterization else ''}"
 
 
-def sai_model_spec(args: argparse.Namespace, resolution: tuple[int, int]) -> dict[str, str]:
+def sai_model_spec(args: EmbeddedOptions, resolution: tuple[int, int]) -> dict[str, str]:
     """``modelspec.*`` entries (Stability AI's model metadata standard, 1.0.0) of a LoRA trained at ``resolution``."""
     if args.v2:
         architecture = "stable-diffusion-v2-768-v/lora" if args.v_parameterization else "stable-diffusion-v2-512/lora"

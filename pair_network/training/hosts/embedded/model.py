@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from pair_network.errors import PairError
+
+from .config import EmbeddedOptions
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +116,8 @@ def read_model_facts(folder: Path) -> ModelFacts:
     )
 
 
-def settle_options(args: Any, facts: ModelFacts) -> None:
-    """Sets v2, v_parameterization and zero_terminal_snr to the model's own values unless the options ask for more."""
+def with_model_facts(args: EmbeddedOptions, facts: ModelFacts) -> EmbeddedOptions:
+    """The options with v2, v_parameterization and zero_terminal_snr as the model has them, unless they ask for more."""
     if args.v_parameterization and facts.prediction_type != "v_prediction":
         logger.warning(
             "--v_parameterization wins over the model, whose scheduler says prediction_type %r", facts.prediction_type
@@ -124,9 +126,12 @@ def settle_options(args: Any, facts: ModelFacts) -> None:
         logger.warning("--zero_terminal_snr wins over the model, whose scheduler says rescale_betas_zero_snr false")
     if args.v2 and not facts.is_v2:
         logger.warning("--v2 wins over the model, whose text encoder is that of SD 1.x")
-    args.v2 = args.v2 or facts.is_v2
-    args.v_parameterization = args.v_parameterization or facts.prediction_type == "v_prediction"
-    args.zero_terminal_snr = args.zero_terminal_snr or facts.zero_terminal_snr
+    return replace(
+        args,
+        v2=args.v2 or facts.is_v2,
+        v_parameterization=args.v_parameterization or facts.prediction_type == "v_prediction",
+        zero_terminal_snr=args.zero_terminal_snr or facts.zero_terminal_snr,
+    )
 
 
 @contextmanager
@@ -167,7 +172,7 @@ def use_xformers(unet: Any) -> None:
         raise PairError(f"--xformers does not work here ({cause}); use --sdpa instead") from cause
 
 
-def make_noise_scheduler(facts: ModelFacts, args: Any, device: torch.device) -> Any:
+def make_noise_scheduler(facts: ModelFacts, args: EmbeddedOptions, device: torch.device) -> Any:
     """The model's forward process, with ``all_snr``: the signal-to-noise ratio of every timestep, (timesteps,)."""
     scheduler: Any = DDPMScheduler(
         **facts.schedule,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from diffusers.optimization import get_scheduler
 from torch.optim import Optimizer
 
 from pair_network.errors import PairError, nearest
+
+from .config import EmbeddedOptions
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +44,12 @@ OPTIMIZERS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def optimizer_name(args: argparse.Namespace) -> str:
+def optimizer_name(args: EmbeddedOptions) -> str:
     """The chosen optimizer in lower case; AdamW when none is named."""
     return (args.optimizer_type or "AdamW").lower()
 
 
-def get_optimizer(args: argparse.Namespace, params: Any) -> tuple[str, str, Optimizer]:
+def get_optimizer(args: EmbeddedOptions, params: Any) -> tuple[str, str, Optimizer]:
     """The optimizer over parameters or groups: (module.Class, its arguments as text, the optimizer).
 
     Raises:
@@ -106,32 +108,39 @@ def optimizer_class(name: str) -> Any:
         raise PairError(f"--optimizer_type {name}: {module} has no {attribute}{hint}") from cause
 
 
-def _prepare_adafactor(args: argparse.Namespace, params: Any, kwargs: dict[str, Any]) -> tuple[Any, float | None]:
+def _prepare_adafactor(args: EmbeddedOptions, params: Any, kwargs: dict[str, Any]) -> tuple[Any, float | None]:
     kwargs.setdefault("relative_step", True)
     if not kwargs["relative_step"]:
         return params, args.learning_rate
     # with relative_step, Adafactor takes no learning rate at all, and neither may its groups
     if isinstance(params, list) and params and isinstance(params[0], dict):
         params = [{key: value for key, value in group.items() if key != "lr"} for group in params]
-    if args.lr_scheduler != "adafactor":
-        logger.warning("AdaFactor with relative_step sets its own learning rate: --lr_scheduler adafactor is used")
-        args.lr_scheduler = "adafactor"
     return params, None
 
 
-def is_schedule_free(args: argparse.Namespace) -> bool:
+def with_own_schedule(args: EmbeddedOptions) -> EmbeddedOptions:
+    """The options with --lr_scheduler adafactor where AdaFactor sets its own learning rate (relative_step)."""
+    if optimizer_name(args) != "adafactor" or args.lr_scheduler == "adafactor":
+        return args
+    if not parse_key_values(args.optimizer_args, "--optimizer_args").get("relative_step", True):
+        return args
+    logger.warning("AdaFactor with relative_step sets its own learning rate: --lr_scheduler adafactor is used")
+    return replace(args, lr_scheduler="adafactor")
+
+
+def is_schedule_free(args: EmbeddedOptions) -> bool:
     """Whether the optimizer keeps two sets of weights, one for training and one for everything else."""
     return optimizer_name(args).endswith("schedulefree")
 
 
-def train_eval_switches(args: argparse.Namespace, optimizer: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+def train_eval_switches(args: EmbeddedOptions, optimizer: Any) -> tuple[Callable[[], None], Callable[[], None]]:
     """(before training, before sampling or saving): they matter for schedule-free optimizers only."""
     if not is_schedule_free(args):
         return lambda: None, lambda: None
     return optimizer.train, optimizer.eval
 
 
-def get_lr_scheduler(args: argparse.Namespace, optimizer: Optimizer, num_processes: int) -> Any:
+def get_lr_scheduler(args: EmbeddedOptions, optimizer: Optimizer, num_processes: int) -> Any:
     """The learning rate schedule.
 
     Its length counts ``num_processes`` calls per optimizer step, which is how often accelerate calls it.
@@ -157,7 +166,7 @@ def get_lr_scheduler(args: argparse.Namespace, optimizer: Optimizer, num_process
     )
 
 
-def check_lr_scheduler(args: argparse.Namespace) -> None:
+def check_lr_scheduler(args: EmbeddedOptions) -> None:
     """Raises PairError for a schedule that contradicts the optimizer or the warm-up."""
     if is_schedule_free(args) and (args.lr_scheduler != "constant" or args.lr_warmup_steps):
         raise PairError(
@@ -170,7 +179,7 @@ def check_lr_scheduler(args: argparse.Namespace) -> None:
         raise PairError("--lr_scheduler adafactor works with --optimizer_type AdaFactor alone")
 
 
-def _adafactor_schedule(args: argparse.Namespace, optimizer: Optimizer) -> Any:
+def _adafactor_schedule(args: EmbeddedOptions, optimizer: Optimizer) -> Any:
     from transformers.optimization import AdafactorSchedule
 
     return AdafactorSchedule(optimizer, args.learning_rate)

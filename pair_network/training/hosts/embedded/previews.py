@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from pair_network.network.route import Row
 from pair_network.sampling.pipelines import Style, style_guidance
 from pair_network.sampling.previews import grid, save_picture
 
+from .config import EmbeddedOptions
 from .model import skipped_layers
 
 _FLAGS = {"n": str, "w": int, "h": int, "d": int, "s": int, "l": float}
@@ -92,7 +92,7 @@ def parse_prompt(line: str, source: str) -> Prompt:
 class PreviewWriter:
     """Renders prompts with the network being trained, leaving its weights, modes and random streams as they were."""
 
-    def __init__(self, network: PairNetwork, args: argparse.Namespace, style_words: str):
+    def __init__(self, network: PairNetwork, args: EmbeddedOptions, style_words: str):
         self.network = network
         self.args = args
         self.style_words = style_words
@@ -163,7 +163,7 @@ def evaluated(network: PairNetwork, pipe: Any) -> Iterator[None]:
             module.train(mode)
 
 
-def make_pipeline(args: argparse.Namespace, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> Any:
+def make_pipeline(args: EmbeddedOptions, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> Any:
     """A diffusers pipeline over the models in training, with DDIM on the model's own noise schedule."""
     overrides = {
         "prediction_type": "v_prediction" if args.v_parameterization else "epsilon",
@@ -188,7 +188,7 @@ def make_pipeline(args: argparse.Namespace, vae: Any, text_encoder: Any, tokeniz
     return pipe
 
 
-def are_due(args: argparse.Namespace, epoch: int | None, step: int) -> bool:
+def are_due(args: EmbeddedOptions, epoch: int | None, step: int) -> bool:
     """Whether previews are wanted now: by steps, by epochs, before the first step, and always after the last.
 
     Args:
@@ -197,8 +197,8 @@ def are_due(args: argparse.Namespace, epoch: int | None, step: int) -> bool:
         step: Optimizer steps made.
     """
     if epoch is None:
-        by_steps = args.sample_every_n_steps and not args.sample_every_n_epochs
-        return step == args.max_train_steps or bool(by_steps and step % args.sample_every_n_steps == 0)
+        every = 0 if args.sample_every_n_epochs else args.sample_every_n_steps
+        return step == args.max_train_steps or bool(every and step % every == 0)
     if epoch == 0:
         return bool(args.sample_at_first)
     return bool(args.sample_every_n_epochs and epoch % args.sample_every_n_epochs == 0 and step < args.max_train_steps)

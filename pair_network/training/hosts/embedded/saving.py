@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from pair_network.errors import PairError
 
+from .config import EmbeddedOptions
 from .hooks import TrainerHooks
 from .metadata import stringified, training_metadata
 from .session import DTYPES, Session
@@ -22,17 +22,17 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".safetensors", ".pair.safetensors")
 
 
-def step_name(args: argparse.Namespace, step: int) -> str:
+def step_name(args: EmbeddedOptions, step: int) -> str:
     """File name without extension of the save after ``step`` optimizer steps."""
     return f"{args.output_name or 'at'}-step{step:08d}"
 
 
-def epoch_name(args: argparse.Namespace, epoch: int) -> str:
+def epoch_name(args: EmbeddedOptions, epoch: int) -> str:
     """File name without extension of the save after ``epoch`` epochs."""
     return f"{args.output_name or 'epoch'}-{epoch:06d}"
 
 
-def last_name(args: argparse.Namespace) -> str:
+def last_name(args: EmbeddedOptions) -> str:
     """File name without extension of the last save."""
     return str(args.output_name or "last")
 
@@ -96,7 +96,7 @@ class Saver:
         args, step = self.args, state.current_step
         self.save(step_name(args, step), state, with_state=args.save_state)
         keep, keep_state = args.save_last_n_steps, args.save_last_n_steps_state or args.save_last_n_steps
-        every = args.save_every_n_steps
+        every = args.save_every_n_steps or 1
         self._remove(step_name, outdated_step(step, every, keep), outdated_step(step, every, keep_state))
 
     def save_epoch(self, state: TrainState) -> None:
@@ -104,7 +104,7 @@ class Saver:
         args, epoch = self.args, state.current_epoch
         self.save(epoch_name(args, epoch), state, with_state=args.save_state)
         keep, keep_state = args.save_last_n_epochs, args.save_last_n_epochs_state or args.save_last_n_epochs
-        every = args.save_every_n_epochs
+        every = args.save_every_n_epochs or 1
         self._remove(epoch_name, outdated_epoch(epoch, every, keep), outdated_epoch(epoch, every, keep_state))
 
     def save_last(self, state: TrainState) -> None:
@@ -124,7 +124,7 @@ class Saver:
     def state_folder(self, name: str) -> Path:
         return self.folder / f"{name}-state"
 
-    def _remove(self, name: Callable[[argparse.Namespace, int], str], weights: int | None, state: int | None) -> None:
+    def _remove(self, name: Callable[[EmbeddedOptions, int], str], weights: int | None, state: int | None) -> None:
         if not self.session.accelerator.is_main_process:
             return
         if weights is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import time
@@ -14,6 +13,7 @@ from accelerate import Accelerator
 
 from pair_network.errors import PairError
 
+from .config import EmbeddedOptions
 from .dataset import DatasetGroup
 from .model import TextEncodingStrategy, TokenizeStrategy
 
@@ -27,7 +27,7 @@ class Session:
     ``text_encoder`` and ``text_encoders`` are the same model, bare and in a list, as sd-scripts passes it around.
     """
 
-    args: argparse.Namespace
+    args: EmbeddedOptions
     accelerator: Accelerator
     dataset: DatasetGroup
     tokenize_strategy: TokenizeStrategy
@@ -63,15 +63,25 @@ class Session:
     @property
     def batches_per_epoch(self) -> int:
         """Batches that each process sees in an epoch."""
-        return -(-self.dataset.batches_per_epoch // self.accelerator.num_processes)
+        return batches_per_epoch(self.dataset, self.accelerator.num_processes)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch; batches are not accumulated across its end."""
-        return -(-self.batches_per_epoch // self.args.gradient_accumulation_steps)
+        """Optimizer steps in an epoch."""
+        return steps_per_epoch(self.dataset, self.accelerator.num_processes, self.args.gradient_accumulation_steps)
 
 
-def make_accelerator(args: argparse.Namespace) -> Accelerator:
+def batches_per_epoch(dataset: DatasetGroup, num_processes: int) -> int:
+    """Batches that each process sees in an epoch."""
+    return -(-dataset.batches_per_epoch // num_processes)
+
+
+def steps_per_epoch(dataset: DatasetGroup, num_processes: int, accumulation: int) -> int:
+    """Optimizer steps in an epoch; batches are not accumulated across its end."""
+    return -(-batches_per_epoch(dataset, num_processes) // accumulation)
+
+
+def make_accelerator(args: EmbeddedOptions) -> Accelerator:
     """The accelerator, with the trackers that the options ask for.
 
     Raises:
@@ -105,7 +115,7 @@ def _require(package: str, option: str) -> None:
         raise PairError(f"{option} needs a package that is not installed: pip install {package}") from cause
 
 
-def init_trackers(accelerator: Accelerator, args: argparse.Namespace) -> None:
+def init_trackers(accelerator: Accelerator, args: EmbeddedOptions) -> None:
     """Starts the trackers with the run's options."""
     if not accelerator.is_main_process or not accelerator.log_with:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import logging
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 from pair_network.errors import PairError
 
 from .caching import cache_latents
+from .config import EmbeddedOptions
 from .dataset import DatasetGroup
 from .hooks import TrainerHooks
 from .model import move
@@ -23,7 +23,7 @@ from .session import DTYPES, Session, make_accelerator
 logger = logging.getLogger(__name__)
 
 
-def load_session(trainer: TrainerHooks, args: argparse.Namespace, dataset: DatasetGroup) -> Session:
+def load_session(trainer: TrainerHooks, args: EmbeddedOptions, dataset: DatasetGroup) -> Session:
     """Accelerator, models and cached latents."""
     accelerator = make_accelerator(args)
     weight_dtype = DTYPES[args.mixed_precision]
@@ -67,8 +67,6 @@ def attach_network(trainer: TrainerHooks, session: Session) -> None:
     session.network = create_network(args, module, session)
     trainer.post_process_network(args, accelerator, session.network, session.text_encoders, session.unet)
     apply_network(args, session)
-    if args.max_train_epochs is not None:
-        args.max_train_steps = args.max_train_epochs * session.steps_per_epoch
     prepare_optimizer(args, session)
     move(session.unet.requires_grad_(False), "cpu", session.weight_dtype)
     session.text_encoder.requires_grad_(False)
@@ -84,7 +82,7 @@ def attach_network(trainer: TrainerHooks, session: Session) -> None:
         set_seed(args.seed, device_specific=True)
 
 
-def import_network_module(args: argparse.Namespace) -> Any:
+def import_network_module(args: EmbeddedOptions) -> Any:
     """The network module; PairError when it cannot be imported or has no ``create_network``."""
     try:
         module = importlib.import_module(args.network_module)
@@ -97,7 +95,7 @@ def import_network_module(args: argparse.Namespace) -> Any:
     return module
 
 
-def network_kwargs(args: argparse.Namespace) -> dict[str, Any]:
+def network_kwargs(args: EmbeddedOptions) -> dict[str, Any]:
     """The --network_args as strings by key."""
     kwargs = {}
     for entry in args.network_args or ():
@@ -108,7 +106,7 @@ def network_kwargs(args: argparse.Namespace) -> dict[str, Any]:
     return kwargs
 
 
-def merge_base_weights(args: argparse.Namespace, module: Any, session: Session) -> None:
+def merge_base_weights(args: EmbeddedOptions, module: Any, session: Session) -> None:
     """Merges the LoRAs of --base_weights into the model."""
     multipliers = list(args.base_weights_multiplier or [])
     for i, path in enumerate(args.base_weights or []):
@@ -120,7 +118,7 @@ def merge_base_weights(args: argparse.Namespace, module: Any, session: Session) 
         session.accelerator.print(f"merged {path} with multiplier {multiplier}")
 
 
-def create_network(args: argparse.Namespace, module: Any, session: Session) -> nn.Module:
+def create_network(args: EmbeddedOptions, module: Any, session: Session) -> nn.Module:
     """A new network from the options, or one of the shape that --network_weights has with --dim_from_weights."""
     kwargs = network_kwargs(args)
     models = (session.vae, session.text_encoder, session.unet)
@@ -138,7 +136,7 @@ def create_network(args: argparse.Namespace, module: Any, session: Session) -> n
     return network
 
 
-def apply_network(args: argparse.Namespace, session: Session) -> None:
+def apply_network(args: EmbeddedOptions, session: Session) -> None:
     """Puts the network into the model, loads --network_weights and turns on gradient checkpointing."""
     network = session.network
     network.apply_to(session.text_encoder, session.unet, session.train_text_encoder, session.train_unet)
@@ -152,7 +150,7 @@ def apply_network(args: argparse.Namespace, session: Session) -> None:
         network.enable_gradient_checkpointing()
 
 
-def prepare_optimizer(args: argparse.Namespace, session: Session) -> None:
+def prepare_optimizer(args: EmbeddedOptions, session: Session) -> None:
     """Makes the optimizer over the network's parameter groups, and its schedule."""
     network: Any = session.network
     rates = args.text_encoder_lr
@@ -167,7 +165,7 @@ def prepare_optimizer(args: argparse.Namespace, session: Session) -> None:
     session.lr_scheduler = get_lr_scheduler(args, session.optimizer, session.accelerator.num_processes)
 
 
-def prepare_modes(args: argparse.Namespace, session: Session) -> None:
+def prepare_modes(args: EmbeddedOptions, session: Session) -> None:
     """Sets the models' training flags; the base model is frozen either way."""
     unet, text_encoder = session.unet, session.text_encoder
     # some diffusers and transformers versions checkpoint in training mode only; neither has active dropout

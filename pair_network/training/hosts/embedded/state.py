@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
+import secrets
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from pair_network.errors import PairError
+
+from .config import EmbeddedOptions
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +99,14 @@ def load_state(accelerator: Accelerator, folder: Path) -> None:
         ) from cause
 
 
-def adopt_seed(args: argparse.Namespace) -> None:
-    """Takes over the seed of the state to resume when none is given: the order of the data follows from it."""
-    if args.resume and args.seed is None:
-        args.seed = read_train_state(Path(args.resume)).seed
+def seed_of(args: EmbeddedOptions) -> int:
+    """--seed; else that of the state to resume; else one drawn for all processes: the data's order follows from it."""
+    if args.seed is not None:
+        return args.seed
+    if args.resume:
+        return read_train_state(Path(args.resume)).seed
+    PartialState()
+    return int(broadcast_object_list([secrets.randbelow(2**32)])[0])
 
 
 def warn_of_changes(saved: TrainState, now: TrainState) -> None:

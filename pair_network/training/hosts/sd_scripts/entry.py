@@ -13,7 +13,7 @@ from pair_network.errors import PairError
 from pair_network.network.checkpoint import PAIR_SUFFIX
 
 from ...options import add_pair_options, write_pair_dataset
-from ...trainer import PairTraining
+from ...trainer import PairTraining, trains_text_encoder
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
 from .config import check_config, config_path, read_config
 from .families import TRAINERS, SdScripts, detect_model_type, trainer_of
@@ -53,12 +53,17 @@ def pair_trainer_class(host_trainer: type, family: SdScripts | None = None) -> t
     check_contract(host_trainer, "sd-scripts", {**HOOKS, **SD_SCRIPTS_HOOKS})
     own_family = family or trainer_of("sd")
 
-    class SdScriptsPairTrainer(PairTraining, StylePreviews, host_trainer):
+    class SdScriptsPairTrainer(PairTraining[argparse.Namespace], StylePreviews, host_trainer):
         family = own_family
 
         def __init__(self) -> None:
             super().__init__()
             self._has_saved = False
+
+        def assert_extra_args(self, args: argparse.Namespace, train_group: Any, val_group: Any) -> None:
+            # The host's own options, and before its own checks: they depend on whether a text encoder trains.
+            args.network_train_unet_only = args.network_train_unet_only or not trains_text_encoder(args)
+            super().assert_extra_args(args, train_group, val_group)
 
         def attach_content(self, args: argparse.Namespace, train_group: Any, val_group: Any) -> list[tuple[str, str]]:
             # Imported here: the module subclasses a dataset of the checkout, which must be on the path first.

@@ -8,6 +8,7 @@ from torch import nn
 
 from pair_network.errors import PairError
 from pair_network.training.hosts.embedded import optimizers
+from pair_network.training.hosts.embedded.config import frozen
 from pair_network.training.hosts.embedded.loss import draw_noise, draw_timesteps, min_snr_weight, row_loss
 from pair_network.training.hosts.embedded.model import make_noise_scheduler, read_model_facts
 
@@ -187,7 +188,7 @@ def test_schedule_mistakes_are_named(options, argv, words):
 
 
 def test_adafactor_brings_its_own_schedule(options):
-    args = options("--optimizer_type", "AdaFactor", "--learning_rate", "1e-3")
+    args = optimizers.with_own_schedule(frozen(options("--optimizer_type", "AdaFactor", "--learning_rate", "1e-3")))
     _, _, optimizer = optimizers.get_optimizer(args, groups())
     assert optimizer.param_groups[0]["lr"] is None
     assert type(optimizers.get_lr_scheduler(args, optimizer, 1)).__name__ == "AdafactorSchedule"
