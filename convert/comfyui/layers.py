@@ -63,7 +63,9 @@ class StyleLayers(nn.Module):
             base = model.get_submodule(path)
             shape = weight_shape(base)
             if getattr(base, "groups", 1) != 1 or len(shape) not in (2, *CONVOLUTIONS):
-                raise StyleFileError(f"{name}: {path} is no plain linear or convolution layer; use Pair Style Guider")
+                raise StyleFileError(
+                    f"{name}: {path} is no plain linear or convolution layer; use Style Guidance Guider"
+                )
             self.parts.append(LowRank(match.layer, base, shape, multiplier))
 
     @contextmanager
@@ -94,7 +96,7 @@ class StyleLayers(nn.Module):
             raise RuntimeError(
                 f"{self.name}: the model ran without {len(idle)} of the style's {len(self.paths)} layers "
                 f"({idle[0]}, …), so the picture would have a part of the style, or none; a node that caches, compiles "
-                "or replaces the model does that: take it away, or use Pair Style Guider instead of the patch"
+                "or replaces the model does that: take it away, or use Style Guidance Guider instead of the model node"
             )
 
     def _hook(self, path: str, rows: tuple[int, int] | None, part: nn.Module):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,13 +15,21 @@ from torch import Tensor
 SPELLINGS = (("lora_down", "lora_up"), ("lora_A", "lora_B"), ("lora.down", "lora.up"))
 TEXT_ENCODER = ("lora_te", "lora_prior_te", "text_encoder", "cond_stage_model", "conditioner", "clip_l", "clip_g", "t5")
 COUPLED = ("style.", "content.")
+MAX_LETTERS = 600
 REMEDY = "rewrite it with: python -m convert a1111"
 
 Target = str | tuple  # of a key map: weight's name, or (name, (axis, start, length)[, function]) for a part of it
 
 
 class StyleFileError(ValueError):
-    """The file cannot be used for style guidance; the message names it and says what to do."""
+    """The file cannot be used for style guidance; the message names it and says what to do.
+
+    One line, whatever the file's own names are, which may hold line breaks or be as long as the file.
+    """
+
+    def __init__(self, reason: str) -> None:
+        line = " ".join("".join(letter if letter.isprintable() else " " for letter in reason).split())
+        super().__init__(line if len(line) <= MAX_LETTERS else line[: MAX_LETTERS - 1] + "…")
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ def read_style(path: str | Path, name: str) -> StyleFile:
         raise StyleFileError(f"{name}: only .safetensors is read; {REMEDY} {name}")
     try:
         tensors = load_file(path)
-    except SafetensorError as cause:
+    except (SafetensorError, OSError) as cause:
         raise StyleFileError(f"{name}: not an intact safetensors file ({cause}); copy or download it again") from cause
     coupled = [key for key in tensors if key.startswith(COUPLED)]
     if coupled:
@@ -88,6 +96,16 @@ def read_style(path: str | Path, name: str) -> StyleFile:
     return StyleFile(name, tensors, _layers(tensors, name))
 
 
+def trigger_words(path: str | Path) -> str:
+    """The words that call the style, as the training wrote them into the file; empty where there are none."""
+    try:
+        with safe_open(str(path), "pt") as handle:
+            words = (handle.metadata() or {}).get("modelspec.trigger_phrase", "")
+    except (SafetensorError, OSError):
+        return ""
+    return " ".join(words.split())[:MAX_LETTERS]
+
+
 def _layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, Layer]:
     layers, used = {}, set()
     for down_name, up_name in SPELLINGS:
@@ -98,9 +116,7 @@ def _layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, Layer]:
             if up_key not in tensors:
                 raise StyleFileError(f"{name}: {key} has no {up_key}; the file is incomplete, copy or train it again")
             down, up = tensors[key], tensors[up_key]
-            rank = down.shape[0]
-            alpha = float(tensors[alpha_key]) if alpha_key in tensors else float(rank)
-            layers[base] = Layer(down, up, alpha / rank)
+            layers[base] = _layer(f"{name}: {base}", down, up, tensors.get(alpha_key))
             used |= {key, up_key, alpha_key}
     unexpected = sorted(tensors.keys() - used)
     if unexpected or not layers:
@@ -108,6 +124,27 @@ def _layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, Layer]:
         example = f" ({unexpected[0]}, …)" if unexpected else ""
         raise StyleFileError(f"{name}: {what} no part of a plain LoRA{example}; {REMEDY} {name}")
     return layers
+
+
+def _layer(place: str, down: Tensor, up: Tensor, alpha: Tensor | None) -> Layer:
+    """The factors and their scale; ``place`` is what messages call them."""
+    shapes = f"{_shape(up)} and {_shape(down)}"
+    is_product = down.ndim >= 2 and up.ndim >= 2 and up.shape[1] == down.shape[0] and up.numel() and down.numel()
+    if not is_product or prod(up.shape[2:]) != 1:
+        raise StyleFileError(f"{place} has factors {shapes} that do not multiply; the file is damaged, copy it again")
+    if not (down.is_floating_point() and up.is_floating_point()):
+        raise StyleFileError(f"{place} has factors of {down.dtype} and {up.dtype}, no floating-point numbers")
+    if alpha is not None and (alpha.numel() != 1 or alpha.is_complex()):
+        raise StyleFileError(f"{place} has an alpha of shape {_shape(alpha)}, not one number; the file is damaged")
+    rank = down.shape[0]
+    scale = (float(rank) if alpha is None else float(alpha.float().item())) / rank
+    if not (isfinite(scale) and down.float().isfinite().all() and up.float().isfinite().all()):
+        raise StyleFileError(f"{place} has NaN or infinite values; the file is damaged, copy or train it again")
+    return Layer(down, up, scale)
+
+
+def _shape(tensor: Tensor) -> str:
+    return " × ".join(map(str, tensor.shape)) or "no dimension"
 
 
 def match_layers(

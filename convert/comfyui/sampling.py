@@ -74,20 +74,27 @@ class GuidedSampling:
     per style and step; its rows are never in one batch with the positive prompt's, whose model has no LoRA.
     """
 
-    def __init__(self, styles: list[Style], layers: list[StyleLayers] | None = None) -> None:
-        """Args: layers: of each style, where the model itself switches them; None where the conditions' hooks do."""
+    def __init__(self, styles: list[Style], layers: list[StyleLayers] | None = None, cfg_end: float = 1.0) -> None:
+        """Takes the styles.
+
+        Args:
+            styles: The styles.
+            layers: Of each style, where the model itself switches them; None where the conditions' hooks do.
+            cfg_end: Part of the noise schedule from which on the content's CFG is 1; 1 leaves CFG as it is.
+        """
         self.styles = styles
         self.layers = layers
+        self.cfg_end = cfg_end
 
     def __call__(self, executor: Callable, guider: Any, sigmas: torch.Tensor, extra_args: dict, *rest: Any) -> Any:
         """ComfyUI's signature: guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, …"""
         raw = guider.held if self.layers is None else self._conditions()
         controls = {c["control"] for conds in raw for c in conds if "control" in c}
         calls: list[float] = []
-        with self._attached(guider.inner_model):
+        with self._attached(guider.inner_model), self._cfg_ended(guider) as before:
             parts = self._parts(guider, raw, extra_args.get("seed"), *rest[1:4])
             options = dict(extra_args["model_options"])
-            post = [*options.get("sampler_post_cfg_function", []), lambda args: _guided(args, parts, calls)]
+            post = [*before, *options.get("sampler_post_cfg_function", []), lambda args: _guided(args, parts, calls)]
             options["sampler_post_cfg_function"] = post
             try:
                 result = executor(guider, sigmas, {**extra_args, "model_options": options}, *rest)
@@ -96,9 +103,46 @@ class GuidedSampling:
         if len(sigmas) > 1 and not calls:
             raise RuntimeError(
                 "style guidance was never asked for a step: this sampler or guider combines the predictions by itself; "
-                "use KSampler, or SamplerCustomAdvanced with Pair Style Guider"
+                "use KSampler, or SamplerCustomAdvanced with Style Guidance Guider"
             )
         return result
+
+    @contextmanager
+    def _cfg_ended(self, guider: Any) -> Iterator[list[Callable]]:
+        """Post-CFG functions that put the positive prompt's prediction in the place of CFG's result.
+
+        They come before all others, so that what others add stays. A guider with one CFG scale has it set to 1 for
+        those steps: then ComfyUI does not evaluate the negative prompt.
+        """
+        if self.cfg_end >= 1:
+            yield []
+            return
+        last_sigma = float(guider.inner_model.model_sampling.percent_to_sigma(self.cfg_end))
+
+        def plain(args: dict) -> torch.Tensor:
+            has_ended = float(args["sigma"].flatten()[0]) <= last_sigma
+            return args["cond_denoised"] if has_ended else args["denoised"]
+
+        predict = guider.predict_noise
+
+        def cheaper(x: torch.Tensor, timestep: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+            scale = getattr(guider, "cfg", None)
+            if scale is None or float(timestep.flatten()[0]) > last_sigma:
+                return predict(x, timestep, *rest, **options)
+            guider.cfg = 1.0
+            try:
+                return predict(x, timestep, *rest, **options)
+            finally:
+                guider.cfg = scale
+
+        own = vars(guider).get("predict_noise")
+        guider.predict_noise = cheaper
+        try:
+            yield [plain]
+        finally:
+            del guider.predict_noise
+            if own is not None:
+                guider.predict_noise = own
 
     def _conditions(self) -> list[list[dict]]:
         return [comfy.sampler_helpers.convert_cond(style.conditioning) for style in self.styles]
@@ -116,7 +160,9 @@ class GuidedSampling:
         if not positive:
             raise ValueError("style guidance needs a guider with a positive prompt, which this one does not have")
         if "middle" in guider.conds:  # its CFG function sees the second prompt, or only an inner part of the formula
-            raise ValueError("style guidance does not know what DualCFGGuider's prompts mean; use Pair Style Guider")
+            raise ValueError(
+                "style guidance does not know what DualCFGGuider's prompts mean; use Style Guidance Guider"
+            )
         parts = []
         for number, (style, conds) in enumerate(zip(self.styles, raw, strict=True)):
             merged = conditions.take_over(conds, positive, _join_hooks)
@@ -185,7 +231,7 @@ def _coverage(conds: list[dict], x: torch.Tensor, sigma: torch.Tensor) -> torch.
     return total.clamp(max=1.0)
 
 
-def patched(model: Any, styles: list[Style]) -> Any:
+def patched(model: Any, styles: list[Style], cfg_end: float = 1.0) -> Any:
     """A clone of a ComfyUI model that samples with the styles; works with any sampler node that takes a MODEL."""
     clone = model.clone()
     layers = [StyleLayers(matches_of(model, style), model.model, style.multiplier, style.file.name) for style in styles]
@@ -195,7 +241,7 @@ def patched(model: Any, styles: list[Style]) -> Any:
     moved = [comfy.model_patcher.ModelPatcher(part, clone.load_device, clone.offload_device) for part in layers]
     key = f"{KEY}_{uuid.uuid4().hex}"  # a second patch on top of this one has its own entries
     clone.set_additional_models(key, [*moved, *others])
-    _wrap(clone, key, GuidedSampling(styles, layers))
+    _wrap(clone, key, GuidedSampling(styles, layers, cfg_end))
     return clone
 
 
@@ -206,11 +252,11 @@ def _wrap(model: Any, key: str, sampling: GuidedSampling) -> None:
 class StyleGuider(comfy.samplers.CFGGuider):
     """CFG with styles: each style's conditions carry its LoRA as a hook, and ComfyUI patches the weights for them."""
 
-    def __init__(self, model: Any, styles: list[Style]) -> None:
+    def __init__(self, model: Any, styles: list[Style], cfg_end: float = 1.0) -> None:
         for style in styles:
             matches_of(model, style)
         clone = model.clone()
-        _wrap(clone, f"{KEY}_{uuid.uuid4().hex}", GuidedSampling(styles))
+        _wrap(clone, f"{KEY}_{uuid.uuid4().hex}", GuidedSampling(styles, cfg_end=cfg_end))
         super().__init__(clone)
         self.names = [f"{KEY}_style_{number}" for number in range(len(styles))]
         self.held: list[list[dict]] = []
@@ -224,7 +270,9 @@ class StyleGuider(comfy.samplers.CFGGuider):
         self.held = list(conds.values())
         for conditioning in self.held:
             if not all("hooks" in condition for condition in conditioning):
-                raise RuntimeError("ComfyUI did not accept a style's LoRA hook for this model; use Pair Style Patch")
+                raise RuntimeError(
+                    "ComfyUI did not accept a style's LoRA hook for this model; use Style Guidance Model"
+                )
         try:
             return super().inner_sample(*args, **kwargs)
         finally:

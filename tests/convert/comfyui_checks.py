@@ -16,34 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import comfyui_node_checks  # noqa: F401 (registers its checks)
 import torch
-from comfyui_scene import (
-    MECHANISMS,
-    CFGGuider,
-    Guider,
-    Patch,
-    Run,
-    backend,
-    lora_of,
-    make_model,
-    prompt,
-    random,
-    style,
-)
-
-CHECKS = {}
-
-
-def distance(found, wanted):
-    assert wanted.isfinite().all() and wanted.std() > 0
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
-
-
-def check(function):
-    """Registers a check for both mechanisms; it returns pairs (found, wanted) that must be equal."""
-    for how in MECHANISMS:
-        CHECKS[f"{function.__name__}[{how}]"] = lambda how=how: max(distance(*pair) for pair in function(how))
-    return function
+from comfyui_registry import CHECKS, check, distance, raises
+from comfyui_scene import MECHANISMS, CFGGuider, Guider, Patch, Run, backend, lora_of, make_model, prompt, random, style
 
 
 def equals_merged(how, family="sd1", **changes):
@@ -273,15 +249,6 @@ def what_would_be_unguided_is_an_error(how):
         guider.inner_set_conds(dict.fromkeys(("positive", "middle", "negative"), words))
         raises("DualCFGGuider", lambda: Run().sample(model, guider))
     yield run.positive[0][0], run.positive[0][0]
-
-
-def raises(words, function):
-    try:
-        function()
-    except (ValueError, RuntimeError) as error:
-        assert words in str(error), error
-    else:
-        raise AssertionError(f"no error with {words!r}")
 
 
 def main():

@@ -5,6 +5,7 @@ The first argument of the command line names ComfyUI's folder; without one the s
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import tempfile
@@ -44,11 +45,15 @@ def load_nodes():
     module = importlib.util.module_from_spec(spec)
     sys.modules["pair_nodes"] = module
     spec.loader.exec_module(module)
-    return module.NODE_CLASS_MAPPINGS
+    return importlib.import_module("pair_nodes.nodes").NODE_CLASS_MAPPINGS
+
+
+def load_names():
+    return importlib.import_module("pair_nodes.nodes").NODE_DISPLAY_NAME_MAPPINGS
 
 
 NODES = load_nodes()
-Style, Guider, Patch = (NODES[f"PairNetwork{name}"]() for name in ("Style", "Guider", "Patch"))
+Style, Guider, Patch, Guidance = (NODES[f"PairNetwork{name}"]() for name in ("Style", "Guider", "Patch", "Guidance"))
 
 
 def random(*shape, seed):
@@ -119,10 +124,28 @@ class Run:
         guider.set_cfg(self.cfg)
         return self.sample(model, guider)
 
-    def guided(self, model, styles, how):
+    def guided(self, model, styles, how, cfg_end=1.0):
+        return self.sample(model, self.guider(model, styles, how, cfg_end))
+
+    def guider(self, model, styles, how, cfg_end=1.0):
         if how == "patch":
-            return self.plain(Patch.patch(model, styles)[0])
-        return self.sample(model, Guider.guide(model, self.positive, styles, self.cfg, self.negative)[0])
+            guider = CFGGuider(Patch.patch(model, styles, cfg_end)[0])
+            guider.set_conds(self.positive, self.negative)
+            guider.set_cfg(self.cfg)
+            return guider
+        return Guider.guide(model, self.positive, styles, self.cfg, self.negative, cfg_end)[0]
+
+    def joined_guided(self, later, model, styles, how, edge):
+        """Guided Euler steps of this run up to ``edge``, and of another one from there on, over one schedule."""
+        latent = torch.zeros(self.batch, 4, self.size, self.size)
+        schedule = model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(schedule, "normal", self.steps)
+        for number, (run, part) in enumerate(((self, sigmas[: edge + 1]), (later, sigmas[edge:]))):
+            noise = random(*latent.shape, seed=5) if number == 0 else torch.zeros(latent.shape)
+            sampler = comfy.samplers.sampler_object("euler")
+            guider = run.guider(model, styles, how)
+            latent = guider.sample(noise, latent, sampler, part, disable_pbar=True, seed=7)
+        return latent
 
     def joined(self, parts, edges):
         """Euler steps of different models (each with a prompt, or its own) over one schedule, cut at ``edges``."""

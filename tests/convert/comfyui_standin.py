@@ -214,7 +214,11 @@ class CFGGuider:
     def set_cfg(self, cfg):
         self.cfg = cfg
 
-    def __call__(self, x, sigma, model_options=None, seed=None):
+    def __call__(self, x, timestep, model_options=None, seed=None):
+        return self.predict_noise(x, timestep, model_options=model_options, seed=seed)
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        sigma = timestep
         uncond = None if self.cfg == 1.0 else self.conds["negative"]
         cond, null = calc_cond_batch(self.inner_model, [self.conds["positive"], uncond], x, sigma, model_options)
         result = null + (cond - null) * self.cfg

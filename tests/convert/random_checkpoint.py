@@ -163,12 +163,12 @@ def vae_width(width: int) -> int:
     return 128 if width == 320 else 32
 
 
-def checkpoint(width: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def checkpoint(width: int, seed: int = 0, vae_channels: int | None = None) -> dict[str, torch.Tensor]:
     """A whole checkpoint in the original layout, fp16."""
     generator = torch.Generator().manual_seed(seed)
     parts = {
         "model.diffusion_model.": unet(width),
-        "first_stage_model.": vae(vae_width(width)),
+        "first_stage_model.": vae(vae_channels or vae_width(width)),
         "cond_stage_model.transformer.text_model.": text_encoder(),
     }
     tensors = {
@@ -210,15 +210,17 @@ model:
 """
 
 
-def write_checkpoint(folder: Path, width: int = 320) -> Path:
+def write_checkpoint(folder: Path, width: int = 320, vae_channels: int | None = None) -> Path:
     """Writes the checkpoint unless it is there, with its configuration where the width is not the real one."""
     file = folder / f"random-sd15{'' if width == 320 else f'-{width}'}.safetensors"
     if not file.exists():
         unfinished = file.with_suffix(".part")
-        save_file(checkpoint(width), unfinished, {"format": "pt"})
+        save_file(checkpoint(width, vae_channels=vae_channels), unfinished, {"format": "pt"})
         unfinished.rename(file)
     if width != 320:
-        file.with_suffix(".yaml").write_text(YAML.format(width=width, vae=vae_width(width)), encoding="utf-8")
+        file.with_suffix(".yaml").write_text(
+            YAML.format(width=width, vae=vae_channels or vae_width(width)), encoding="utf-8"
+        )
     return file
 
 

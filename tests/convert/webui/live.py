@@ -1,4 +1,4 @@
-"""Starts A1111 or Forge headless on the CPU with random weights, and asks it for pictures over HTTP.
+"""Starts A1111, Forge or a descendant headless on the CPU with random weights, and asks it for pictures over HTTP.
 
 To look at a live UI, or to run the live tests against one that stays up:
 
@@ -39,7 +39,14 @@ ROOT = HERE.parents[2]
 START_SECONDS, REQUEST_SECONDS = 900, 1800
 COMMON = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api", "--no-hashing",
           "--no-download-sd-model", "--disable-console-progressbars"]  # fmt: skip
-OF_UI = {"a1111": ["--use-cpu", "all", "--no-half", "--precision", "full"], "forge": ["--always-cpu"]}
+OF_UI = {
+    "a1111": ["--use-cpu", "all", "--no-half", "--precision", "full"],
+    "forge": ["--always-cpu"],
+    "forge_neo": ["--cpu"],
+    "forge_classic": ["--always-cpu"],
+    "reforge": ["--always-cpu"],
+}
+REAL_VAE = ("reforge", "forge_classic")  # take no smaller autoencoder, whatever the U-Net's width
 DEFAULTS = {
     "prompt": "a photo of a cat", "negative_prompt": "blurry", "seed": 5, "steps": 4, "cfg_scale": 1, "width": 64,
     "height": 64, "sampler_name": "Euler", "scheduler": "Automatic",
@@ -87,11 +94,13 @@ class Pictures:
         return max(int(abs(a - b).max()) for a, b in zip(self.pixels, other.pixels, strict=True))
 
 
-def make_data(folder: Path, width: int, tokenizer: str | None) -> None:
+def make_data(kind: str, folder: Path, width: int, tokenizer: str | None) -> None:
     """Fills a data folder: random checkpoint, LoRAs, the extension as the installer puts it there."""
     for name in ("models/Stable-diffusion", "models/Lora", "extensions"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    _module(HERE.parent / "random_checkpoint.py").write_checkpoint(folder / "models" / "Stable-diffusion", width)
+    _module(HERE.parent / "random_checkpoint.py").write_checkpoint(
+        folder / "models" / "Stable-diffusion", width, 128 if kind in REAL_VAE else None
+    )
     for name, tensors in _module(HERE / "random_loras.py").loras(width).items():
         save_file(tensors, folder / "models" / "Lora" / f"{name}.safetensors")
     command = [sys.executable, "-m", "convert", "webui", "--into", str(folder / "extensions")]
@@ -143,7 +152,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=320, help="the U-Net's first width; 320 is SD 1.5's")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        make_data(Path(folder), options.width, options.tokenizer)
+        make_data(options.kind, Path(folder), options.width, options.tokenizer)
         process = start(options.kind, options.checkout, options.python, Path(folder), options.port)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the UI ends with this process
         print(f"{options.kind} answers on port {options.port}; its data and log are in {folder}", flush=True)

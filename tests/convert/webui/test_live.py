@@ -1,4 +1,4 @@
-"""A1111 and Forge themselves, over HTTP, with random weights: guidance against pictures that need no guidance.
+"""A1111, Forge and its descendants, live over HTTP, with random weights: pictures against some that need no guidance.
 
 Two identities give every check its reference. At CFG 1 and λ 1 the guided prediction is the styled one, so the picture
 is that of the LoRA in the prompt with the style words. With a LoRA without effect and λ = CFG it is the plain picture
@@ -42,7 +42,9 @@ def same(backend):
 @pytest.fixture
 def settings(backend):
     """What a mode needs beside its own numbers."""
-    return {"hr_additional_modules": ["Use same choices"], "hr_cfg": 1} if backend.kind == "forge" else {}
+    if backend.kind in ("forge", "forge_neo"):
+        return {"hr_additional_modules": ["Use same choices"], "hr_cfg": 1}
+    return {"hr_cfg": 1} if backend.kind == "reforge" else {}
 
 
 def merged_pair(backend, style=None, mode="txt2img", **numbers):
@@ -76,15 +78,32 @@ def test_every_sampler_with_cfg(backend, same, sampler):
 
 def test_cfg_plus_plus(backend, same):
     """Its noise comes from the null prediction, which must be the unshifted one; its CFG scale is a fraction."""
-    if backend.kind == "forge":
-        pytest.skip("Forge has other CFG++ samplers, which hook in after CFG themselves")
+    if backend.kind != "a1111":
+        pytest.skip("Forge and its descendants have other CFG++ samplers, which hook in after CFG themselves")
     same(*zero_pair(backend, sampler_name="DDIM CFG++", cfg_scale=15, style=[{**ZERO, "scale": 15}]))
 
 
 def test_hires_fix(backend, same, settings):
-    numbers = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7, **settings}
+    upscaler = "Lanczos" if backend.kind == "forge_neo" else "Latent"  # Neo has no upscaler of latents
+    numbers = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": upscaler, "denoising_strength": 0.7, **settings}
     same(*merged_pair(backend, **numbers))
     same(*zero_pair(backend, **{**numbers, "hr_cfg": 5}))
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M"])
+def test_content_cfg_ends(backend, same, sampler):
+    """From the first step on, at CFG 5 and λ 1, it is the picture of CFG 1 under the style's prompt."""
+    numbers = {"sampler_name": sampler, "cfg_scale": 5}
+    early, plain = {"cfg_end": 0}, backend.pictures(prompt=PROMPT, **numbers)
+    for style, prompt in ((styled(), f"{STYLED} {LORA}"), (styled(lora="style-zero"), STYLED)):
+        guided = backend.pictures(style=[True, style, early], prompt=PROMPT, **numbers)
+        same(guided, backend.pictures(prompt=prompt, **{**numbers, "cfg_scale": 1}), plain)
+        assert "Style guidance content CFG until: 0" in guided.infotexts[0]
+    half = backend.pictures(style=[True, ZERO, {"cfg_end": 0.5}], prompt=PROMPT, **numbers)
+    whole = backend.pictures(style=[True, ZERO], prompt=PROMPT, **numbers)
+    assert half.distance(whole) > 0
+    never = backend.pictures(style=[True, ZERO, {"cfg_end": 1}], prompt=PROMPT, **numbers)
+    assert never.distance(whole) == 0 and "content CFG" not in never.infotexts[0]
 
 
 def picture():

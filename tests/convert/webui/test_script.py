@@ -20,7 +20,7 @@ class Block:
 
 
 @pytest.fixture
-def load(monkeypatch, tmp_path, standins, extension):
+def load_script(monkeypatch, tmp_path, standins, extension):
     """Function: the script's module in a stand-in UI whose Script class has ``hooks``, and what its page shows."""
 
     def loaded(*hooks, prepare=None):
@@ -65,8 +65,8 @@ def forget(*names):
         ((HOOK,), forget("ui_components"), "modules.ui_c"),
     ],
 )
-def test_an_unknown_ui_gets_one_line_in_its_own_page(load, hooks, prepare, words):
-    script, shown = load(*hooks, prepare=prepare)
+def test_an_unknown_ui_gets_one_line_in_its_own_page(load_script, hooks, prepare, words):
+    script, shown = load_script(*hooks, prepare=prepare)
     page = script.StyleGuidanceScript()
     assert page.ui(False) == [] and len(shown) == 1
     assert words in shown[0].replace("&#x27;", "'") and "\n" not in shown[0]
@@ -77,7 +77,7 @@ def test_an_unknown_ui_gets_one_line_in_its_own_page(load, hooks, prepare, words
     page.postprocess(None, None)
 
 
-def test_what_the_line_quotes_is_text(load):
+def test_what_the_line_quotes_is_text(load_script):
     def prepare(ui):
         class Hostile:
             def find_spec(self, name, path=None, target=None):
@@ -88,7 +88,7 @@ def test_what_the_line_quotes_is_text(load):
         sys.meta_path.insert(0, ui.finder)
 
     try:
-        script, shown = load(HOOK, prepare=prepare)
+        script, shown = load_script(HOOK, prepare=prepare)
         script.StyleGuidanceScript().ui(False)
         assert "<script>" not in shown[0] and "&lt;script&gt;" in shown[0]
     finally:
