@@ -139,7 +139,12 @@ def load_scenes(
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
     """Bytes (batch, height, width, 3) as the autoencoder wants them: (batch, 3, height, width) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_pixels(torch.from_numpy(np.array(images)))
+
+
+def to_pixels(images: torch.Tensor) -> torch.Tensor:
+    """The same of a tensor of bytes, on its device."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
