@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from pair_network.errors import PairError
@@ -16,6 +15,7 @@ from pair_network.errors import PairError
 from .config import PairConfig
 from .factors import CoupledUp, gather_parts, joined_up, spread_parts
 from .orthogonal import layer_generator, orthonormal_rows
+from .product import add_up_product, down_product, dropped, positions_back, positions_first
 from .route import Routing, RowPlan
 
 
@@ -130,120 +130,86 @@ class CoupledLayer(nn.Module):
             self._handle = None
 
     def _add_branches(self, base: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """The hook: ``output`` with the branches of the active rows."""
         if self.routing.multiplier == 0:
             return output
         x = args[0]
         plan = self.routing.plan(x.shape[0], x.device)
         if plan.num_active == 0 or self._skips_step():
             return output
-        if not torch.is_grad_enabled():
-            return self._add_in_place(x, output, plan)
+        if not torch.is_grad_enabled() and not plan.is_scattered and output.is_contiguous():
+            self._add_in_place(x, output, plan)
+            return output
         if not plan.is_partial:
             return self._coupled(x, output, plan)
         # Rows that use no branch must keep their bits, so they take no part in the product.
-        changed = output.clone()
+        changed = output.clone() if torch.is_grad_enabled() else output
         changed[plan.active] = self._coupled(x[plan.active], output[plan.active], plan)
         return changed
 
-    def _add_in_place(self, x: Tensor, output: Tensor, plan: RowPlan) -> Tensor:
-        """Changes the active rows of ``output``, which nobody else holds: the base layer just made it.
+    def _coupled(self, x: Tensor, output: Tensor, plan: RowPlan) -> Tensor:
+        """``output`` with both branches of every active row added, for training."""
+        dtype = output.dtype
+        flat = positions_first(output, self.base)
+        hidden = self._projected(x, dtype, plan) * self._weights(plan, dtype)
+        return positions_back(CoupledUp.apply(flat, hidden, *self._used_ups(plan, dtype), plan), output, self.base)
 
-        For a few rows of a small layer, copies and an autograd function would cost more than the branch itself.
-        """
-        active = output[plan.active]
-        if plan.is_scattered or not output.is_contiguous():
-            output[plan.active] = self._coupled(x[plan.active], active, plan)
-            return output
-        strength, x, dtype = 1.0, x[plan.active], output.dtype
+    def _add_in_place(self, x: Tensor, output: Tensor, plan: RowPlan) -> None:
+        """The same without gradient, in ``output`` itself, which nobody else holds: the base layer just made it."""
+        dtype, strength = output.dtype, 1.0
+        hidden = self._projected(x[plan.active], dtype, plan)
         if plan.uniform_strength is None:
-            hidden = self._hidden(x, dtype, plan)
+            hidden = hidden * self._weights(plan, dtype)
         else:
-            hidden = self._drop(self._project(x.to(dtype), dtype, plan))
             strength = plan.uniform_strength * self.style_scale
         up = joined_up(*self._used_ups(plan, dtype), plan)
-        if isinstance(self.base, nn.Conv2d):
-            # Written channels first: into the transpose, a bfloat16 product on a CPU takes over 100 times as long.
-            active.flatten(2).baddbmm_(up.expand(active.shape[0], -1, -1), hidden.mT, alpha=strength)
-            return output
-        flat = _positions_first(active, self.base)
-        if up.dim() == 2 and (flat.is_contiguous() or flat.shape[0] == 1):
-            wide = flat[0] if flat.shape[0] == 1 else flat.view(-1, flat.shape[-1])
-            wide.addmm_(hidden.flatten(0, 1), up.mT, alpha=strength)
-        else:
-            flat.baddbmm_(hidden, up.mT.expand(flat.shape[0], -1, -1), alpha=strength)
-        return output
+        add_up_product(output[plan.active], hidden, up, strength, self.base)
 
     def _skips_step(self) -> bool:
         probability = self.config.module_dropout
         return self.training and probability > 0 and bool(torch.rand(()) < probability)
 
-    def _coupled(self, x: Tensor, output: Tensor, plan: RowPlan) -> Tensor:
-        """``output`` with both branches of every active row added."""
-        dtype = output.dtype
-        flat = _positions_first(output, self.base)
-        hidden = self._hidden(x, dtype, plan)
-        return _positions_back(CoupledUp.apply(flat, hidden, *self._used_ups(plan, dtype), plan), output, self.base)
-
-    def _hidden(self, x: Tensor, dtype: torch.dtype, plan: RowPlan) -> Tensor:
-        """The used branches' projections ``(rows, n, ranks)``, each times its strength and alpha / rank.
-
-        Args:
-            dtype: The host's precision, whether it comes from autocast or from the weights.
-        """
-        weights = plan.weights(self.content_rank, self.style_rank, self.content_scale, self.style_scale, dtype)
-        return self._drop(self._project(x.to(dtype), dtype, plan)) * weights
+    def _weights(self, plan: RowPlan, dtype: torch.dtype) -> Tensor:
+        return plan.weights(self.content_rank, self.style_rank, self.content_scale, self.style_scale, dtype)
 
     def _used_ups(self, plan: RowPlan, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         content = spread_parts(self.content_up, self.splits).to(dtype) if plan.has_content else None
         return content, spread_parts(self.style_up, self.splits).to(dtype) if plan.has_style else None
 
+    def _projected(self, x: Tensor, dtype: torch.dtype, plan: RowPlan) -> Tensor:
+        """The used branches' projections ``(rows, positions, ranks)``, after dropout.
+
+        Args:
+            dtype: The host's precision, whether it comes from autocast or from the weights.
+        """
+        hidden = self._project(x.to(dtype), dtype, plan)
+        return dropped(hidden, self.config.dropout, self.config.rank_dropout) if self.training else hidden
+
     def _project(self, x: Tensor, dtype: torch.dtype, plan: RowPlan) -> Tensor:
-        """The used branches' down product ``(rows, n, ranks)``; shielded rows never train the content down."""
-        if not self.config.trains_downs:
-            return self._down(x, self._frozen_down(plan).to(dtype))
+        """The down product; shielded rows never train the content down."""
+        if not (self.config.trains_downs and plan.has_content and plan.has_shielded):
+            return down_product(x, self._used_downs(plan).to(dtype), self.base)
         content, style = self.downs()
-        if not (plan.has_content and plan.has_shielded):
-            return self._down(x, self._stacked(content, style, plan).to(dtype))
-        shielded = self._down(x[plan.shielded], self._stacked(content.detach(), style, plan).to(dtype))
+        shielded = self._stacked(content.detach(), style, plan).to(dtype)
         if not plan.has_free:
-            return shielded
-        free = self._down(x[plan.free], self._stacked(content, style, plan).to(dtype))
+            return down_product(x, shielded, self.base)
+        free = down_product(x[plan.free], self._stacked(content, style, plan).to(dtype), self.base)
         hidden = free.new_empty(x.shape[0], *free.shape[1:])
         hidden[plan.free] = free
-        hidden[plan.shielded] = shielded
+        hidden[plan.shielded] = down_product(x[plan.shielded], shielded, self.base)
         return hidden
+
+    def _used_downs(self, plan: RowPlan) -> Tensor:
+        """The downs of the used branches, content before style; frozen ones are a view of one buffer."""
+        if self.config.trains_downs:
+            return self._stacked(self.content_down, self.style_down, plan)
+        first = 0 if plan.has_content else self.content_rank
+        return self.down[first : None if plan.has_style else self.content_rank]
 
     def _stacked(self, content: Tensor, style: Tensor, plan: RowPlan) -> Tensor:
         if not plan.has_style:
             return content
         return torch.cat([content, style]) if plan.has_content else style
-
-    def _frozen_down(self, plan: RowPlan) -> Tensor:
-        first = 0 if plan.has_content else self.content_rank
-        return self.down[first : None if plan.has_style else self.content_rank]
-
-    def _down(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The down product ``(rows, n, ranks)``."""
-        base = self.base
-        if not isinstance(base, nn.Conv2d):
-            return _positions_first(F.linear(x, weight), base)
-        if base.kernel_size == (1, 1) and base.stride == (1, 1) and base.padding == (0, 0):
-            wide = x.flatten(2)
-            # One row: a plain product of matrices, which is faster than a batched one.
-            product = (weight.flatten(1) @ wide[0])[None] if wide.shape[0] == 1 else weight.flatten(1) @ wide
-            return product.mT
-        return _positions_first(F.conv2d(x, weight, None, base.stride, base.padding, base.dilation), base)
-
-    def _drop(self, hidden: Tensor) -> Tensor:
-        """Element and rank dropout of the projection ``(rows, n, ranks)`` while training."""
-        if not self.training:
-            return hidden
-        if self.config.dropout:
-            hidden = F.dropout(hidden, self.config.dropout)
-        if self.config.rank_dropout:
-            ones = torch.ones(hidden.shape[0], 1, hidden.shape[2], dtype=hidden.dtype, device=hidden.device)
-            hidden = hidden * F.dropout(ones, self.config.rank_dropout)
-        return hidden
 
 
 def _layer_shape(base: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
@@ -257,14 +223,3 @@ def _layer_shape(base: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
     if base.padding_mode != "zeros":
         raise PairError(f"{name}: padding mode {base.padding_mode!r} cannot be coupled; leave this layer out")
     return base.out_channels, (base.in_channels, *base.kernel_size)
-
-
-def _positions_first(value: Tensor, base: nn.Module) -> Tensor:
-    """Linear (rows, …, dim) or convolution (rows, dim, h, w) values as (rows, positions, dim)."""
-    if isinstance(base, nn.Conv2d):
-        return value.flatten(2).mT
-    return value.reshape(value.shape[0], -1, value.shape[-1])
-
-
-def _positions_back(value: Tensor, like: Tensor, base: nn.Module) -> Tensor:
-    return (value.mT if isinstance(base, nn.Conv2d) else value).reshape(like.shape)

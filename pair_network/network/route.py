@@ -47,48 +47,77 @@ def style_rows(pairs: Sequence[int | None]) -> list[Row]:
 class RowPlan:
     """A route, repeated and laid out as index tensors for one device; built once and shared by all layers.
 
-    Everything is decided from Python numbers here, so that no layer waits for the device.
+    Everything is decided from Python numbers, so that no layer waits for the device. Indices other than ``active``
+    count the active rows alone.
 
     Attributes:
-        active: Rows with any branch on: a slice where they lie together, else (``is_scattered``) an index tensor.
-        is_partial: Whether other rows pass through the base layer alone.
-        has_content, has_style: Whether any row uses the branch.
-        uniform_strength: The strength of the style branch where all active rows use it alone and alike, else None.
-        pairs: The pair of every active row, or one number when they agree.
-        pair_groups: (pair, rows) for the active rows that train the content branch.
-        style_index: Active rows with the style branch on.
-        free, shielded: Active rows whose content branch does and does not train.
+        used: The active rows: those with any branch on.
+        active: Where they are in the batch: a slice where they lie together, else (``is_scattered``) an index tensor.
+        style_index: Those with the style branch on.
+        free, shielded: Those whose content branch does and does not train.
+        pairs: The pair of each, or one number when they agree.
+        pair_groups: (pair, rows) of those that train the content branch.
     """
 
     def __init__(self, rows: Sequence[Row], multiplier: float, device: torch.device):
-        self.device = device
-        active = [i for i, row in enumerate(rows) if row.is_active]
-        self.active = self._index(active)
-        self.is_partial, self.is_scattered = len(active) < len(rows), not isinstance(self.active, slice)
-        self.num_active = len(active)
-        chosen = [rows[i] for i in active]
-        self.has_content = any(row.pair is not None for row in chosen)
-        self.has_style = any(row.style for row in chosen)
-        self.shielded = self._index([i for i, row in enumerate(chosen) if row.shielded])
-        self.free = self._index([i for i, row in enumerate(chosen) if not row.shielded])
-        self.has_shielded = any(row.shielded for row in chosen)
-        self.has_free = any(not row.shielded for row in chosen)
-        self.style_index = self._index([i for i, row in enumerate(chosen) if row.style])
-        indices = [row.pair or 0 for row in chosen]
-        self.pairs: int | Tensor = indices[0] if len(set(indices)) == 1 else torch.tensor(indices, device=device)
-        trained = sorted({row.pair for row in chosen if row.pair is not None and not row.shielded})
+        self.num_rows, self.multiplier, self.device = len(rows), multiplier, device
+        numbers = [i for i, row in enumerate(rows) if row.is_active]
+        self.used = tuple(rows[i] for i in numbers)
+        self.active = self._index(numbers)
+        self.style_index = self._where([row.style != 0 for row in self.used])
+        self.shielded = self._where([row.shielded for row in self.used])
+        self.free = self._where([not row.shielded for row in self.used])
+        pairs = [row.pair or 0 for row in self.used]
+        self.pairs: int | Tensor = pairs[0] if len(set(pairs)) == 1 else torch.tensor(pairs, device=device)
+        trained = sorted({row.pair for row in self.used if row.pair is not None and not row.shielded})
         self.pair_groups = [
-            (pair, self._index([i for i, row in enumerate(chosen) if row.pair == pair and not row.shielded]))
-            for pair in trained
+            (pair, self._where([row.pair == pair and not row.shielded for row in self.used])) for pair in trained
         ]
-        self._content_on = [multiplier * (row.pair is not None) for row in chosen]
-        self._style_on = [multiplier * row.style for row in chosen]
-        self.uniform_strength = self._style_on[0] if not self.has_content and len(set(self._style_on)) == 1 else None
-        self._weights: dict[tuple, Tensor] = {}
+        self._weights: dict[tuple[int, int, float, float, torch.dtype], Tensor] = {}
+
+    @property
+    def num_active(self) -> int:
+        return len(self.used)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether other rows pass through the base layer alone."""
+        return self.num_active < self.num_rows
+
+    @property
+    def is_scattered(self) -> bool:
+        return not isinstance(self.active, slice)
+
+    @property
+    def has_content(self) -> bool:
+        return any(row.pair is not None for row in self.used)
+
+    @property
+    def has_style(self) -> bool:
+        return any(row.style != 0 for row in self.used)
+
+    @property
+    def has_shielded(self) -> bool:
+        return any(row.shielded for row in self.used)
+
+    @property
+    def has_free(self) -> bool:
+        return any(not row.shielded for row in self.used)
+
+    @property
+    def uniform_strength(self) -> float | None:
+        """The strength of the style branch where all active rows use it alone and alike, else None."""
+        strengths = {row.style for row in self.used}
+        return None if self.has_content or len(strengths) != 1 else self.multiplier * strengths.pop()
+
+    def _where(self, chosen: Sequence[bool]) -> Index:
+        return self._index([i for i, is_chosen in enumerate(chosen) if is_chosen])
 
     def _index(self, rows: list[int]) -> Index:
-        if rows == list(range(rows[0], rows[-1] + 1)) if rows else True:
-            return slice(rows[0], rows[-1] + 1) if rows else slice(0, 0)
+        if not rows:
+            return slice(0, 0)
+        if rows == list(range(rows[0], rows[-1] + 1)):
+            return slice(rows[0], rows[-1] + 1)
         return torch.tensor(rows, device=self.device)
 
     def weights(
@@ -102,10 +131,12 @@ class RowPlan:
         if key not in self._weights:
             columns = []
             if self.has_content:
-                content = torch.tensor(self._content_on, dtype=dtype, device=self.device) * content_scale
+                on = [self.multiplier * (row.pair is not None) for row in self.used]
+                content = torch.tensor(on, dtype=dtype, device=self.device) * content_scale
                 columns.append(content[:, None].expand(-1, content_rank))
             if self.has_style:
-                style = torch.tensor(self._style_on, dtype=dtype, device=self.device) * style_scale
+                on = [self.multiplier * row.style for row in self.used]
+                style = torch.tensor(on, dtype=dtype, device=self.device) * style_scale
                 columns.append(style[:, None].expand(-1, style_rank))
             self._weights[key] = torch.cat(columns, dim=1).unsqueeze(1)
         return self._weights[key]

@@ -1,5 +1,10 @@
 """Style guidance as tensor formulas: numbers worked by hand, and what must hold for any numbers."""
 
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -84,3 +89,41 @@ def test_interval_is_half_open():
     assert [i for i, at in enumerate(steps) if is_in_interval(at, 0.2, 0.5)] == [2, 3, 4]
     assert [i for i, at in enumerate(steps) if is_in_interval(at, 0.0, 1.0)] == list(range(10))
     assert not any(is_in_interval(at, 0.3, 0.3) for at in steps)
+
+
+def copy_of(folder, name):
+    """A module of what is installed into a UI, which may import nothing of this package."""
+    path = Path(__file__).parents[2] / "convert" / folder
+    package = f"{path.name}_copy"
+    if package not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            package, path / "__init__.py", submodule_search_locations=[str(path)]
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[package] = module
+    return importlib.import_module(f"{package}.{name}")
+
+
+@given(VALUES, st.lists(VALUES, min_size=1, max_size=3), st.lists(st.floats(-5, 5), min_size=3, max_size=3))
+def test_the_formula_is_the_same_in_the_package_and_in_both_uis(cond, styles, scales):
+    """Three copies, because they are installed apart: δ to the bit in ComfyUI, to rounding where A1111 sums by AND."""
+    scales = scales[: len(styles)]
+    own = style_shift(cond, styles, scales)
+    assert torch.equal(copy_of("comfyui", "guidance").style_shift(cond, styles, scales, [1.0] * len(styles)), own)
+    webui = copy_of("webui/lib_pair_network", "guidance").style_shift
+    parts = [
+        webui(style[None], cond[None], scale, [[(0, 1.0)]])[0] for style, scale in zip(styles, scales, strict=True)
+    ]
+    assert torch.allclose(sum(parts), own, rtol=1e-12, atol=1e-12)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_the_interval_is_the_same_in_the_package_and_the_web_uis(progress, start, end):
+    webui = copy_of("webui/lib_pair_network", "guidance")
+    assert webui.is_in_interval(progress, start, end) == is_in_interval(progress, start, end)
+
+
+def test_a_changed_copy_would_be_noticed():
+    """λ on the wrong side of the difference gives another δ."""
+    wrong = one(3.0) - 2.0 * (one(4.0) - one(3.0))
+    assert not torch.equal(wrong - one(3.0), style_shift(one(3.0), [one(4.0)], [2.0]))
