@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ from .config import PairConfig
 
 CONFIG_KEY = "pair_network_config"
 PAIR_SUFFIX = ".pair.safetensors"
+# A CLIP layer as kohya's own network module names it under transformers 5, whose encoders lost one level.
+FLAT_CLIP_KEY = re.compile(r"^(lora_te\d?)_encoder_layers_")
 
 
 def pair_path(style_path: str | Path) -> Path:
@@ -119,16 +122,25 @@ def read_config(metadata: Mapping[str, str], source: str) -> PairConfig:
     return PairConfig.from_json(metadata[CONFIG_KEY], source)
 
 
+def standard_key(key: str) -> str:
+    """The key by which every UI knows a layer: CLIP's with ``text_model``, whatever transformers the trainer had."""
+    return FLAT_CLIP_KEY.sub(r"\1_text_model_encoder_layers_", key)
+
+
 def layers_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[Tensor, Tensor, float]]:
     """Down, up and alpha of every layer of a kohya LoRA, by the layer's key. Without an alpha tensor, alpha = rank.
 
     Raises:
-        PairError: The file is empty, or a layer is incomplete or of a kind that is no LoRA (LoHa, DoRA, …).
+        PairError: The file is empty, names a layer twice, or a layer is incomplete or of a kind that is no LoRA (LoHa,
+            DoRA, …).
     """
     grouped: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         key, _, suffix = name.partition(".")
-        grouped.setdefault(key, {})[suffix] = tensor
+        parts = grouped.setdefault(standard_key(key), {})
+        if suffix in parts:
+            raise PairError(f"{source}: holds {standard_key(key)} under two names; keep one of the two LoRAs")
+        parts[suffix] = tensor
     if not grouped:
         raise PairError(f"{source}: the file holds no tensors")
     layers = {}

@@ -11,6 +11,8 @@ from typing import Any
 from pair_network.errors import PairError, nearest
 from pair_network.options import option, options_of
 
+from .kohya_args import remedy
+
 ORTHOGONALITY = ("frozen", "penalty", "none")
 TARGETS = ("attention", "ff", "conv", "modulation", "full", "text_encoder", "t5")
 DEFAULT_RANK = 16
@@ -225,6 +227,8 @@ def parse_network_args(
     """
     given = {key: value for key, value in network_args.items() if value is not None}
     unknown = [key for key in given if key not in _PARSERS]
+    if unknown and remedy(unknown[0]):
+        raise PairError(f"network_args: {unknown[0]}: {remedy(unknown[0])}")
     if unknown:
         accepted = ", ".join(_PARSERS)
         raise PairError(

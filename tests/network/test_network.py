@@ -53,6 +53,26 @@ def test_text_encoder_keys_carry_text_model_whatever_the_transformers_version(un
     assert "lora_te2_text_model_encoder_layers_0_mlp_fc1" in two.layers
 
 
+def test_text_encoder_layers_load_under_the_names_that_kohyas_module_gives_them_under_transformers_5(
+    unet, text_encoder, perturb, tmp_path
+):
+    targets = "attention+text_encoder"
+    network = perturb(new_network(unet, text_encoder, targets=targets))
+    tensors = network.style_tensors()
+    flat = {re.sub(r"^lora_te_text_model_", "lora_te_", key): value.clone() for key, value in tensors.items()}
+    assert flat.keys() != tensors.keys()
+    save_file(flat, tmp_path / "flat.safetensors")
+    again, _ = create_network_from_weights(1.0, str(tmp_path / "flat.safetensors"), None, text_encoder, unet)
+    assert again.style_tensors().keys() == tensors.keys()
+    fresh = new_network(unet, text_encoder, targets=targets)
+    fresh.load_weights(str(tmp_path / "flat.safetensors"))
+    assert all(torch.allclose(value, tensors[key], atol=1e-6) for key, value in fresh.style_tensors().items())
+    twice = {**flat, **{key: value.clone() for key, value in tensors.items()}}
+    save_file(twice, tmp_path / "twice.safetensors")
+    with pytest.raises(PairError, match="under two names"):
+        fresh.load_weights(str(tmp_path / "twice.safetensors"))
+
+
 def test_sdxl_of_diffusers_gets_the_original_block_names(sdxl_unet):
     keys = set(new_network(sdxl_unet, targets="attention+ff+conv").layers)
     assert not any("down_blocks" in key or "up_blocks" in key or "mid_block" in key for key in keys)
@@ -106,6 +126,26 @@ def test_block_dims_choose_ranks_by_block_and_zero_leaves_a_block_out(unet):
 def test_bad_network_args_are_one_line_errors(unet, network_args, message):
     with pytest.raises(PairError, match=message) as caught:
         new_network(unet, **network_args)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("loraplus_lr_ratio", "raise learning_rate, or style_lr"),
+        ("loraplus_unet_lr_ratio", "frozen downs"),
+        ("network_reg_dims", "block_dims="),
+        ("network_reg_lrs", "content_lr and style_lr"),
+        ("conv_dim", r"targets=attention\+conv"),
+        ("train_t5xxl", "targets="),
+        ("exclude_patterns", "targets names"),
+        ("algo", "LyCORIS"),
+        ("block_alphas", "one alpha"),
+    ],
+)
+def test_arguments_of_other_network_modules_are_refused_with_what_to_use_instead(unet, key, words):
+    with pytest.raises(PairError, match=f"^network_args: {key}: .*{words}") as caught:
+        new_network(unet, **{key: "2"})
     assert "\n" not in str(caught.value)
 
 

@@ -38,6 +38,31 @@ SD_SCRIPTS_HOOKS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+# Of musubi-tuner: its extension seams ("no API stability guarantees"), and what its scripts call.
+MUSUBI_HOOKS: dict[str, tuple[str, ...]] = {
+    "train": ("args",),
+    "_build_dataset": ("args",),
+    "_register_hooks_and_resume": ("args", "accelerator", "network"),
+    "scale_shift_latents": ("latents",),
+    "process_batch": (
+        "args", "accelerator", "transformer", "network", "batch", "latents", "noise", "noise_scheduler", "dit_dtype",
+        "network_dtype", "vae", "global_step",
+    ),
+    "compute_loss": (
+        "args", "output", "timesteps", "noise_scheduler", "dit_dtype", "network_dtype", "global_step",
+    ),
+    "sample_images": (
+        "accelerator", "args", "epoch", "steps", "vae", "transformer", "sample_parameters", "dit_dtype",
+    ),
+    "extra_metadata": ("args",),
+}  # fmt: skip
+MUSUBI_FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "setup_parser_common": (),
+    "read_config_from_file": ("args", "parser"),
+    "main": (),
+}
+NEEDED = {"sd-scripts": "sd-scripts v0.10.0 or later", "musubi-tuner": "a musubi-tuner of April 2026 or later"}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -85,17 +110,30 @@ def _positional(function: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
     )
 
 
-def broken_hooks(trainer: type, expected: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+def broken_hooks(trainer: Any, expected: dict[str, tuple[str, ...]] | None = None) -> list[str]:
     """One sentence for each hook that is missing or takes fewer positional arguments than expected."""
     found = compare(trainer.__name__, trainer, expected or HOOKS)
     return [comparison.problem for comparison in found if comparison.problem]
 
 
-def check_contract(trainer: type, host: str, expected: dict[str, tuple[str, ...]] | None = None) -> None:
+def check_contract(trainer: Any, host: str, expected: dict[str, tuple[str, ...]] | None = None) -> None:
     """Raises PairError when the host's trainer class lacks a hook that pair training needs."""
     problems = broken_hooks(trainer, expected)
     if problems:
         raise PairError(
             f"{host}: {trainer.__name__} is not the trainer that pair training needs ({'; '.join(problems)}); "
-            "use sd-scripts v0.10.0 or later"
+            f"use {NEEDED.get(host, host)}"
         )
+
+
+def report(comparisons: list[Comparison]) -> int:
+    """Prints the comparisons of a checkout; 1 when something is missing or changed."""
+    for comparison in comparisons:
+        verdict = comparison.problem or "ok"
+        found = "–" if comparison.found is None else f"({', '.join(comparison.found)})"
+        print(f"{comparison.owner}.{comparison.name}: {verdict}\n    found {found}")
+        if comparison.problem:
+            print(f"    needed ({', '.join(comparison.expected)})")
+    problems = sum(bool(comparison.problem) for comparison in comparisons)
+    print(f"{len(comparisons)} compared, {problems} missing or changed")
+    return 1 if problems else 0

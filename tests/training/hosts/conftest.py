@@ -26,6 +26,24 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"needs a checkout of sd-scripts: set {', '.join(missing)}"))
 
 
+IDENTICAL = """
+[general]
+caption_extension = ".txt"
+[[datasets]]
+resolution = 128
+batch_size = 2
+enable_bucket = true
+bucket_reso_steps = 64
+min_bucket_reso = 64
+  [[datasets.subsets]]
+  image_dir = "{folder}/style"
+  class_tokens = "a photo of a house in ink style"
+  num_repeats = 2
+  flip_aug = true
+  custom_attributes = {{ content_dir = "{folder}/content", content_class_tokens = "a photo of a house" }}
+"""
+
+
 class SdScripts:
     """The checkout that the environment names, and ways to run things on it."""
 
@@ -135,6 +153,16 @@ def server():
 @pytest.fixture
 def sd_scripts(tmp_path, server):
     return SdScripts(tmp_path, server)
+
+
+@pytest.fixture
+def identical(sd_scripts):
+    """Pairs of equal images in two shapes, so that a batch's content rows must equal its style rows."""
+    for number, size in enumerate([(128, 128), (128, 128), (192, 64), (192, 64), (128, 128)]):
+        color = (40 * number, 250 - 30 * number, 90)
+        picture(sd_scripts.folder / f"style/{number}.png", color, size)
+        picture(sd_scripts.folder / f"content/{number}.png", color, size)
+    return sd_scripts.dataset(IDENTICAL.format(folder=sd_scripts.folder.as_posix()))
 
 
 @pytest.fixture

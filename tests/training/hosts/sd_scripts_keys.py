@@ -43,9 +43,12 @@ def kohya_network(model_type, encoders, unet):
 
 def compare_layers(model_type, encoders, unet):
     from pair_network import create_network
+    from pair_network.network.checkpoint import standard_key
 
     theirs = kohya_network(model_type, encoders, unet)
-    kohya = {lora.lora_name for lora in theirs.unet_loras + theirs.text_encoder_loras}
+    names = [lora.lora_name for lora in theirs.unet_loras + theirs.text_encoder_loras]
+    kohya = set(map(standard_key, names))
+    assert len(kohya) == len(names)
     kinds = "full" if model_type == "hunyuan_image" else "full+text_encoder+t5"
     ours = set(create_network(1.0, 4, 4, None, encoders, unet, targets=kinds).layers)
     attention = set(create_network(1.0, 4, 4, None, encoders, unet).layers)

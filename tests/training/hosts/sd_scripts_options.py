@@ -39,6 +39,11 @@ def dump(checkout):
         name: {action.dest: described(action) for action in parser._actions if action.dest != "help"}
         for name, parser in parsers(checkout)
     }
+    print_lists(by_family)
+
+
+def print_lists(by_family):
+    """Prints the options of every family, what they have in common once."""
     families = list(by_family.values())
     common = {key: value for key, value in families[0].items() if all(f.get(key) == value for f in families)}
     own = {name: {k: v for k, v in options.items() if k not in common} for name, options in by_family.items()}
@@ -54,7 +59,7 @@ def dump(checkout):
 
 def check(checkout, presets):
     from pair_network.errors import PairError
-    from pair_network.training.hosts.sd_scripts.config import check_config, read_config
+    from pair_network.training.hosts.kohya_config import check_config, read_config
 
     by_family = dict(parsers(checkout))
     for preset in map(Path, presets):

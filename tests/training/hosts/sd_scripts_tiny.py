@@ -20,7 +20,8 @@ def clip(hidden=32, layers=2, projection=False):
     )  # fmt: skip
     model = (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
     # kohya's sampler divides by the embeddings' mean, which a fresh layer norm makes zero.
-    nn.init.constant_(model.text_model.final_layer_norm.bias, 0.5)
+    inner = getattr(model, "text_model", model)  # transformers 5 has one level less
+    nn.init.constant_(inner.final_layer_norm.bias, 0.5)
     return model
 
 
@@ -58,12 +59,12 @@ def randomized(model, scale=0.05):
     return model
 
 
-def sd_vae():
+def sd_vae(**settings):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
         sample_size=64, latent_channels=4, layers_per_block=1, block_out_channels=(32,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, **settings,
     )  # fmt: skip
 
 
@@ -95,7 +96,11 @@ class TinySd(Tiny):
         # kohya reads its U-Net's widths from module globals while constructing it.
         widths = {"BLOCK_OUT_CHANNELS": (32, 64, 64, 64), "TIMESTEP_INPUT_DIM": 32, "TIME_EMBED_DIM": 128}
         with mock.patch.multiple(original_unet, **widths):
-            unet = original_unet.UNet2DConditionModel(sample_size=64, attention_head_dim=8, cross_attention_dim=32)
+            # an inpainting model sees latents, mask and masked latents; older checkouts know no such option
+            channels = {"in_channels": 9} if getattr(args, "train_inpainting", False) else {}
+            unet = original_unet.UNet2DConditionModel(
+                sample_size=64, attention_head_dim=8, cross_attention_dim=32, **channels
+            )
         train_util.replace_unet_modules(unet, args.mem_eff_attn, args.xformers, args.sdpa)
         return "sd_v1", clip(), sd_vae(), unet
 

@@ -12,7 +12,7 @@ from pair_network import PairError
 from pair_network.families import PreviewInputs
 from pair_network.network.route import Row
 from pair_network.training.hosts.contract import HOOKS, broken_hooks, compare
-from pair_network.training.hosts.sd_scripts.config import check_config, config_path, read_config
+from pair_network.training.hosts.kohya_config import check_config, config_path, read_config
 from pair_network.training.hosts.sd_scripts.entry import (
     choose_model_type,
     pair_trainer_class,
@@ -20,6 +20,7 @@ from pair_network.training.hosts.sd_scripts.entry import (
 )
 from pair_network.training.hosts.sd_scripts.families import detect_model_type, trainer_of, type_of_names
 from pair_network.training.hosts.sd_scripts.previews import StyleGuide, are_due, sheet_path
+from pair_network.training.hosts.versions import SD_SCRIPTS, release_of, warn_if_newer
 from pair_network.training.trainer import PairTraining
 
 # --- the checkout ---
@@ -72,6 +73,26 @@ def test_a_host_without_the_hooks_is_refused_by_name():
 
     with pytest.raises(PairError, match=r"process_batch is missing.*v0\.10\.0 or later"):
         pair_trainer_class(OldTrainer)
+
+
+# --- releases ---
+
+
+@pytest.mark.parametrize(("release", "warns"), [("0.10.1", False), ("0.11.1", False), ("0.11.10", True), ("1.0", True)])
+def test_a_checkout_that_is_newer_than_tested_says_so_in_one_line(tmp_path, caplog, release, warns):
+    readme = f"# sd-scripts\n- **Version {release} (2027-01-01):**\n- **Version 0.9.0 (2025-01-01):**\n"
+    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+    assert release_of(SD_SCRIPTS, tmp_path) == release
+    warn_if_newer(SD_SCRIPTS, tmp_path)
+    assert [record.getMessage().startswith(f"sd-scripts {release} is newer") for record in caplog.records] == [
+        True
+    ] * warns
+
+
+def test_a_checkout_that_names_no_release_is_taken_as_it_is(tmp_path, caplog):
+    assert release_of(SD_SCRIPTS, tmp_path) is None
+    warn_if_newer(SD_SCRIPTS, tmp_path)
+    assert not caplog.records
 
 
 # --- model types ---

@@ -6,7 +6,7 @@ import sys
 
 from pair_network.errors import PairError
 
-from ..contract import HOOKS, SD_SCRIPTS_HOOKS, Comparison, compare
+from ..contract import HOOKS, SD_SCRIPTS_HOOKS, Comparison, compare, report
 from .entry import import_sd_scripts
 from .families import TRAINERS
 
@@ -55,15 +55,7 @@ def main(argv: list[str]) -> int:
     except PairError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
-    for comparison in comparisons:
-        verdict = comparison.problem or "ok"
-        found = "–" if comparison.found is None else f"({', '.join(comparison.found)})"
-        print(f"{comparison.owner}.{comparison.name}: {verdict}\n    found {found}")
-        if comparison.problem:
-            print(f"    needed ({', '.join(comparison.expected)})")
-    problems = sum(bool(comparison.problem) for comparison in comparisons)
-    print(f"{len(comparisons)} compared, {problems} missing or changed")
-    return 1 if problems else 0
+    return report(comparisons)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from pair_network.network.checkpoint import PAIR_SUFFIX
 from ...options import add_pair_options, write_pair_dataset
 from ...trainer import PairTraining, trains_text_encoder
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
-from .config import check_config, config_path, read_config
+from ..kohya_config import check_config, config_path, read_config
+from ..versions import SD_SCRIPTS, warn_if_newer
 from .families import TRAINERS, SdScripts, detect_model_type, trainer_of
 from .previews import StylePreviews
 
@@ -204,6 +205,7 @@ def train(checkout: str, argv: list[str]) -> None:
     family = trainer_of(choose_model_type(argv, read_config(path) if path is not None else {}))
     host = import_sd_scripts(checkout, family.module)
     trainer_class = pair_trainer_class(getattr(host, family.trainer), family)
+    warn_if_newer(SD_SCRIPTS, checkout)
     args = read_options(host, argv)
     check_options(args)
     dataset = write_pair_dataset(args)

@@ -1,6 +1,6 @@
-"""The --config_file of a run on sd-scripts, checked against the parser of the model's family.
+"""The --config_file of a run on one of kohya's trainers, checked against the parser of the model's family.
 
-sd-scripts itself takes every key of the file into its options without looking at it.
+The trainers themselves take every key of the file into their options without looking at it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import toml
 from pair_network.errors import PairError, nearest
 
 # Options of the entry point that a file may hold, besides the parser's own.
-ENTRY_OPTIONS = ("model_type",)
+ENTRY_OPTIONS = ("model_type", "host")
 
 
 def config_path(argv: Sequence[str]) -> Path | None:
