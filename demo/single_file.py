@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from demo.model_config import MODEL_DIR
 from pair_network.families.unet import OUTSIDE, RESNET, SHORTCUT
 from pair_network.files import atomic_file
-from pair_network.training.hosts.embedded.model import read_json
+from pair_network.training.hosts.embedded.model_files import read_json
 
 UNET_RESNET = {**RESNET, **SHORTCUT, "norm1": "in_layers.0", "norm2": "out_layers.0"}
 UNET_OUTSIDE = {**OUTSIDE, "conv_norm_out": "out.0"}

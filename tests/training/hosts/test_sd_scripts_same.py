@@ -28,13 +28,16 @@ def embedded_losses(sd_scripts, model, weights):
     return losses(done.stdout)
 
 
-def test_both_hosts_compute_the_same_two_losses(sd_scripts):
+@pytest.mark.parametrize("model_type", ["sd", "sdxl"])
+def test_both_hosts_compute_the_same_two_losses(sd_scripts, model_type):
     """Both branches hold trained weights, so that a wrong route or stop-gradient row would change a loss."""
     model = sd_scripts.folder / "model"
-    sd_scripts.python(sd_scripts.tests / "sd_scripts_same.py", "make", model, os.environ["SD_SCRIPTS_TOKENIZERS"])
-    sd_scripts.train("--output_name", "first")
+    sd_scripts.python(
+        sd_scripts.tests / "sd_scripts_same.py", "make", model_type, model, os.environ["SD_SCRIPTS_TOKENIZERS"]
+    )
+    sd_scripts.train("--output_name", "first", model_type=model_type)
     weights = sd_scripts.out / "first.pair.safetensors"
-    patched = {"PAIR_PATCH": "sd_scripts_same", "MODEL_FOLDER": str(model)}
+    patched = {"PAIR_PATCH": "sd_scripts_same", "MODEL_FOLDER": str(model), "model_type": model_type}
     theirs = losses(sd_scripts.train(*STEP, "--network_weights", weights, **patched))
     ours = embedded_losses(sd_scripts, model, weights)
     assert ours.keys() == {"content", "style", "sum"} and ours["sum"] == pytest.approx(ours["content"] + ours["style"])

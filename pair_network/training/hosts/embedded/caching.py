@@ -53,12 +53,12 @@ def _cache_chunk(chunk: Sequence[tuple[Sample, ImageRecord, bool]], vae: Any, se
 
 
 def cache_captions(group: DatasetGroup, encode: Callable[[list[Tensor]], list[Tensor]], batch_size: int = 16) -> None:
-    """Stores the text embeddings of every caption; ``encode`` maps token ids to embeddings (rows, length, width)."""
+    """Stores the text embeddings of every caption; ``encode`` maps token ids to tensors with a row for each caption."""
     assert group.tokenize_strategy is not None
     captions = group.captions()
     for start in range(0, len(captions), batch_size):
         chunk = captions[start : start + batch_size]
         with torch.no_grad():
-            embeddings = encode(group.tokenize_strategy.tokenize(chunk))[0]
-        for caption, embedding in zip(chunk, embeddings.cpu(), strict=True):
-            group.text_cache[caption] = embedding
+            embeddings = [tensor.cpu() for tensor in encode(group.tokenize_strategy.tokenize(chunk))]
+        for row, caption in enumerate(chunk):
+            group.text_cache[caption] = tuple(tensor[row] for tensor in embeddings)

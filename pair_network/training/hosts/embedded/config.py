@@ -52,7 +52,18 @@ class EmbeddedOptions(PairOptions):
     config_file: str | None = option(None, "TOML file with any of these options; the command line beats it")
 
     # model
-    pretrained_model_name_or_path: str = model("", "diffusers folder of a Stable Diffusion 1.x or 2.x model")
+    pretrained_model_name_or_path: str = model(
+        "", "an SD 1.x, 2.x or SDXL model: .safetensors checkpoint, diffusers folder or Hugging Face name"
+    )
+    model_config: str | None = model(
+        None,
+        "with a checkpoint: diffusers folder of its family, for configurations and tokenizers",
+        default="fetched once",
+        metavar="DIR",
+    )
+    model_type: str | None = model(
+        None, "family of the model; checked when given", default="found out", choices=("sd", "sdxl")
+    )
     v2: bool = model(False, "the model is Stable Diffusion 2.x (found out by itself; checked when given)")
     v_parameterization: bool = model(False, "train v-prediction", default="what the model's scheduler says")
     clip_skip: int | None = model(

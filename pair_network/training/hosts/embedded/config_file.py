@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,18 @@ import toml
 from pair_network.errors import PairError, nearest
 
 from .config import EmbeddedOptions
-from .model import check_model_folder, refuse_pickle
+from .model_files import TAKEN, check_model, find_model, refuse_pickle
 from .optimizers import check_lr_scheduler, optimizer_class, parse_key_values
+
+logger = logging.getLogger(__name__)
+
+# Keys of files that either host can run, and what this one does instead.
+NOT_NEEDED = {
+    "host": "it has been chosen",
+    "max_data_loader_n_workers": "images are read in the training process",
+    "sample_sampler": "previews are drawn with DDIM",
+    "cache_text_encoder_outputs": "captions are encoded once anyhow, unless they change from step to step",
+}
 
 
 def read_config_file(
@@ -37,6 +48,9 @@ def read_config_file(
     values = {}
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config_file")}
     for key, value in _flatten(load_toml(path), path).items():
+        if key in NOT_NEEDED:
+            logger.info("%s: %s is for other hosts: here %s", path, key, NOT_NEEDED[key])
+            continue
         if key not in actions:
             raise PairError(f"{path}: unknown key {key!r}{nearest(key, actions)}")
         values[key] = _checked(value, actions[key], f"{path}: {key}")
@@ -102,12 +116,12 @@ def verify(args: EmbeddedOptions) -> None:
         PairError: Options are missing, out of range or contradict each other.
     """
     if not args.pretrained_model_name_or_path:
-        raise PairError("--pretrained_model_name_or_path is missing: name a diffusers folder of an SD 1.x or 2.x model")
+        raise PairError(f"--pretrained_model_name_or_path is missing: name {TAKEN}")
     if not args.output_dir:
         raise PairError("--output_dir is missing: name the folder for the LoRA files")
     if not args.dataset_config:
         raise PairError("there is no dataset: name a dataset TOML with --dataset_config")
-    check_model_folder(Path(args.pretrained_model_name_or_path))
+    check_model(find_model(args))
     _verify_ranges(args)
     _verify_files(args)
     if args.network_train_unet_only and args.network_train_text_encoder_only:

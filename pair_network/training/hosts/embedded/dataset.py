@@ -91,7 +91,8 @@ class DatasetGroup:
 
     Attributes:
         num_pairs: Number of different pairs.
-        text_cache: Text embeddings (length, width) by caption; empty when captions are encoded at every step.
+        text_cache: Text embeddings (length, width) by caption, SDXL's two with the pooled text (width,); empty when
+            captions are encoded at every step.
     """
 
     def __init__(self, configs: Sequence[DatasetConfig], seed: int):
@@ -99,7 +100,7 @@ class DatasetGroup:
         indices: dict[tuple[str, str], int] = {}
         self.datasets = [Dataset(config, indices) for config in configs]
         self.num_pairs = len(indices)
-        self.text_cache: dict[str, Tensor] = {}
+        self.text_cache: dict[str, tuple[Tensor, ...]] = {}
         self.tokenize_strategy: TokenizeStrategy | None = None
         self.batches_per_epoch = len(self.epoch_batches(0))
 
@@ -180,7 +181,7 @@ class DatasetGroup:
             "images": None if cached else torch.stack(tensors),
             "captions": captions,
             "input_ids_list": self.tokenize_strategy.tokenize(captions),
-            "text_encoder_outputs_list": [torch.stack([self.text_cache[c] for c in captions])] if encoded else None,
+            "text_encoder_outputs_list": self._cached_text(captions) if encoded else None,
             "loss_weights": torch.ones(len(draws)),
             "network_multipliers": torch.ones(len(draws)),
             "alpha_masks": None,
@@ -191,6 +192,11 @@ class DatasetGroup:
             "crop_top_lefts": torch.tensor([_crop_top_left(one) for one in draws]),
             "target_sizes_hw": torch.tensor([one.sample.frame.bucket[::-1] for one in draws]),
         }
+
+    def _cached_text(self, captions: Sequence[str]) -> list[Tensor]:
+        """The cached tensors of the captions, each stacked to (captions, …)."""
+        rows = [self.text_cache[caption] for caption in captions]
+        return [torch.stack(tensors) for tensors in zip(*rows, strict=True)]
 
     def tag_frequency(self) -> dict[str, dict[str, int]]:
         """How often each comma-separated tag stands in the style captions, by folder name."""

@@ -49,7 +49,8 @@ class PairTrainer(PairTraining[EmbeddedOptions], EmbeddedTrainer):
             return
         assert self.pair_network is not None
         writer = PreviewWriter(self.pair_network, args, self.trigger_words(args))
-        pipe = make_pipeline(args, vae, accelerator.unwrap_model(text_encoder), tokenizers[0], unet)
+        encoders = text_encoder if isinstance(text_encoder, list) else [text_encoder]
+        pipe = make_pipeline(args, vae, [accelerator.unwrap_model(one) for one in encoders], tokenizers, unet)
         name = f"{args.output_name or 'last'}_{global_step:06d}"
         writer.write(pipe, self.prompts, Path(args.output_dir) / "sample", name, accelerator.autocast())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +23,12 @@ from .model import (
     read_model_facts,
     use_xformers,
 )
+from .model_files import find_model
+from .sdxl import SdxlTextEncodingStrategy, SdxlTokenizeStrategy, unet_inputs
 
 
 class TrainerHooks:
-    """What a training on Stable Diffusion 1.x or 2.x does at each of its stages.
+    """What a training on Stable Diffusion 1.x, 2.x or XL does at each of its stages.
 
     Override a hook, and call it positionally, as on sd-scripts.
     """
@@ -59,19 +60,20 @@ class TrainerHooks:
     def load_target_model(
         self, args: EmbeddedOptions, weight_dtype: torch.dtype, accelerator: Any
     ) -> tuple[str, Any, Any, Any]:
-        """(family, text encoder, VAE, U-Net) of the model folder, frozen and on the CPU."""
-        folder = Path(args.pretrained_model_name_or_path)
-        text_encoder, vae, unet = load_models(folder)
+        """(family, text encoder or both of SDXL, VAE, U-Net), frozen and on the CPU."""
+        precision = None if weight_dtype == torch.float32 else weight_dtype
+        text_encoder, vae, unet = load_models(find_model(args), precision)
         if args.xformers:
             use_xformers(unet)
         self.vae_scale_factor = vae.config.scaling_factor
         return model_version(args), text_encoder, vae, unet
 
     def get_tokenize_strategy(self, args: EmbeddedOptions) -> TokenizeStrategy:
-        return TokenizeStrategy(Path(args.pretrained_model_name_or_path))
+        folder = find_model(args).folder
+        return SdxlTokenizeStrategy(folder) if args.model_type == "sdxl" else TokenizeStrategy(folder)
 
     def get_text_encoding_strategy(self, args: EmbeddedOptions) -> TextEncodingStrategy:
-        return TextEncodingStrategy(args.clip_skip)
+        return SdxlTextEncodingStrategy() if args.model_type == "sdxl" else TextEncodingStrategy(args.clip_skip)
 
     def is_train_text_encoder(self, args: EmbeddedOptions) -> bool:
         return not args.network_train_unet_only
@@ -86,7 +88,10 @@ class TrainerHooks:
         dataset: DatasetGroup,
         weight_dtype: Any,
     ) -> None:
-        """Moves the text encoder to the device; caches all embeddings unless they change from step to step."""
+        """Moves the text encoders to the device; caches all embeddings unless they change from step to step.
+
+        After that the encoders wait on the CPU: previews alone need them again.
+        """
         for text_encoder in text_encoders:
             move(text_encoder, accelerator.device, weight_dtype)
         if self.is_train_text_encoder(args) or any(subset.shuffle_caption for subset in dataset.subsets):
@@ -98,6 +103,8 @@ class TrainerHooks:
                 return strategy.encode_tokens(dataset.tokenize_strategy, text_encoders, ids)  # type: ignore[arg-type]
 
         cache_captions(dataset, encode)
+        for text_encoder in text_encoders:
+            text_encoder.to("cpu")
 
     def post_process_network(
         self, args: EmbeddedOptions, accelerator: Any, network: Any, text_encoders: Any, unet: Any
@@ -105,7 +112,8 @@ class TrainerHooks:
         """Sees the network before it is applied."""
 
     def get_noise_scheduler(self, args: EmbeddedOptions, device: torch.device) -> Any:
-        return make_noise_scheduler(read_model_facts(Path(args.pretrained_model_name_or_path)), args, device)
+        files = find_model(args)
+        return make_noise_scheduler(read_model_facts(files.folder, files.checkpoint), args, device)
 
     def prepare_unet_with_accelerator(self, args: EmbeddedOptions, accelerator: Any, unet: Any) -> Any:
         """The U-Net on its device; it is frozen, so there is nothing for accelerate to wrap."""
@@ -168,7 +176,10 @@ class TrainerHooks:
         weight_dtype: Any,
     ) -> Tensor:
         """The U-Net's prediction, of the latents' shape (rows, channels, h, w)."""
-        return unet(noisy_latents.to(weight_dtype), timesteps, text_conds[0].to(weight_dtype)).sample
+        noisy_latents = noisy_latents.to(weight_dtype)
+        if args.model_type == "sdxl":
+            return unet(noisy_latents, timesteps, **unet_inputs(text_conds, batch, weight_dtype)).sample
+        return unet(noisy_latents, timesteps, text_conds[0].to(weight_dtype)).sample
 
     def get_noise_pred_and_target(
         self,

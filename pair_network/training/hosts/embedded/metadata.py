@@ -117,13 +117,17 @@ def stringified(metadata: dict[str, Any], minimum: bool) -> dict[str, str]:
 
 
 def model_version(args: EmbeddedOptions) -> str:
-    """sd-scripts' name for the base model's family: sd_v1, sd_v2 or sd_v2_v, …"""
+    """sd-scripts' name for the base model's family: sdxl_base_v1-0, sd_v1, sd_v2 or sd_v2_v, …"""
+    if args.model_type == "sdxl":
+        return "sdxl_base_v1-0"
     return f"sd_{'v2' if args.v2 else 'v1'}{'_v' if args.v_parameterization else ''}"
 
 
 def sai_model_spec(args: EmbeddedOptions, resolution: tuple[int, int]) -> dict[str, str]:
     """``modelspec.*`` entries (Stability AI's model metadata standard, 1.0.0) of a LoRA trained at ``resolution``."""
-    if args.v2:
+    if args.model_type == "sdxl":
+        architecture = "stable-diffusion-xl-v1-base/lora"
+    elif args.v2:
         architecture = "stable-diffusion-v2-768-v/lora" if args.v_parameterization else "stable-diffusion-v2-512/lora"
     else:
         architecture = "stable-diffusion-v1/lora"

@@ -1,8 +1,7 @@
-"""Stable Diffusion 1.x and 2.x from a diffusers folder: checks, loading, the noise schedule and the text encoder."""
+"""Stable Diffusion 1.x, 2.x and XL: facts from their files, loading, the noise schedule and the text encoder."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,73 +11,23 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pair_network.errors import PairError
 
+from ..sd_scripts.families import tensor_names
 from .config import EmbeddedOptions
+from .model_files import ModelFiles, read_json, weight_variant
 
 logger = logging.getLogger(__name__)
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-COMPONENTS = {
-    "vae": ("AutoencoderKL", "config.json"),
-    "text_encoder": ("CLIPTextModel", "config.json"),
-    "unet": ("UNet2DConditionModel", "config.json"),
-    "tokenizer": ("CLIPTokenizer", "tokenizer_config.json"),
-    "scheduler": (None, "scheduler_config.json"),
-}
+# Empty tensors by which v-prediction checkpoints of SDXL show themselves (ComfyUI and the web UIs read them too).
+V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
 SCHEDULE_KEYS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps")
-
-
-def refuse_pickle(path: Path) -> None:
-    """Raises PairError for a pickle: loading one runs whatever code it contains."""
-    if path.suffix.lower() in PICKLES:
-        raise PairError(
-            f"{path}: a {path.suffix} file can run code when it is loaded; convert it to .safetensors first"
-        )
-
-
-def check_model_folder(folder: Path) -> None:
-    """Raises PairError unless the folder is a diffusers model of SD 1.x or 2.x layout with safetensors weights."""
-    remedy = "--pretrained_model_name_or_path takes a diffusers folder of an SD 1.x or 2.x model"
-    refuse_pickle(folder)
-    if folder.is_file():
-        raise PairError(f"{folder}: this is a file; {remedy}, or use --host sd-scripts for single-file models")
-    if not (folder / "model_index.json").is_file():
-        reason = "there is no such folder" if not folder.exists() else "not a diffusers model (no model_index.json)"
-        raise PairError(f"{folder}: {reason}; {remedy}")
-    index = read_json(folder / "model_index.json")
-    if "text_encoder_2" in index or "transformer" in index:
-        raise PairError(f"{folder}: {index.get('_class_name')} is no SD 1.x or 2.x model; use --host sd-scripts for it")
-    for part, (class_name, config) in COMPONENTS.items():
-        if not (folder / part / config).is_file():
-            raise PairError(f"{folder}: {part}/{config} is missing; {remedy}")
-        found = (index.get(part) or [None, None])[1]
-        if class_name and found not in (class_name, f"{class_name}Fast"):
-            raise PairError(f"{folder}: its {part} is a {found}, not a {class_name}; {remedy}")
-        if class_name in ("AutoencoderKL", "CLIPTextModel", "UNet2DConditionModel"):
-            _check_weights(folder / part)
-
-
-def _check_weights(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(folder.glob("*.bin")):
-        raise PairError(
-            f"{folder}: only pickled weights (.bin), which can run code; save the model as safetensors first"
-        )
-    raise PairError(f"{folder}: no .safetensors weights; download the model again")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; PairError when it cannot be read."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as cause:
-        raise PairError(f"{path}: cannot be read ({cause}); download the model again") from cause
 
 
 @dataclass(frozen=True)
@@ -86,38 +35,53 @@ class ModelFacts:
     """What training must know of a model's configuration.
 
     Attributes:
+        model_type: "sd" or "sdxl", as sd-scripts' --model_type.
         is_v2: Stable Diffusion 2.x: its text encoder is 1024 wide.
         prediction_type: "epsilon" or "v_prediction".
         zero_terminal_snr: The betas are rescaled so that the last timestep is pure noise.
         schedule: DDPMScheduler arguments that define the betas.
     """
 
+    model_type: str
     is_v2: bool
     prediction_type: str
     zero_terminal_snr: bool
     schedule: dict[str, Any]
 
 
-def read_model_facts(folder: Path) -> ModelFacts:
-    """Facts from the model's own configuration files.
+def read_model_facts(folder: Path, checkpoint: Path | None = None) -> ModelFacts:
+    """Facts from the model's own configuration files, and from the marks that v-prediction checkpoints carry.
 
     Raises:
         PairError: The model predicts something other than noise or velocity.
     """
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    prediction_type = scheduler.get("prediction_type", "epsilon")
+    unet = read_json(folder / "unet" / "config.json")
+    marks = set(tensor_names(checkpoint)) if checkpoint is not None else set()
+    prediction_type = "v_prediction" if V_MARK in marks else scheduler.get("prediction_type", "epsilon")
     if prediction_type not in ("epsilon", "v_prediction"):
         raise PairError(f"{folder}: prediction_type {prediction_type!r} is not supported; epsilon and v_prediction are")
     return ModelFacts(
-        is_v2=read_json(folder / "unet" / "config.json").get("cross_attention_dim") == 1024,
+        model_type="sdxl" if unet.get("addition_embed_type") == "text_time" else "sd",
+        is_v2=unet.get("cross_attention_dim") == 1024,
         prediction_type=prediction_type,
-        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr", False)),
+        zero_terminal_snr=ZERO_SNR_MARK in marks or bool(scheduler.get("rescale_betas_zero_snr", False)),
         schedule={key: scheduler[key] for key in SCHEDULE_KEYS if scheduler.get(key) is not None},
     )
 
 
 def with_model_facts(args: EmbeddedOptions, facts: ModelFacts) -> EmbeddedOptions:
-    """The options with v2, v_parameterization and zero_terminal_snr as the model has them, unless they ask for more."""
+    """The options with model_type, v2, v_parameterization and zero_terminal_snr as the model has them.
+
+    Raises:
+        PairError: --model_type names another type, or an option does nothing for this one.
+    """
+    if args.model_type not in (None, facts.model_type):
+        raise PairError(
+            f"--model_type {args.model_type}: {args.pretrained_model_name_or_path} is of type {facts.model_type}"
+        )
+    if facts.model_type == "sdxl" and args.clip_skip is not None:
+        raise PairError("--clip_skip: SDXL always reads the layer before the last; leave it out")
     if args.v_parameterization and facts.prediction_type != "v_prediction":
         logger.warning(
             "--v_parameterization wins over the model, whose scheduler says prediction_type %r", facts.prediction_type
@@ -128,6 +92,7 @@ def with_model_facts(args: EmbeddedOptions, facts: ModelFacts) -> EmbeddedOption
         logger.warning("--v2 wins over the model, whose text encoder is that of SD 1.x")
     return replace(
         args,
+        model_type=facts.model_type,
         v2=args.v2 or facts.is_v2,
         v_parameterization=args.v_parameterization or facts.prediction_type == "v_prediction",
         zero_terminal_snr=args.zero_terminal_snr or facts.zero_terminal_snr,
@@ -143,18 +108,47 @@ def _named_errors(folder: Path):
         raise PairError(f"{folder}: cannot be loaded ({reason}); download or export the model again") from cause
 
 
-def load_models(folder: Path) -> tuple[Any, Any, Any]:
-    """Text encoder, VAE and U-Net of a diffusers folder, on the CPU, in the precision they were saved in.
+def load_models(files: ModelFiles | Path, dtype: torch.dtype | None = None) -> tuple[Any, Any, Any]:
+    """Text encoder (a list of two for SDXL), VAE and U-Net, frozen and on the CPU.
+
+    Args:
+        files: A model, or a diffusers folder.
+        dtype: Precision of text encoders and U-Net; None: as they were saved. The VAE keeps its own.
 
     Raises:
         PairError: A part cannot be loaded, for example because its file is cut off.
     """
-    loaded = []
-    for part, kind in (("text_encoder", CLIPTextModel), ("vae", AutoencoderKL), ("unet", UNet2DConditionModel)):
-        with _named_errors(folder / part):
-            model = kind.from_pretrained(str(folder / part), use_safetensors=True, local_files_only=True)
-        loaded.append(model.requires_grad_(False).eval())
-    return loaded[0], loaded[1], loaded[2]
+    files = files if isinstance(files, ModelFiles) else ModelFiles(files)
+    checkpoint: dict[str, Tensor] = {}
+    if files.checkpoint is not None:
+        with _named_errors(files.checkpoint):
+            checkpoint = load_file(files.checkpoint)
+    kinds: dict[str, Any] = {"text_encoder": CLIPTextModel}
+    if (files.folder / "text_encoder_2").is_dir():
+        kinds["text_encoder_2"] = CLIPTextModelWithProjection
+    encoders = [_load(files, checkpoint, part, kind, dtype) for part, kind in kinds.items()]
+    vae = _load(files, checkpoint, "vae", AutoencoderKL, None)
+    unet = _load(files, checkpoint, "unet", UNet2DConditionModel, dtype)
+    return encoders if len(encoders) > 1 else encoders[0], vae, unet
+
+
+def _load(files: ModelFiles, checkpoint: dict[str, Tensor], part: str, kind: Any, dtype: torch.dtype | None) -> Any:
+    folder = files.folder / part
+    options: dict[str, Any] = {} if dtype is None else {"torch_dtype": dtype}
+    with _named_errors(files.checkpoint or folder):
+        if not checkpoint:
+            variant = weight_variant(folder)
+            options |= {"variant": variant} if variant else {}
+            model = kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **options)
+        elif part.startswith("text_encoder"):
+            model = create_diffusers_clip_model_from_ldm(
+                kind, checkpoint, subfolder=part, config=str(files.folder), local_files_only=True, **options
+            )
+        else:
+            model = kind.from_single_file(
+                dict(checkpoint), config=str(files.folder), subfolder=part, local_files_only=True, **options
+            )
+    return model.requires_grad_(False).eval()
 
 
 def move(model: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
@@ -189,21 +183,28 @@ class TokenizeStrategy:
     """Captions to token ids, in the form in which sd-scripts passes its strategy around."""
 
     def __init__(self, folder: Path):
-        with _named_errors(folder / "tokenizer"):
-            self.tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
-        self.max_length = self.tokenizer.model_max_length
+        self.tokenizers = [self.load(folder / "tokenizer")]
+        self.max_length = self.tokenizers[0].model_max_length
+
+    @staticmethod
+    def load(folder: Path) -> Any:
+        """A tokenizer; PairError when it cannot be read."""
+        with _named_errors(folder):
+            return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
 
     def tokenize(self, text: str | Sequence[str]) -> list[Tensor]:
-        """Ids of one or more captions, padded and cut to the model's length: one (captions, length) int64 tensor."""
+        """Ids of one or more captions by each tokenizer, padded and cut: (captions, length) int64 tensors."""
         captions = [text] if isinstance(text, str) else list(text)
-        ids = self.tokenizer(
-            captions, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
-        ).input_ids
-        return [ids]
+        return [
+            tokenizer(
+                captions, padding="max_length", truncation=True, max_length=self.max_length, return_tensors="pt"
+            ).input_ids
+            for tokenizer in self.tokenizers
+        ]
 
     def is_cut(self, caption: str) -> bool:
         """Whether the caption is longer than the model can read."""
-        return len(self.tokenizer(caption, truncation=False).input_ids) > self.max_length
+        return len(self.tokenizers[0](caption, truncation=False).input_ids) > self.max_length
 
 
 class TextEncodingStrategy:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
 from pair_network.errors import PairError
@@ -22,6 +22,7 @@ from pair_network.sampling.previews import grid, save_picture
 
 from .config import EmbeddedOptions
 from .model import skipped_layers
+from .model_files import find_model
 
 _FLAGS = {"n": str, "w": int, "h": int, "d": int, "s": int, "l": float}
 
@@ -147,23 +148,33 @@ def sample(pipe: Any, prompt: Prompt) -> Image.Image:
 
 @contextlib.contextmanager
 def evaluated(network: PairNetwork, pipe: Any) -> Iterator[None]:
-    """Inside the block the network and the pipeline's models are in evaluation mode and the VAE is on the device."""
-    modules = [network, pipe.unet, pipe.text_encoder]
+    """Inside the block the network and the pipeline's models are in evaluation mode and all on the U-Net's device."""
+    encoders = text_encoders_of(pipe)
+    modules = [network, pipe.unet, *encoders]
     modes = [module.training for module in modules]
-    vae_device = pipe.vae.device
+    devices = [(module, module.device) for module in (pipe.vae, *encoders)]
     try:
         for module in modules:
             module.eval()
-        pipe.vae.to(pipe.unet.device)
+        for module, _ in devices:
+            module.to(pipe.unet.device)
         with torch.no_grad():
             yield
     finally:
-        pipe.vae.to(vae_device)
+        for module, device in devices:
+            module.to(device)
         for module, mode in zip(modules, modes, strict=True):
             module.train(mode)
 
 
-def make_pipeline(args: EmbeddedOptions, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any) -> Any:
+def text_encoders_of(pipe: Any) -> list[Any]:
+    """The pipeline's text encoder, or both of SDXL's."""
+    return [pipe.text_encoder, *([pipe.text_encoder_2] if hasattr(pipe, "text_encoder_2") else [])]
+
+
+def make_pipeline(
+    args: EmbeddedOptions, vae: Any, text_encoders: Sequence[Any], tokenizers: Sequence[Any], unet: Any
+) -> Any:
     """A diffusers pipeline over the models in training, with DDIM on the model's own noise schedule."""
     overrides = {
         "prediction_type": "v_prediction" if args.v_parameterization else "epsilon",
@@ -171,19 +182,20 @@ def make_pipeline(args: EmbeddedOptions, vae: Any, text_encoder: Any, tokenizer:
         "steps_offset": 1,
         "rescale_betas_zero_snr": args.zero_terminal_snr,
     }
+    folder = find_model(args).folder
     scheduler = DDIMScheduler.from_config(
-        DDIMScheduler.load_config(args.pretrained_model_name_or_path, subfolder="scheduler"), **overrides
+        DDIMScheduler.load_config(str(folder), subfolder="scheduler", local_files_only=True), **overrides
     )
-    pipe: Any = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {"vae": vae, "unet": unet, "scheduler": scheduler}
+    for number, (encoder, tokenizer) in enumerate(zip(text_encoders, tokenizers, strict=True), start=1):
+        suffix = "" if number == 1 else f"_{number}"
+        parts |= {f"text_encoder{suffix}": encoder, f"tokenizer{suffix}": tokenizer}
+    if args.model_type == "sdxl":
+        pipe: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        pipe = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

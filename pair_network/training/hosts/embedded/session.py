@@ -24,7 +24,7 @@ DTYPES = {"no": torch.float32, "float": torch.float32, "fp16": torch.float16, "b
 class Session:
     """What one run consists of, as the trainer's hooks receive them.
 
-    ``text_encoder`` and ``text_encoders`` are the same model, bare and in a list, as sd-scripts passes it around.
+    ``text_encoder`` is bare, or a list of SDXL's two, and ``text_encoders`` always a list, as sd-scripts passes them.
     """
 
     args: EmbeddedOptions
@@ -49,11 +49,11 @@ class Session:
 
     @property
     def text_encoders(self) -> list[Any]:
-        return [self.text_encoder]
+        return self.text_encoder if isinstance(self.text_encoder, list) else [self.text_encoder]
 
     @property
     def tokenizers(self) -> list[Any]:
-        return [self.tokenize_strategy.tokenizer]
+        return self.tokenize_strategy.tokenizers
 
     @property
     def bare_network(self) -> Any:

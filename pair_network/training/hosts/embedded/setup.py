@@ -69,7 +69,8 @@ def attach_network(trainer: TrainerHooks, session: Session) -> None:
     apply_network(args, session)
     prepare_optimizer(args, session)
     move(session.unet.requires_grad_(False), "cpu", session.weight_dtype)
-    session.text_encoder.requires_grad_(False)
+    for text_encoder in session.text_encoders:
+        text_encoder.requires_grad_(False)
     session.unet = trainer.prepare_unet_with_accelerator(args, accelerator, session.unet)
     session.network, session.optimizer, session.lr_scheduler = accelerator.prepare(
         session.network, session.optimizer, session.lr_scheduler
@@ -146,7 +147,8 @@ def apply_network(args: EmbeddedOptions, session: Session) -> None:
     if args.gradient_checkpointing:
         session.unet.enable_gradient_checkpointing()
         if session.train_text_encoder:
-            session.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            for text_encoder in session.text_encoders:
+                text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         network.enable_gradient_checkpointing()
 
 
@@ -167,9 +169,10 @@ def prepare_optimizer(args: EmbeddedOptions, session: Session) -> None:
 
 def prepare_modes(args: EmbeddedOptions, session: Session) -> None:
     """Sets the models' training flags; the base model is frozen either way."""
-    unet, text_encoder = session.unet, session.text_encoder
+    unet = session.unet
     # some diffusers and transformers versions checkpoint in training mode only; neither has active dropout
     unet.train(args.gradient_checkpointing)
-    text_encoder.train(args.gradient_checkpointing and session.train_text_encoder)
+    for text_encoder in session.text_encoders:
+        text_encoder.train(args.gradient_checkpointing and session.train_text_encoder)
     if not args.cache_latents:
         move(session.vae, session.accelerator.device, session.vae_dtype)

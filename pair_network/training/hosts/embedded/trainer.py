@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -15,6 +14,7 @@ from .dataset import DatasetGroup, make_dataset_group
 from .hooks import TrainerHooks
 from .loop import TrainingLoop
 from .model import read_model_facts, with_model_facts
+from .model_files import find_model
 from .optimizers import with_own_schedule
 from .session import steps_per_epoch
 from .setup import attach_network, load_session
@@ -22,7 +22,7 @@ from .state import seed_of
 
 
 class EmbeddedTrainer(TrainerHooks):
-    """Trains a network module on Stable Diffusion 1.x or 2.x."""
+    """Trains a network module on Stable Diffusion 1.x, 2.x or XL."""
 
     def train(self, args: argparse.Namespace | EmbeddedOptions) -> None:
         """Runs the whole training that the options describe.
@@ -47,7 +47,8 @@ class EmbeddedTrainer(TrainerHooks):
 
 def completed(options: EmbeddedOptions) -> EmbeddedOptions:
     """The options with what they leave to the model, the optimizer and the state to resume."""
-    facts = read_model_facts(Path(options.pretrained_model_name_or_path))
+    files = find_model(options)
+    facts = read_model_facts(files.folder, files.checkpoint)
     return replace(with_own_schedule(with_model_facts(options, facts)), seed=seed_of(options))
 
 

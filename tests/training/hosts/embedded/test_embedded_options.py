@@ -7,7 +7,7 @@ import toml
 
 from pair_network.errors import PairError
 from pair_network.training.hosts.embedded.config_file import read_config_file, verify
-from pair_network.training.hosts.embedded.model import check_model_folder
+from pair_network.training.hosts.embedded.model_files import check_model_folder
 from pair_network.training.hosts.embedded.options import setup_parser
 
 
@@ -157,18 +157,14 @@ def test_model_folder_is_checked_before_loading(model, tmp_path):
             check_model_folder(path)
 
 
-def test_single_files_pickles_and_sdxl_are_refused_with_the_reason(model, tmp_path):
-    single = tmp_path / "model.safetensors"
-    single.write_bytes(b"x")
-    with pytest.raises(PairError, match="--host sd-scripts"):
-        check_model_folder(single)
+def test_pickles_and_other_families_are_refused_with_the_reason(model, tmp_path):
     copy = broken_model(model, tmp_path, "unet/diffusion_pytorch_model.safetensors")
     (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(PairError, match="pickled"):
         check_model_folder(copy)
     index = copy / "model_index.json"
-    index.write_text(index.read_text(encoding="utf-8").replace("{", '{"text_encoder_2": [], ', 1), encoding="utf-8")
-    with pytest.raises(PairError, match="is no SD"):
+    index.write_text(index.read_text(encoding="utf-8").replace("{", '{"transformer": [], ', 1), encoding="utf-8")
+    with pytest.raises(PairError, match=r"is none of SD 1\.x, 2\.x and SDXL; use --host sd-scripts"):
         check_model_folder(copy)
 
 

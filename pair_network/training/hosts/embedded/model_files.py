@@ -1,0 +1,175 @@
+"""Where a model's files are, and whether they are a Stable Diffusion 1.x, 2.x or XL that can be trained here.
+
+A model is a diffusers folder, a checkpoint in one file, or a name on the Hugging Face hub. Either way training has a
+folder with the configurations, the tokenizers and the noise schedule; a checkpoint brings the weights beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pair_network.errors import PairError
+
+from ..sd_scripts.families import tensor_names, type_of_names
+from .config import EmbeddedOptions
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+# Part of a diffusers folder -> its class, and the file that describes it.
+SD_COMPONENTS: dict[str, tuple[str | None, str]] = {
+    "vae": ("AutoencoderKL", "config.json"),
+    "text_encoder": ("CLIPTextModel", "config.json"),
+    "unet": ("UNet2DConditionModel", "config.json"),
+    "tokenizer": ("CLIPTokenizer", "tokenizer_config.json"),
+    "scheduler": (None, "scheduler_config.json"),
+}
+SDXL_COMPONENTS = {
+    **SD_COMPONENTS,
+    "text_encoder_2": ("CLIPTextModelWithProjection", "config.json"),
+    "tokenizer_2": ("CLIPTokenizer", "tokenizer_config.json"),
+}
+WITH_WEIGHTS = ("vae", "text_encoder", "text_encoder_2", "unet")
+TAKEN = "a diffusers folder, a .safetensors checkpoint or a hub name of an SD 1.x, 2.x or SDXL model"
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model on this machine.
+
+    Attributes:
+        folder: Configurations, tokenizers and noise schedule; the weights too, unless there is a checkpoint.
+        checkpoint: The weights in one file, under their original names.
+    """
+
+    folder: Path
+    checkpoint: Path | None = None
+
+
+def find_model(args: EmbeddedOptions) -> ModelFiles:
+    """The files of --pretrained_model_name_or_path; of a hub name or a checkpoint's family, what is missing is fetched.
+
+    Raises:
+        PairError: No such model, one of another family, or nothing can be fetched here.
+    """
+    name, config = args.pretrained_model_name_or_path, args.model_config
+    path = Path(name)
+    refuse_pickle(path)
+    if path.is_file():
+        check_checkpoint(path)
+        return ModelFiles(Path(config) if config else _fetched_config(path), path)
+    if config:
+        raise PairError(f"--model_config goes with a checkpoint in one file, and {name} is none; leave it out")
+    if not path.exists() and HUB_NAME.fullmatch(name):
+        return ModelFiles(_fetched_model(name))
+    return ModelFiles(path)
+
+
+def check_model(files: ModelFiles) -> None:
+    """Raises PairError unless the files are a model that can be trained here."""
+    check_model_folder(files.folder, needs_weights=files.checkpoint is None)
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raises PairError for a pickle: loading one runs whatever code it contains."""
+    if path.suffix.lower() in PICKLES:
+        raise PairError(
+            f"{path}: a {path.suffix} file can run code when it is loaded; convert it to .safetensors first"
+        )
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raises PairError unless the header of a checkpoint in one file is Stable Diffusion's."""
+    if path.suffix != ".safetensors":
+        raise PairError(f"{path}: not a .safetensors file; --pretrained_model_name_or_path takes {TAKEN}")
+    names = tensor_names(path)
+    if any("lora_" in name for name in names):
+        raise PairError(f"{path}: is a LoRA, not a model; --network_weights and --base_weights take LoRAs")
+    model_type = type_of_names(names)
+    if model_type not in ("sd", "sdxl"):
+        what = f"of type {model_type}" if model_type else "of a type that is not known here"
+        raise PairError(f"{path}: a checkpoint {what}; this host trains SD 1.x, 2.x and SDXL, use --host sd-scripts")
+
+
+def check_model_folder(folder: Path, needs_weights: bool = True) -> None:
+    """Raises PairError unless the folder is a diffusers model of SD 1.x, 2.x or SDXL layout, with safetensors."""
+    refuse_pickle(folder)
+    if not (folder / "model_index.json").is_file():
+        reason = "there is no such folder" if not folder.exists() else "not a diffusers model (no model_index.json)"
+        raise PairError(f"{folder}: {reason}; --pretrained_model_name_or_path takes {TAKEN}")
+    index = read_json(folder / "model_index.json")
+    if "transformer" in index or "text_encoder_3" in index or "unet" not in index:
+        raise PairError(f"{folder}: {index.get('_class_name')} is none of SD 1.x, 2.x and SDXL; use --host sd-scripts")
+    if not (index.get("text_encoder") or [None])[0]:
+        raise PairError(f"{folder}: has no first text encoder (an SDXL refiner?); train the base model")
+    for part, (class_name, config) in (SDXL_COMPONENTS if "text_encoder_2" in index else SD_COMPONENTS).items():
+        if not (folder / part / config).is_file():
+            raise PairError(f"{folder}: {part}/{config} is missing; download the model again")
+        found = (index.get(part) or [None, None])[1]
+        if class_name and found not in (class_name, f"{class_name}Fast"):
+            raise PairError(f"{folder}: its {part} is a {found}, not a {class_name}; use --host sd-scripts for it")
+        if needs_weights and part in WITH_WEIGHTS:
+            _check_weights(folder / part)
+    channels = read_json(folder / "unet" / "config.json").get("in_channels", 4)
+    if channels != 4:
+        raise PairError(f"{folder}: its U-Net takes {channels} channels (an inpainting model?); use --host sd-scripts")
+
+
+def _check_weights(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")):
+        raise PairError(
+            f"{folder}: only pickled weights (.bin), which can run code; save the model as safetensors first"
+        )
+    raise PairError(f"{folder}: no .safetensors weights; download the model again")
+
+
+def weight_variant(folder: Path) -> str | None:
+    """The variant to load a part of a folder in: "fp16" where it has no other weights."""
+    names = [path.name for path in folder.glob("*.safetensors")]
+    return "fp16" if names and all(".fp16." in name or ".fp16-" in name for name in names) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; PairError when it cannot be read."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as cause:
+        raise PairError(f"{path}: cannot be read ({cause}); download the model again") from cause
+
+
+@lru_cache
+def _fetched_config(checkpoint: Path) -> Path:
+    """The configurations and tokenizers (some MB) of a checkpoint's family, from the hub or its cache."""
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+    from huggingface_hub import snapshot_download
+
+    repository = fetch_diffusers_config(load_single_file_checkpoint(str(checkpoint)))["pretrained_model_name_or_path"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*/*.json", "*/*.txt"]))
+    except (OSError, ValueError) as cause:
+        raise PairError(
+            f"{checkpoint}: its configuration and tokenizers are those of {repository}, which cannot be fetched here "
+            f"({_short(cause)}); name a diffusers folder of the same family with --model_config"
+        ) from cause
+
+
+@lru_cache
+def _fetched_model(name: str) -> Path:
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(name, use_safetensors=True))
+    except (OSError, ValueError) as cause:
+        raise PairError(
+            f"{name}: there is no such file or folder, and it cannot be fetched from the hub ({_short(cause)})"
+        ) from cause
+
+
+def _short(cause: Exception) -> str:
+    return " ".join(str(cause).split())[:120]
