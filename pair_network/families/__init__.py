@@ -11,12 +11,12 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 
-from .family import Family, PreviewInputs, SdScripts, Words
+from .family import Family, Musubi, PreviewInputs, SdScripts, Words
 from .layers import Blocks, Entry, Width
 from .text_encoders import TextEncoder
 
 __all__ = [
-    "FAMILIES", "Blocks", "Entry", "Family", "PreviewInputs", "SdScripts", "TextEncoder", "Width", "Words",
+    "FAMILIES", "Blocks", "Entry", "Family", "Musubi", "PreviewInputs", "SdScripts", "TextEncoder", "Width", "Words",
     "family_of_class", "family_of_metadata",
 ]  # fmt: skip
 

@@ -50,6 +50,32 @@ class SdScripts:
 
 
 @dataclass(frozen=True)
+class Musubi:
+    """A family's trainer in kohya-ss musubi-tuner.
+
+    Attributes:
+        model_type: Value of --model_type.
+        scripts: What its scripts' names begin with.
+        trainer: Name of the trainer class.
+        caches: Options of the two caching scripts that name models: for the latents, for the text.
+    """
+
+    model_type: str
+    scripts: str
+    trainer: str
+    caches: tuple[tuple[str, ...], tuple[str, ...]] = (("vae",), ("text_encoder",))
+
+    @property
+    def module(self) -> str:
+        return f"{self.scripts}_train_network"
+
+    @property
+    def cache_scripts(self) -> tuple[str, str]:
+        """Names of the scripts that encode images and captions once."""
+        return f"{self.scripts}_cache_latents.py", f"{self.scripts}_cache_text_encoder_outputs.py"
+
+
+@dataclass(frozen=True)
 class Words:
     """How files name the family in their metadata.
 
@@ -92,6 +118,7 @@ class Family:
         marks: A tensor of a checkpoint, in the original layout or diffusers', that no other family's have.
         presets: Its presets.
         sd_scripts: Its trainer in sd-scripts.
+        musubi: Its trainer in musubi-tuner.
     """
 
     name: str
@@ -111,6 +138,7 @@ class Family:
     marks: tuple[str, ...] = ()
     presets: tuple[str, ...] = ()
     sd_scripts: SdScripts | None = field(default=None, repr=False)
+    musubi: Musubi | None = field(default=None, repr=False)
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:

@@ -1,7 +1,8 @@
-"""Making networks: the two functions that kohya's hosts call on a network module."""
+"""Making networks: the functions that kohya's trainers call on a network module."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,9 @@ from pair_network.errors import PairError
 
 from . import checkpoint
 from .config import FREE_TO_CHANGE, NETWORK_ARGS, PairConfig, parse_network_args
+from .loading import FileLayers, load_style
 from .pair_network import PairNetwork, TextEncoders
-from .targets import all_layers, block_ranks, find_targets, split_targets
+from .targets import Target, all_layers, block_ranks, find_targets, split_targets
 
 
 def create_network(
@@ -62,16 +64,79 @@ def create_network_from_weights(
         content_ranks = {key: down.shape[0] for key, (down, _, _) in checkpoint.layers_of(content, file).items()}
     else:
         style = checkpoint.layers_of(tensors, file)
-        rank = max(down.shape[0] for down, _, _ in style.values())
-        if for_inference:
-            network_args = {"orthogonality": "none", "content_dim": "1"}
-        config = parse_network_args(rank, rank, None, network_args)
+        config = _config_of(style, {"orthogonality": "none", "content_dim": "1"} if for_inference else network_args)
         content_ranks = {key: min(config.content_rank, down.shape[0]) for key, (down, _, _) in style.items()}
-    targets = [target for target in all_layers(text_encoder, unet) if target.key in style]
+    network = _network_of(style, content_ranks, config, all_layers(text_encoder, unet), multiplier, file)
+    network.load_weights(file)
+    return network, tensors
+
+
+def create_arch_network(
+    multiplier: float,
+    network_dim: int | None,
+    network_alpha: float | None,
+    vae: nn.Module | None,
+    text_encoders: TextEncoders,
+    unet: nn.Module | None,
+    neuron_dropout: float | None = None,
+    **network_args: Any,
+) -> PairNetwork:
+    """``create_network`` as musubi-tuner asks for it; it trains no text encoder.
+
+    Raises:
+        PairError: As ``create_network``.
+    """
+    return create_network(
+        multiplier, network_dim, network_alpha, vae, None, unet, neuron_dropout=neuron_dropout, **network_args
+    )
+
+
+def create_arch_network_from_weights(
+    multiplier: float,
+    weights_sd: dict[str, Tensor],
+    text_encoders: TextEncoders = None,
+    unet: nn.Module | None = None,
+    for_inference: bool = False,
+    **network_args: Any,
+) -> PairNetwork:
+    """The style branch of a file's tensors, as musubi-tuner merges it (--base_weights).
+
+    Raises:
+        PairError: The tensors are no LoRA of this model.
+    """
+    source = "--base_weights"
+    if any(key.startswith("style.") for key in weights_sd):
+        _, weights_sd = checkpoint.split_branches(weights_sd, source)
+    style = checkpoint.layers_of(weights_sd, source)
+    config = replace(_config_of(style, {}), orthogonality="none", content_rank=1)
+    network = _network_of(style, dict.fromkeys(style, 1), config, all_layers(None, unet), multiplier, source)
+    load_style(network.coupled_layers(), style, source)
+    return network
+
+
+def _config_of(style: FileLayers, network_args: dict[str, Any]) -> PairConfig:
+    rank = max(down.shape[0] for down, _, _ in style.values())
+    return parse_network_args(rank, rank, None, network_args)
+
+
+def _network_of(
+    style: FileLayers,
+    content_ranks: dict[str, int],
+    config: PairConfig,
+    layers: Iterable[Target],
+    multiplier: float,
+    source: str,
+) -> PairNetwork:
+    """A network of the layers and ranks that a file has; its weights are not filled in.
+
+    Raises:
+        PairError: The file names layers that the model does not have.
+    """
+    targets = [target for target in layers if target.key in style]
     unknown = sorted(set(style) - {target.key for target in targets})
     if unknown:
         raise PairError(
-            f"{file}: {len(unknown)} of its {len(style)} layers are not in this model, the first is {unknown[0]}; "
+            f"{source}: {len(unknown)} of its {len(style)} layers are not in this model, the first is {unknown[0]}; "
             "was it trained on another model family?"
         )
     targets = split_targets(targets) if config.split_qkv else targets
@@ -80,9 +145,7 @@ def create_network_from_weights(
         key: (down.shape[0] // num_splits[key], content_ranks[key] // num_splits[key])
         for key, (down, _, _) in style.items()
     }
-    network = PairNetwork(config, targets, ranks, multiplier)
-    network.load_weights(file)
-    return network, tensors
+    return PairNetwork(config, targets, ranks, multiplier)
 
 
 def _updated(config: PairConfig, network_args: dict[str, Any], file: str) -> PairConfig:

@@ -26,16 +26,18 @@ def load_file(layers: Sequence[CoupledLayer], config: PairConfig, file: str) -> 
     """
     tensors, metadata = checkpoint.read(file)
     if not checkpoint.is_pair_file(metadata):
-        _load_style(layers, checkpoint.layers_of(tensors, file), file)
+        load_style(layers, checkpoint.layers_of(tensors, file), file)
         _renew_content(layers, config)
         return f"style branch of {len(layers)} layers; the content branch starts from zero"
     content, style = checkpoint.split_branches(tensors, file)
-    _load_style(layers, checkpoint.layers_of(style, file), file)
+    load_style(layers, checkpoint.layers_of(style, file), file)
     _load_content(layers, config, checkpoint.layers_of(content, file), file)
     return f"content and style branch of {len(layers)} layers, {config.num_pairs} pair(s)"
 
 
-def _load_style(layers: Sequence[CoupledLayer], loaded: FileLayers, source: str) -> None:
+@torch.no_grad()
+def load_style(layers: Sequence[CoupledLayer], loaded: FileLayers, source: str) -> None:
+    """Fills the style branch; PairError when keys or shapes differ from the layers'."""
     for layer, down, up, alpha in _matched(layers, loaded, source):
         _, style = layer.downs()
         _check_shape(source, layer.name, down, style)

@@ -147,12 +147,16 @@ class PairNetwork(nn.Module):
         if config and "content_dir" in Path(config).read_text(encoding="utf-8"):
             raise PairError(
                 f"{config}: content_dir needs pair training, which kohya's own scripts do not know; start "
-                "train_pair_network.py --sd_scripts DIR with the same options, or remove content_dir for a plain LoRA"
+                "train_pair_network.py --sd_scripts DIR (or --musubi DIR) with the same options, or remove content_dir "
+                "for a plain LoRA"
             )
         logger.warning("no pairs in this script: training one plain LoRA; for pairs start train_pair_network.py")
 
     def prepare_optimizer_params(
-        self, text_encoder_lr: float | Sequence[float] | None, unet_lr: float | None, default_lr: float | None = None
+        self,
+        text_encoder_lr: float | Sequence[float] | None = None,
+        unet_lr: float | None = None,
+        default_lr: float | None = None,
     ) -> tuple[list[dict[str, Any]], list[str]]:
         """Parameter groups by branch and model, and kohya's descriptions of them.
 
@@ -192,11 +196,16 @@ class PairNetwork(nn.Module):
         """What hosts clip: without the branches that stand still, whose gradients would shrink the others' steps."""
         return [parameter for parameter in self.parameters() if id(parameter) not in self._still]
 
-    def prepare_grad_etc(self, text_encoder: TextEncoders, unet: nn.Module | None) -> None:
+    # sd-scripts passes text encoder and U-Net to the next three, musubi-tuner its one transformer or nothing.
+
+    def prepare_grad_etc(self, *models: Any) -> None:
         self.requires_grad_(True)
 
-    def on_epoch_start(self, text_encoder: TextEncoders, unet: nn.Module | None) -> None:
+    def on_epoch_start(self, *models: Any) -> None:
         self.train()
+
+    def on_step_start(self, *models: Any) -> None:
+        """Nothing to do: the trainer sets every batch's route."""
 
     def enable_gradient_checkpointing(self) -> None:
         """Nothing to do: the hooks run inside the base model's own checkpointed blocks."""

@@ -127,7 +127,7 @@ def write_pair_dataset(args: HostOptions) -> Path | None:
     folder = Path(args.output_dir) / f"{args.output_name or 'last'}-dataset"
     if style.is_file():
         check_pair(content, style)
-        content, style = (_copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
+        content, style = (copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
     subset: dict[str, Any] = {
         "image_dir": style.as_posix(),  # a backslash would start an escape in the TOML
         "num_repeats": args.dataset_repeats,
@@ -170,7 +170,7 @@ def _caption_suffix(path: Path) -> str:
     return next((suffix for suffix in CAPTION_SUFFIXES if any(path.glob(f"*{suffix}"))), "")
 
 
-def _copied_alone(image: Path, folder: Path) -> Path:
+def copied_alone(image: Path, folder: Path) -> Path:
     """The folder, holding a copy of the image named pair.* and its caption file, and nothing else of that name.
 
     The processes of a distributed run all do this at once: every file is replaced whole, none is ever half there.

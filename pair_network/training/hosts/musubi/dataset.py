@@ -1,0 +1,212 @@
+"""The dataset of a run on musubi-tuner: what the user names, as the plain TOML that its caching and training read.
+
+Its format knows no pairs. A style dataset names the folder of its content images with ``content_directory`` (and, if
+their caches are not to lie among them, ``content_cache_directory``); the plain file holds the style datasets, then
+their content datasets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import toml
+
+from pair_network.errors import PairError
+from pair_network.families import Musubi
+from pair_network.files import atomic_file
+from pair_network.images import list_images
+
+from ...options import CAPTION_SUFFIXES, copied_alone
+from ...pairs import check_no_orphans, check_pair, find_content_image
+
+CACHES = {"content": "cache-content", "style": "cache-style"}  # of --content and --style, in the run's own folder
+OWN_KEYS = ("content_directory", "content_cache_directory")
+
+
+def prepare_dataset(args: argparse.Namespace) -> list[int]:
+    """Writes the plain TOML into the output folder and names it in the options.
+
+    Returns:
+        For every style dataset the place of its content dataset in the file.
+
+    Raises:
+        PairError: A mistake in the dataset, or images that are no pairs.
+    """
+    folder = Path(args.output_dir) / f"{args.output_name}-dataset"
+    config = _quick_form(args, folder) if args.content or args.style else _read(args.dataset_config)
+    styles = config.get("datasets")
+    if not isinstance(styles, list) or not styles:
+        raise PairError(f"{args.dataset_config}: no [[datasets]] in it; one of them names the style images of a style")
+    contents = [_content_dataset(entry, args.dataset_config) for entry in styles]
+    plain = [{key: value for key, value in entry.items() if key not in OWN_KEYS} for entry in styles]
+    path = folder / "musubi.toml"
+    with atomic_file(path) as temporary:
+        temporary.write_text(toml.dumps({**config, "datasets": [*plain, *contents]}), encoding="utf-8")
+    args.dataset_config = str(path)
+    return [len(styles) + place for place in range(len(styles))]
+
+
+def _read(name: str | None) -> dict[str, Any]:
+    if not name:
+        raise PairError("there is no dataset: name a dataset TOML with --dataset_config, or use --content and --style")
+    path = Path(name)
+    if not path.is_file():
+        raise PairError(f"--dataset_config {path}: there is no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return dict(json.loads(text) if path.suffix == ".json" else toml.loads(text))
+    except (toml.TomlDecodeError, ValueError, IndexError, TypeError) as cause:
+        raise PairError(f"{path}: not a dataset TOML or JSON file ({cause})") from cause
+
+
+def _content_dataset(style: dict[str, Any], where: str) -> dict[str, Any]:
+    """The dataset of a style dataset's content images: the same settings over other images."""
+    if "video_directory" in style or "video_jsonl_file" in style:
+        raise PairError(f"{where}: pairs are images; remove the video dataset")
+    if "control_directory" in style:
+        raise PairError(
+            f"{where}: control_directory belongs to edit models; name the content images with content_directory"
+        )
+    content = {key: value for key, value in style.items() if key not in OWN_KEYS}
+    if "content_jsonl_file" in content:  # of the quick form
+        content["image_jsonl_file"] = content.pop("content_jsonl_file")
+        style.pop("content_jsonl_file")
+    elif "content_directory" in style and "image_directory" in style:
+        check_images(Path(style["image_directory"]), Path(style["content_directory"]))
+        content["image_directory"] = style["content_directory"]
+    else:
+        raise PairError(
+            f'{where}: every [[datasets]] needs image_directory, the style images, and content_directory = "…", the '
+            "folder of their content images"
+        )
+    content.pop("cache_directory", None)
+    if style.get("content_cache_directory"):
+        content["cache_directory"] = style["content_cache_directory"]
+    return content
+
+
+def check_images(style: Path, content: Path) -> None:
+    """Raises PairError unless every image of either folder has its other half in the other, of one shape."""
+    images = list_images(style)
+    check_no_orphans(images, content)
+    for image in images:
+        check_pair(find_content_image(image, content), image)
+
+
+def _quick_form(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """--content and --style as a dataset of two lists of images and captions."""
+    for option in ("content", "style"):
+        path = getattr(args, option)
+        if path is None:
+            raise PairError("--content and --style go together: give both")
+        if not Path(path).exists():
+            raise PairError(f"--{option} {path}: no such file or folder")
+    if args.dataset_config:
+        raise PairError("--content/--style and --dataset_config both name the training images; use one of them")
+    if not args.resolution:
+        raise PairError("--resolution is missing: give the training size in pixels, for example --resolution 1024")
+    pairs = _pairs(Path(args.content), Path(args.style), folder)
+    sides = {}
+    for side, images in (("content", [pair[0] for pair in pairs]), ("style", [pair[1] for pair in pairs])):
+        sides[side] = folder / f"{side}.jsonl"
+        lines = [
+            json.dumps({"image_path": image.resolve().as_posix(), "caption": _caption(image, args, side)})
+            for image in images
+        ]
+        with atomic_file(sides[side]) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _forget_caches_of_other_images(pairs, list(sides.values()), folder)
+    return {
+        "datasets": [
+            {
+                "resolution": _resolution(args.resolution),
+                "batch_size": args.train_batch_size,
+                "num_repeats": args.dataset_repeats,
+                "enable_bucket": True,
+                "image_jsonl_file": sides["style"].as_posix(),
+                "cache_directory": (folder / CACHES["style"]).as_posix(),
+                "content_jsonl_file": sides["content"].as_posix(),
+                "content_cache_directory": (folder / CACHES["content"]).as_posix(),
+            }
+        ]
+    }
+
+
+def _pairs(content: Path, style: Path, folder: Path) -> list[tuple[Path, Path]]:
+    """(content image, style image) of every pair; two single images are copied under one name, by which they match."""
+    if content.is_dir() != style.is_dir():
+        raise PairError("--content and --style must both be images or both be folders")
+    if style.is_file():
+        check_pair(content, style)
+        content, style = (copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
+    check_images(style, content)
+    return [(find_content_image(image, content), image) for image in list_images(style)]
+
+
+def _forget_caches_of_other_images(pairs: Sequence[tuple[Path, Path]], lists: Sequence[Path], folder: Path) -> None:
+    """musubi-tuner's caches are named after the image alone: other images or captions would never be looked at."""
+    digest = hashlib.sha256()
+    for path in (*lists, *(image for pair in pairs for image in pair)):
+        digest.update(path.read_bytes())
+    stamp = folder / "images.sha256"
+    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != digest.hexdigest():
+        for cache in CACHES.values():
+            shutil.rmtree(folder / cache, ignore_errors=True)
+        stamp.write_text(digest.hexdigest(), encoding="utf-8")
+
+
+def _caption(image: Path, args: argparse.Namespace, side: str) -> str:
+    """The caption file beside an image, or the prompt of its side."""
+    file = next((image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES if image.with_suffix(suffix).is_file()), None)
+    if file is not None:
+        return file.read_text(encoding="utf-8").strip()
+    for option, example in (("content_prompt", "a photo of a sbu dog"), ("style_prompt", "in digital art style")):
+        if not getattr(args, option) and (side == "style" or option == "content_prompt"):
+            raise PairError(f'{image}: no caption file, so --{option} is needed, for example --{option} "{example}"')
+    return args.content_prompt if side == "content" else f"{args.content_prompt} {args.style_prompt}"
+
+
+def _resolution(text: str) -> list[int]:
+    try:
+        sides = [int(part) for part in str(text).split(",")]
+    except ValueError as cause:
+        raise PairError(f"--resolution must be SIZE or WIDTH,HEIGHT in pixels, not {text!r}") from cause
+    return sides * 2 if len(sides) == 1 else sides
+
+
+def check_caches(args: argparse.Namespace, architecture: str, family: Musubi, checkout: str) -> None:
+    """Raises PairError, with the two commands to run, when an image has no cached latents or text yet."""
+    config = toml.loads(Path(args.dataset_config).read_text(encoding="utf-8"))
+    missing = [name for entry in config["datasets"] for name in _uncached(entry, architecture)]
+    if missing:
+        commands = " and ".join(
+            f"python {script} --dataset_config {Path(args.dataset_config).resolve()} {_options(args, names)}".rstrip()
+            for script, names in zip(family.cache_scripts, family.caches, strict=True)
+        )
+        raise PairError(
+            f"{len(missing)} images are not cached for {architecture}, the first is {missing[0]}; musubi-tuner trains "
+            f"from caches, so run once, in {checkout}: {commands}"
+        )
+
+
+def _options(args: argparse.Namespace, names: Sequence[str]) -> str:
+    return " ".join(f"--{name} {getattr(args, name, None) or name.upper()}" for name in names)
+
+
+def _uncached(entry: dict[str, Any], architecture: str) -> list[str]:
+    """Images of a dataset without one of their two cache files, which bear their names."""
+    if "image_jsonl_file" in entry:
+        lines = Path(entry["image_jsonl_file"]).read_text(encoding="utf-8").splitlines()
+        images = [Path(json.loads(line)["image_path"]) for line in lines if line.strip()]
+    else:
+        images = list_images(entry["image_directory"])
+    folder = Path(entry.get("cache_directory") or entry["image_directory"])
+    latents = {path.name.rsplit("_", 2)[0] for path in folder.glob(f"*_{architecture}.safetensors")}
+    texts = {path.name.removesuffix(f"_{architecture}_te.safetensors") for path in folder.glob("*_te.safetensors")}
+    return [str(image) for image in images if image.stem not in latents & texts]

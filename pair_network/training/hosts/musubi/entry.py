@@ -1,0 +1,147 @@
+"""Pair training inside a checkout of kohya-ss musubi-tuner: its parser, caches, optimizer and loop."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pair_network.errors import PairError
+from pair_network.families import Musubi
+
+from ...options import add_pair_options
+from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
+from ..kohya_config import check_config, config_path, read_config
+from ..versions import MUSUBI, warn_if_newer
+from .families import TRAINERS, trainer_of
+from .trainer import MusubiPairTraining
+
+ATTENTIONS = ("sdpa", "flash_attn", "flash3", "sage_attn", "xformers")
+
+
+def import_musubi(checkout: str, module: str) -> Any:
+    """A module of the checkout's package, whose folder goes to the front of the import path.
+
+    Raises:
+        PairError: The folder is no checkout of musubi-tuner, has no such trainer, or its packages are missing.
+    """
+    source = Path(checkout).expanduser().resolve() / "src"
+    if not (source / "musubi_tuner" / "training").is_dir():
+        raise PairError(
+            f"--musubi {checkout}: there is no src/musubi_tuner/training; name the folder of a musubi-tuner checkout, "
+            "of April 2026 or later"
+        )
+    if not (source / "musubi_tuner" / f"{module}.py").is_file():
+        raise PairError(f"--musubi {checkout}: there is no {module}.py; this model needs a newer musubi-tuner")
+    if str(source) not in sys.path:
+        sys.path.insert(0, str(source))
+    try:
+        return importlib.import_module(f"musubi_tuner.{module}")
+    except ModuleNotFoundError as cause:
+        raise PairError(
+            f"--musubi {checkout}: musubi-tuner needs the package {cause.name!r}; run this with the Python environment "
+            "in which musubi-tuner itself runs"
+        ) from cause
+
+
+def pair_trainer_class(host_trainer: type, own_family: Musubi, own_checkout: str) -> type:
+    """The pair trainer over one of musubi-tuner's trainer classes.
+
+    Raises:
+        PairError: The class lacks a hook: the checkout is older than its extension seams.
+    """
+    check_contract(host_trainer, "musubi-tuner", MUSUBI_HOOKS)
+
+    class MusubiPairTrainer(MusubiPairTraining, host_trainer):
+        family, checkout = own_family, own_checkout
+
+    return MusubiPairTrainer
+
+
+def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The options of pair training, and those of --content/--style that musubi-tuner has in its dataset file."""
+    add_pair_options(parser)
+    group = parser.add_argument_group("pair training on musubi-tuner")
+    group.add_argument("--model_type", choices=tuple(TRAINERS), help="which family the model is of")
+    group.add_argument("--resolution", help="with --content/--style: training size in pixels, SIZE or WIDTH,HEIGHT")
+    group.add_argument("--train_batch_size", type=int, default=1, help="with --content/--style: pairs per step")
+    group.add_argument(
+        "--dataset_repeats", type=int, default=1, help="with --content/--style: uses of a pair per epoch"
+    )
+    return parser
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuses what pair training cannot do, before anything is loaded, and fills in what musubi-tuner insists on.
+
+    Raises:
+        PairError: An option that would break the run, with what to do instead.
+    """
+    args.network_module = args.network_module or "pair_network"
+    if args.network_module != "pair_network":
+        raise PairError(f"--network_module {args.network_module}: pair training needs pair_network; remove the option")
+    for option, what in (("dit", "name the file of the model"), ("output_dir", "name the folder for the LoRA files")):
+        if not getattr(args, option):
+            raise PairError(f"--{option} is missing: {what}")
+    if args.dim_from_weights:
+        raise PairError(
+            "--dim_from_weights: musubi-tuner reads no settings from a file; give --network_dim and --network_args as "
+            "they were, with --network_weights"
+        )
+    args.output_name = args.output_name or "last"
+    args.optimizer_type = args.optimizer_type or "AdamW"
+    if not any(getattr(args, name, False) for name in ATTENTIONS):
+        args.sdpa = True
+
+
+@contextlib.contextmanager
+def _as_its_own(module: Any, family: Musubi, trainer: type, argv: Sequence[str]) -> Iterator[None]:
+    """Inside the block the script's own ``main`` parses our options too and starts our trainer."""
+    setup, read = module.setup_parser_common, module.read_config_from_file
+
+    def read_checked(args: argparse.Namespace, parser: argparse.ArgumentParser) -> argparse.Namespace:
+        path = config_path(argv)
+        if path is not None:
+            check_config(read_config(path), parser, path)
+        args = read(args, parser)
+        check_options(args)
+        return args
+
+    patches: dict[str, Any] = {
+        "setup_parser_common": lambda: add_options(setup()),
+        "read_config_from_file": read_checked,
+        family.trainer: trainer,
+    }
+    with _replaced(module, patches), _replaced(sys, {"argv": [f"{family.module}.py", *argv]}):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(holder: Any, values: dict[str, Any]) -> Iterator[None]:
+    """Inside the block the attributes have these values; afterwards their own again."""
+    before = {name: getattr(holder, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(holder, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(holder, name, value)
+
+
+def train(checkout: str, argv: list[str]) -> None:
+    """Trains with musubi-tuner's own parser, caches, optimizer and loop."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    path = config_path(argv)
+    chooser.add_argument("--model_type", default=read_config(path).get("model_type") if path is not None else None)
+    family = trainer_of(chooser.parse_known_args(argv)[0].model_type)
+    module = import_musubi(checkout, family.module)
+    check_contract(module, "musubi-tuner", MUSUBI_FUNCTIONS)
+    trainer = pair_trainer_class(getattr(module, family.trainer), family, checkout)
+    warn_if_newer(MUSUBI, checkout)
+    with _as_its_own(module, family, trainer, argv):
+        module.main()
