@@ -1,9 +1,7 @@
-"""Train a pair LoRA: on kohya's sd-scripts where a checkout is named, on the embedded diffusers host otherwise."""
+"""Train a pair LoRA: on kohya's sd-scripts or musubi-tuner where a checkout is named, else on the embedded host."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -11,25 +9,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # accelerate launch st
 
 from pair_network.errors import PairError
 
-HOSTS = ("auto", "sd-scripts", "embedded")
-
 
 def main(argv: list[str] | None = None) -> int:
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--host", choices=HOSTS, default="auto", help="which trainer runs the training")
-    chooser.add_argument("--sd_scripts", metavar="DIR", default=os.environ.get("SD_SCRIPTS_DIR") or None)
-    choice, rest = chooser.parse_known_args(argv)
+    from pair_network.training.launch import train
+
     try:
-        if choice.host == "sd-scripts" and not choice.sd_scripts:
-            raise PairError("--host sd-scripts needs --sd_scripts DIR (or SD_SCRIPTS_DIR), the folder of your checkout")
-        if choice.host == "sd-scripts" or (choice.host == "auto" and choice.sd_scripts):
-            from pair_network.training.hosts.sd_scripts import entry as sd_scripts
-
-            sd_scripts.train(choice.sd_scripts, rest)
-            return 0
-        from pair_network.training.hosts import embedded
-
-        return embedded.train(rest)
+        return train(sys.argv[1:] if argv is None else argv)
     except PairError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2

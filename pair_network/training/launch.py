@@ -1,0 +1,160 @@
+"""From the command line to a trainer: which host runs the training, and with which preset."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pair_network.errors import PairError, nearest
+
+from .hosts.kohya_config import config_path, read_config
+from .kohya_gui import is_gui_config, model_type_of_gui, options_of_gui, read_gui_json, write_options
+from .kohya_install import PROJECT, find_installation, needs_restart, usual_places
+from .presets import choose_preset, free_gpu_memory, preset_named
+
+ENTRY = PROJECT / "train_pair_network.py"
+HOSTS = ("auto", "sd-scripts", "musubi", "embedded")
+# Value of ``host`` in a config file that either sd-scripts or the embedded host can run.
+ANY = "any"
+CHECKOUTS = {"sd-scripts": "sd_scripts", "musubi": "musubi"}
+
+
+def train(argv: Sequence[str]) -> int:
+    """Trains as the command line says; returns the exit code.
+
+    Raises:
+        PairError: A mistake in the options or the files they name.
+        SystemExit: The run was interrupted, after its state was saved.
+    """
+    choice, rest = make_chooser().parse_known_args(list(argv))
+    if choice.sd_scripts == "auto":
+        found = find_installation(usual_places())
+        choice.sd_scripts = str(found.checkout)
+        print(f"sd-scripts: {found.checkout}, with {found.python or sys.executable}")
+        if needs_restart(found):
+            # After the first, given last: the Python of its own environment has its packages.
+            return subprocess.call([str(found.python), str(ENTRY), *argv, "--sd_scripts", choice.sd_scripts])
+    if choice.preset:
+        rest = with_preset(choice.preset, rest)
+    rest = with_gui_config(rest, choice)
+    path = config_path(rest)
+    host = choose_host(choice, read_config(path) if path is not None else {}, path)
+    if host == "sd-scripts":
+        from .hosts import sd_scripts
+
+        sd_scripts.train(choice.sd_scripts, rest)
+    elif host == "musubi":
+        from .hosts import musubi
+
+        musubi.train(choice.musubi, rest)
+    else:
+        from .hosts import embedded
+
+        return embedded.train(rest)
+    return 0
+
+
+def make_chooser() -> argparse.ArgumentParser:
+    """The options of the entry point itself; everything else is the host's."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--host", choices=HOSTS, default="auto", help="which trainer runs the training")
+    chooser.add_argument("--preset", metavar="NAME", help="a file of presets/, or auto: by the model and the card")
+    chooser.add_argument("--sd_scripts", metavar="DIR|auto", default=os.environ.get("SD_SCRIPTS_DIR") or None)
+    chooser.add_argument("--musubi", metavar="DIR", default=os.environ.get("MUSUBI_DIR") or None)
+    return chooser
+
+
+def with_preset(name: str, argv: Sequence[str]) -> list[str]:
+    """The command line with a preset as its --config_file; says which one ``auto`` took, and why.
+
+    Raises:
+        PairError: There is no such preset, none fits, or --config_file is given too.
+    """
+    if config_path(argv) is not None:
+        raise PairError("--preset and --config_file both name a file of options; use one of them")
+    if name != "auto":
+        return ["--config_file", str(preset_named(name).path), *argv]
+    from .hosts.sd_scripts.families import detect_model_type
+
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--model_type")
+    chooser.add_argument("--pretrained_model_name_or_path", "--dit", dest="model", default="")
+    given = chooser.parse_known_args(list(argv))[0]
+    model_type = given.model_type or detect_model_type(given.model)
+    preset, reason = choose_preset(model_type, given.model or "the model", free_gpu_memory())
+    print(f"preset {preset.name} ({preset.path}): {reason}")
+    return ["--config_file", str(preset.path), *argv]
+
+
+def with_gui_config(argv: Sequence[str], choice: argparse.Namespace) -> list[str]:
+    """The command line with a plain TOML in place of a file that kohya_ss GUI saved; tells what is left out.
+
+    Raises:
+        PairError: The file cannot be read.
+    """
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--config_file", default="")
+    name = chooser.parse_known_args(list(argv))[0].config_file
+    path = Path(name) if name.endswith(".json") else config_path(argv)
+    if path is None:
+        return list(argv)
+    values = read_gui_json(path) if path.suffix == ".json" else read_config(path)
+    if not is_gui_config(values):
+        return list(argv)
+    known = host_options(choice, values)
+    options, notes = options_of_gui(values, known)
+    plain = write_options(options, path)
+    print(f"{path} was saved by kohya_ss GUI; its options for this training are in {plain}")
+    for note in notes:
+        print(f"  {note}")
+    at = list(argv).index("--config_file") if "--config_file" in argv else None
+    if at is None:
+        return [f"--config_file={plain}" if part.startswith("--config_file=") else part for part in argv]
+    return [*argv[: at + 1], str(plain), *argv[at + 2 :]]
+
+
+def host_options(choice: argparse.Namespace, values: dict[str, Any]) -> set[str]:
+    """Names of the options that the host of a GUI's file has."""
+    if choice.sd_scripts and choice.host in ("auto", "sd-scripts"):
+        from .hosts.sd_scripts.entry import import_sd_scripts, make_parser
+        from .hosts.sd_scripts.families import detect_model_type, trainer_of
+
+        model = str(values.get("pretrained_model_name_or_path") or "")
+        model_type = model_type_of_gui(values) or detect_model_type(model) or "sd"
+        parser = make_parser(import_sd_scripts(choice.sd_scripts, trainer_of(model_type).module))
+    else:
+        from .hosts.embedded.options import setup_parser
+
+        parser = setup_parser()
+    return {action.dest for action in parser._actions}
+
+
+def choose_host(choice: argparse.Namespace, config: dict[str, Any], source: Path | None) -> str:
+    """The host to train on: what --host says, what the config file is made for, or a checkout that is named.
+
+    Raises:
+        PairError: They contradict each other, or the host needs a checkout that is not named.
+    """
+    made_for = config.get("host", ANY)
+    if made_for not in (ANY, *HOSTS[1:]):
+        accepted = (ANY, *HOSTS[1:])
+        raise PairError(
+            f"{source}: host = {made_for!r}: must be one of {', '.join(accepted)}{nearest(made_for, accepted)}"
+        )
+    if choice.host != "auto" and made_for not in (ANY, choice.host):
+        raise PairError(f"{source} is made for {made_for}, not for --host {choice.host}; leave --host out")
+    host = choice.host if choice.host != "auto" else made_for
+    if host == ANY:
+        host = "sd-scripts" if choice.sd_scripts else "embedded"
+        if source is None and choice.musubi and not choice.sd_scripts:
+            host = "musubi"
+    option = CHECKOUTS.get(host)
+    if option is not None and not getattr(choice, option):
+        because = f"--host {host}" if choice.host != "auto" else f"{source} is made for {host}: it"
+        raise PairError(f"{because} needs --{option} DIR (or {option.upper()}_DIR), the folder of your checkout")
+    return host
