@@ -25,6 +25,7 @@ VERBS = {
     "generate": [["-m", "pair_network", "generate"]],
     "restyle": [["-m", "pair_network", "restyle"]],
     "convert": [["-m", "convert"]],
+    "package": [["-m", "convert", "package"]],
     "lint": [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"], ["-m", "mypy"]],
 }
 USAGE = f"usage: python run.py {{{','.join(VERBS)}}} [arguments]"

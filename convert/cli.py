@@ -17,7 +17,7 @@ from .options import add_reading
 
 # Verbs that turn one input into one output, on one command line; and those with a command line of their own.
 CONVERSIONS = ("a1111", "diffusers", "peft", "kohya", "pair", "official", "resize", "bake")
-OTHERS = ("info", "blend", "merge", "extract", "batch", "webui", "comfyui")
+OTHERS = ("info", "blend", "merge", "extract", "batch", "webui", "comfyui", "package")
 
 
 def verb_module(name: str) -> ModuleType:

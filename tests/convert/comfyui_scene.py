@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -39,8 +40,8 @@ CFG, STEPS = 5.0, 6
 
 
 def load_nodes():
-    """The folder convert/comfyui, loaded by its path as ComfyUI loads custom nodes."""
-    folder = HERE.parents[1] / "convert" / "comfyui"
+    """The folder convert/comfyui, or PAIR_NODES, loaded by its path as ComfyUI loads custom nodes."""
+    folder = Path(os.environ.get("PAIR_NODES", HERE.parents[1] / "convert" / "comfyui"))
     spec = importlib.util.spec_from_file_location("pair_nodes", folder / "__init__.py", submodule_search_locations=[str(folder)])  # fmt: skip  # noqa: E501
     module = importlib.util.module_from_spec(spec)
     sys.modules["pair_nodes"] = module
