@@ -1,18 +1,23 @@
 """Pair Network: learns an artistic style from one before/after image pair (Pair Customization, arXiv:2405.01536).
 
-The package is a network module for kohya's trainers: ``--network_module pair_network``.
+The package is a network module for kohya's trainers: ``--network_module pair_network``. Importing it takes no time:
+torch comes with the first use of a network.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .errors import PairError
-from .network.creation import (
-    create_arch_network,
-    create_arch_network_from_weights,
-    create_network,
-    create_network_from_weights,
-)
-from .network.pair_network import PairNetwork
+
+if TYPE_CHECKING:
+    from .network.creation import (
+        create_arch_network,
+        create_arch_network_from_weights,
+        create_network,
+        create_network_from_weights,
+    )
+    from .network.pair_network import PairNetwork
 
 __all__ = [
     "PairError",
@@ -29,3 +34,15 @@ __version__ = "0.1.0"
 def prepare_network(network: PairNetwork, args: Any) -> None:
     """musubi-tuner only shows a network its options when the module has this; sd-scripts asks the network itself."""
     network.prepare_network(args)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "PairNetwork":
+        from .network.pair_network import PairNetwork
+
+        return PairNetwork
+    if name.startswith("create_") and name in __all__:
+        from .network import creation
+
+        return getattr(creation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

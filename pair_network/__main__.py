@@ -1,47 +1,110 @@
-"""``python -m pair_network generate`` and ``python -m pair_network restyle``."""
+"""``pair-network VERB …`` and ``python -m pair_network VERB …``: everything that the package can be told to do."""
 
 from __future__ import annotations
 
+import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from .errors import PairError, is_out_of_memory
+from . import __version__
+from .errors import PairError, is_out_of_memory, nearest
 
-USAGE = """usage: python -m pair_network VERB ...
+Run = Callable[[list[str]], int]
+STOPPED = 130  # 128 + SIGINT, as shells count
 
-  generate   pictures with a style: from text, from a picture, inpainting, ControlNet, grids and comparisons
-  restyle    a photo in a style, by DDIM inversion
 
-python -m pair_network VERB --help lists a verb's options."""
+def train(argv: list[str]) -> int:
+    from .training import launch
+
+    return launch.train(argv)
+
+
+def generate(argv: list[str]) -> int:
+    from .sampling.cli import generate as verb
+
+    verb.run(argv)
+    return 0
+
+
+def restyle(argv: list[str]) -> int:
+    from .sampling.cli import restyle as verb
+
+    verb.run(argv)
+    return 0
+
+
+def convert(argv: list[str]) -> int:
+    return run_package("convert", argv)
+
+
+def demo(argv: list[str]) -> int:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "demo" / "__main__.py").is_file():
+        raise PairError("the demo and its model are in the source tree, not in the package: python run.py demo there")
+    sys.path.insert(0, str(root))
+    return run_package("demo", argv)
+
+
+# Verb -> what it does, and its function; a verb's own parser is imported when it is asked for.
+VERBS: dict[str, tuple[str, Run]] = {
+    "train": ("a style from pairs: one photo and the same photo in the style, or many", train),
+    "generate": (
+        "pictures with a style: from text or a picture, inpainting, ControlNet, grids, comparisons",
+        generate,
+    ),
+    "restyle": ("a photo in a style, by DDIM inversion", restyle),
+    "convert": ("LoRA files between formats; what a file is; merging, extracting, installing into the UIs", convert),
+    "demo": ("learns a style from one bundled pair and shows it (in the source tree)", demo),
+}
+
+
+def usage() -> str:
+    """What --help prints."""
+    verbs = "\n".join(f"  {verb:10}{meaning}" for verb, (meaning, _) in VERBS.items())
+    return f"usage: pair-network VERB ...\n\n{verbs}\n\npair-network VERB --help lists a verb's options."
+
+
+def run_package(name: str, argv: Sequence[str]) -> int:
+    """Runs a package that has a command line of its own; returns its exit status."""
+    sys.argv[1:] = list(argv)
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; a user's mistake is one line on stderr and exit status 2."""
     verb, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    if verb in ("-h", "--help"):
-        print(USAGE)
+    if verb in ("-h", "--help", "--version"):
+        print(__version__ if verb == "--version" else usage())
         return 0
     try:
-        if verb == "generate":
-            from .sampling.cli import generate
-
-            generate.run(rest)
-        elif verb == "restyle":
-            from .sampling.cli import restyle
-
-            restyle.run(rest)
-        else:
-            raise PairError(f"unknown verb {verb!r}; known are generate and restyle")
+        if verb not in VERBS:
+            raise PairError(f"unknown verb {verb!r}{nearest(verb, VERBS)}; known are {', '.join(VERBS)}")
+        return VERBS[verb][1](rest)
     except PairError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
+        return failed(str(mistake))
+    except OSError as cause:
+        return failed(f"{cause.filename or 'a file'}: {cause.strerror or cause}; check space and permissions")
     except RuntimeError as failure:
         if not is_out_of_memory(failure):
             raise
         reason = " ".join(str(failure).split())[:120]
-        print(f"error: too little memory ({reason}); --low_memory, or smaller --width and --height", file=sys.stderr)
-        return 2
-    return 0
+        remedy = "--gradient_checkpointing or a smaller --resolution" if verb == "train" else "--low_memory, or smaller"
+        remedy += "" if verb == "train" else " --width and --height"
+        return failed(f"too little memory ({reason}); {remedy}")
+    except KeyboardInterrupt:
+        print(f"{verb}: stopped", file=sys.stderr)
+        return STOPPED
+
+
+def failed(sentence: str) -> int:
+    """Prints an error and returns its exit status."""
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
