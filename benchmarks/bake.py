@@ -34,7 +34,8 @@ from demo.subjects import SUBJECTS
 
 PAIR = "house"
 MEASURES = ("strength", "accuracy", "leak", "structure")
-# How the stand-in is made -> what `convert bake` is told. At strength 1, the LoRA is used as it is.
+# How the stand-in is made -> what `convert bake` is told; without it, `convert a1111` rescales. At strength 1, the LoRA
+# is used as it is.
 WAYS: dict[str, list[str] | None] = {
     "LoRA at strength 1": None,
     "rescaled to λ / CFG": [],
@@ -53,11 +54,13 @@ def fitting_prompts(count: int) -> list[str]:
 
 
 def bake(source: Path, target: Path, how: list[str], options: argparse.Namespace) -> None:
-    """The file that `convert bake` makes of a style LoRA."""
-    argv = ["bake", str(source), "-o", str(target), "--lambda", str(options.scale), "--cfg", str(GUIDANCE_SCALE)]
-    argv += ["--start", str(STYLE_START), "--steps", str(STEPS), "--fit-steps", str(options.fit_steps), *how]
+    """The file that `convert bake`, or a mere rescaling, makes of a style LoRA."""
     if how:
+        argv = ["bake", str(source), "-o", str(target), "--lambda", str(options.scale), "--cfg", str(GUIDANCE_SCALE)]
+        argv += ["--start", str(STYLE_START), "--steps", str(STEPS), "--fit-steps", str(options.fit_steps), *how]
         argv += ["--model", str(MODEL_DIR), "--prompts", *fitting_prompts(options.fit_prompts)]
+    else:
+        argv = ["a1111", str(source), "-o", str(target), "--strength", str(options.scale / GUIDANCE_SCALE), "--no-card"]
     with contextlib.redirect_stdout(io.StringIO()):
         status = convert(argv)
     if status:

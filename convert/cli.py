@@ -13,6 +13,7 @@ from types import ModuleType
 from convert import paths, verify
 from pair_network.errors import PairError
 
+from .notes import notes
 from .options import add_reading
 
 # Verbs that turn one input into one output, on one command line; and those with a command line of their own.
@@ -57,6 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = build_parser().parse_known_args(arguments)
     if rest and options.verb != "batch":
         build_parser().parse_args(arguments)
+    with notes(_print_note):
+        return _run(options, rest)
+
+
+def _print_note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _run(options: argparse.Namespace, rest: list[str]) -> int:
     try:
         module = verb_module(options.verb)
         if options.verb == "batch":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +13,23 @@ from pair_network.errors import PairError
 
 from .files import lazy
 from .formats.families import FAMILIES
+from .formats.foreign import UNKNOWN, in_words
 from .formats.layers import Adapter, Branch, Layer, concatenated, fold_alpha
 from .formats.read import read_adapter
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BRANCHES = ("style", "content", "both")
 
+logger = logging.getLogger(__name__)
+
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """How an input is read."""
     parser.add_argument("--family", choices=list(FAMILIES), help="model family, where the file leaves it open")
+    parser.add_argument(
+        "--skip-unknown", action="store_true",
+        help="leave out what is no plain LoRA layer of the family, and name it, instead of refusing the file",
+    )  # fmt: skip
     parser.add_argument(
         "--allow-pickle", action="store_true", help="also read .pt and .ckpt, through torch's weights_only loading"
     )
@@ -33,8 +41,57 @@ def add_branch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pair", type=int, default=0, metavar="N", help="which pair's content branch, from 0 (0)")
 
 
-def read_source(source: Path, options: argparse.Namespace) -> Adapter:
-    return read_adapter(source, options.family, options.allow_pickle)
+def read_source(source: Path, options: argparse.Namespace, carries: bool = False) -> Adapter:
+    """The LoRA in an input, as ``--family``, ``--skip-unknown`` and ``--allow-pickle`` say.
+
+    Args:
+        source: The input.
+        options: The command line.
+        carries: The verb has a place for bundled embeddings and for differences beside the factors.
+
+    Raises:
+        PairError: The input cannot be read, or holds what the verb has no place for.
+    """
+    adapter = read_adapter(source, options.family, options.allow_pickle, options.skip_unknown)
+    _check_skipped(adapter)
+    if adapter.left_out:
+        logger.warning("%s: left out: %s", source, in_words(adapter.left_out))
+    if not carries:
+        refuse_additions(adapter)
+        name_embeddings(adapter)
+    return adapter
+
+
+def replaced(options: argparse.Namespace, **values: object) -> argparse.Namespace:
+    """A copy of a command line with some values of its own."""
+    return argparse.Namespace(**{**vars(options), **values})
+
+
+def refuse_additions(adapter: Adapter) -> None:
+    """Raises PairError where the file changes weights in other ways than by its factors."""
+    if adapter.additions:
+        words = in_words(dict.fromkeys(adapter.additions, "difference"))
+        raise PairError(
+            f"{adapter.source}: beside its factors it holds {words}, which have no place in this format; pass "
+            "--skip-unknown to leave them out"
+        )
+
+
+def name_embeddings(adapter: Adapter) -> None:
+    """Says that bundled embeddings stay behind: they are prompts' words, and no part of the LoRA's change."""
+    if adapter.embeddings:
+        words = in_words(dict.fromkeys(adapter.embeddings, "bundled embedding"))
+        logger.warning("%s: left out, as the format has no place for it: %s", adapter.source, words)
+
+
+def _check_skipped(adapter: Adapter) -> None:
+    """Refuses to take a few layers out of a file that is for another model."""
+    unknown = [key for key, what in adapter.left_out.items() if what == UNKNOWN]
+    if len(unknown) > 3 * len(adapter.style):  # a layer has two or three tensors
+        raise PairError(
+            f"{adapter.source}: most of it has names unknown in {adapter.family.title} ({len(unknown)} tensors), so it "
+            "is for another model; info shows what is known of it"
+        )
 
 
 def chosen_branch(adapter: Adapter, options: argparse.Namespace) -> Branch:

@@ -36,12 +36,16 @@ def check(source: Path, target: Path, options: argparse.Namespace) -> None:
     written = read_adapter(target, options.family)
     if options.verb in APPROXIMATE:
         return
-    original = read_adapter(source, options.family, options.allow_pickle)
+    original = _original(source, options)
     if options.verb == "pair":
         _check_content(original, written, target, options)
     branch = chosen_branch(original, options) if options.verb != "pair" else original.style
     partial = bool(getattr(options, "drop_unmatched", False))
     compare(branch, written.style, getattr(options, "strength", 1.0), target, partial)
+
+
+def _original(source: Path, options: argparse.Namespace, family: str | None = None) -> Adapter:
+    return read_adapter(source, family or options.family, options.allow_pickle, options.skip_unknown)
 
 
 def _check_content(original: Adapter, written: Adapter, target: Path, options: argparse.Namespace) -> None:
@@ -50,15 +54,13 @@ def _check_content(original: Adapter, written: Adapter, target: Path, options: a
     count = next((layer.up.shape[0] for layer in original.content.values()), len(files))
     for pair in range(count):
         wanted = (
-            of_pair(original, pair)
-            if original.content
-            else read_adapter(files[pair], original.family.name, options.allow_pickle).style
+            of_pair(original, pair) if original.content else _original(files[pair], options, original.family.name).style
         )
         compare(wanted, of_pair(written, pair), 1.0, target)
 
 
 def _check_official(source: Path, target: Path, options: argparse.Namespace) -> None:
-    original = read_adapter(source, options.family, options.allow_pickle)
+    original = _original(source, options)
     for file in target.rglob("*.safetensors"):
         name = "content" if "content" in str(file.relative_to(target)) else "style"
         branch = chosen_branch(original, argparse.Namespace(branch=name, pair=options.pair))

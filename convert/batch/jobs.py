@@ -16,6 +16,7 @@ import torch
 
 from convert.files.header import printable
 from convert.files.storage import file_hash
+from convert.notes import notes
 from pair_network.errors import PairError
 
 
@@ -87,8 +88,10 @@ def run(job: Job, threads: int | None = None) -> dict[str, Any]:
     record: dict[str, Any] = {"source": os.path.abspath(job.source), "target": os.path.abspath(job.target)}
     record.update(verb=job.verb, arguments=list(job.arguments), others=dict(job.others))
     start = time.perf_counter()
+    said: list[str] = []
     try:
-        written = _convert(job)
+        with notes(said.append):
+            written = _convert(job)
         record.update(status="done", source_sha256=content_hash(job.source))
         record["outputs"] = {os.path.abspath(path): content_hash(path) for path in written}
         record["bytes"] = sum(_size(path) for path in written)
@@ -98,6 +101,8 @@ def run(job: Job, threads: int | None = None) -> dict[str, Any]:
         record.update(status="failed", error=printable(words, 500))
         if job.target.exists():  # it did not pass --verify, or is an earlier run's: a later run replaces it
             record["outputs"] = {os.path.abspath(job.target): ""}
+    if said:
+        record["notes"] = [printable(text.removeprefix(f"{job.source}: "), 500) for text in said]
     record["seconds"] = round(time.perf_counter() - start, 3)
     return record
 

@@ -12,6 +12,7 @@ from types import ModuleType
 
 from convert import paths
 from convert.files.header import printable
+from convert.files.links import leads_out
 from convert.formats.checkpoints import base_model
 from convert.formats.official_folder import official_files
 from convert.formats.peft_folder import COMPONENTS, CONFIG, WEIGHTS
@@ -72,7 +73,7 @@ def plan(options: argparse.Namespace, verb_arguments: list[str], logs: Logs) -> 
         target = _target_of(source, root, options.output, suffix)
         replaces = getattr(own, "overwrite", False) or logs.has_written(target)
         listed[source] = Job(source, target, options.batch_verb, tuple(verb_arguments), replaces)
-        if not options.follow_links and _leads_out(path, root):
+        if not options.follow_links and path.is_symlink() and leads_out(path, root):
             links.add(source)
     if not listed:
         raise PairError(f"{printable(options.inputs[0])}: {_nothing(endings, results)}")
@@ -122,10 +123,6 @@ def _is_in_folder(path: Path, root: Path, folder: Path) -> bool:
     """Whether a file is, or lies in, what itself lies within the folder that is searched."""
     file, searched, place = (Path(os.path.abspath(each)) for each in (path, root, folder))
     return place != searched and place.is_relative_to(searched) and file.is_relative_to(place)
-
-
-def _leads_out(path: Path, root: Path) -> bool:
-    return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
 
 
 def _target_of(source: Path, root: Path, output: Path | None, suffix: str) -> Path:

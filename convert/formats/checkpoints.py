@@ -11,7 +11,7 @@ from convert.files.header import Header, read_header
 from pair_network.errors import PairError
 from pair_network.families import Family, TextEncoder
 from pair_network.families.text_encoders import OPEN_CLIP, OPEN_CLIP_JOINT, OPEN_CLIP_JOINT_NAME
-from pair_network.files import PICKLES
+from pair_network.files import PICKLES, weights_of
 
 from .families import FAMILIES
 from .names import Modules
@@ -106,17 +106,12 @@ def layer_key(key: str) -> str:
 def weight_files(folder: Path) -> dict[str, list[Path]]:
     """The .safetensors files of each component of a diffusers folder that can carry a LoRA.
 
-    Where a component has an fp16 variant beside the full one, the variant is not touched.
+    Where a component is there in several variants, they are those that diffusers loads: the full weights, else fp16.
 
     Raises:
         PairError: No component has one.
     """
-    found = {}
-    for component in COMPONENTS:
-        files = sorted((folder / component).glob("*.safetensors"))
-        full = [file for file in files if ".fp16" not in file.name] or files
-        if full:
-            found[component] = full
+    found = {component: files for component in COMPONENTS if (files := weights_of(folder / component)[1])}
     if not found:
         raise PairError(f"{folder}: holds no diffusers model (no unet/ or transformer/ with .safetensors files)")
     return found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from convert.files import lazy
+from convert.files.dtypes import promoted, same_bits
 from convert.files.lazy import Lazy
 from pair_network.errors import PairError
 from pair_network.families import Family
@@ -74,6 +75,9 @@ class Adapter:
         is_sure: The family follows from the file; otherwise it is the likeliest of several.
         config: Settings of a coupled checkpoint.
         styles: Key styles found, for ``info``.
+        embeddings: Bundled textual inversions, by key.
+        additions: Differences beside the factors (norms, biases, whole weights), by key.
+        left_out: What was left out on request, key -> what it is.
     """
 
     family: Family
@@ -85,6 +89,9 @@ class Adapter:
     is_sure: bool = True
     config: PairConfig | None = None
     styles: frozenset[str] = field(default_factory=frozenset)
+    embeddings: dict[str, Lazy] = field(default_factory=dict)
+    additions: dict[str, Lazy] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def fold_alpha(layer: Layer) -> Layer:
@@ -168,9 +175,7 @@ def join(parts: Sequence[Layer], modules: Modules, source: object) -> Layer:
     if len({part.scale for part in parts}) > 1:
         parts = [fold_alpha(part) for part in parts]
     shared = all(_same(part.down, parts[0].down) for part in parts)
-    dtype = parts[0].up.dtype
-    for part in parts:
-        dtype = torch.promote_types(dtype, part.up.dtype)
+    dtype = promoted(*(part.up.dtype for part in parts))
     rank = parts[0].rank if shared else sum(part.rank for part in parts)
     lead = parts[0].up.shape[:-2]
     out_dim = unit * sum(row_share(module) for module in modules)
@@ -209,14 +214,12 @@ def _joint_rows(parts: Sequence[Layer], modules: Modules, source: object) -> tup
 def _same(first: Lazy, second: Lazy) -> bool:
     if first is second or (first.stored is not None and first.stored == second.stored):
         return True
-    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first.load(), second.load())
+    return first.shape == second.shape and first.dtype == second.dtype and same_bits(first.load(), second.load())
 
 
 def concatenated(parts: Sequence[Lazy], dim: int = 0) -> Lazy:
     """``torch.cat`` along a dimension, in the widest of the parts' dtypes."""
-    dtype = parts[0].dtype
-    for part in parts[1:]:
-        dtype = torch.promote_types(dtype, part.dtype)
+    dtype = promoted(*(part.dtype for part in parts))
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
     return Lazy(tuple(shape), dtype, lambda: torch.cat([part.load().to(dtype) for part in parts], dim))

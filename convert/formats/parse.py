@@ -1,80 +1,72 @@
-"""A file's tensors grouped by layer: what their suffixes say, before any model family is asked."""
+"""A file's tensors grouped by layer: what the ends of their names say, before any model family is asked."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from convert.files.lazy import Lazy
 
-# Tensor suffixes and the part they give. Longer ones first: ".lora.down.weight" also ends in ".down.weight".
-SUFFIXES = (
-    (".lora_linear_layer.down.weight", "down", "diffusers"),
-    (".lora_linear_layer.up.weight", "up", "diffusers"),
-    (".lora_down.weight", "down", "kohya"),
-    (".lora_up.weight", "up", "kohya"),
-    (".lora_A.default.weight", "down", "peft"),
-    (".lora_B.default.weight", "up", "peft"),
-    (".lora_A.weight", "down", "peft"),
-    (".lora_B.weight", "up", "peft"),
-    (".lora.down.weight", "down", "diffusers"),
-    (".lora.up.weight", "up", "diffusers"),
-    ("_lora.down.weight", "down", "diffusers"),
-    ("_lora.up.weight", "up", "diffusers"),
-    (".down.weight", "down", "xflux"),
-    (".up.weight", "up", "xflux"),
-    (".alpha", "alpha", "kohya"),
+PARTS = {"down": "down", "A": "down", "up": "up", "B": "up", "mid": "mid", "alpha": "alpha"}
+# The ends of names and the syntax that each belongs to; the first that fits holds. PEFT puts the name of an adapter,
+# which is the user's own, between factor and "weight".
+ENDS = (
+    # xflux names its processors' layers qkv_lora and proj_lora; elsewhere "_lora" is no part of a layer's name.
+    (re.compile(r"(?:(?<=qkv_lora)|(?<=proj_lora)|(?<=_lora[12]))\.(down|up)\.weight$"), "xflux"),
+    (re.compile(r"[._]lora(?:_linear_layer)?\.(down|up|mid)\.weight$"), "diffusers"),
+    (re.compile(r"\.lora_(down|up|mid)(?:\.(?!bias\b)[^.]+)?\.weight$"), "kohya"),
+    (re.compile(r"\.lora_(A|B)(?:\.(?!bias\b)[^.]+)?\.weight$"), "peft"),
+    (re.compile(r"\.lora_(down|up)$"), "kohya"),
+    (re.compile(r"\.lora_(A|B)$"), "peft"),
+    (re.compile(r"(?:[._]lora(?:_linear_layer)?)?\.(alpha)$"), "alpha"),
 )
-# xflux's qkv_lora.down.weight is no attention processor's to_q_lora.down.weight.
-XFLUX_ENDS = {
-    f"_lora.{part}.weight": (f"qkv_lora.{part}.weight", f"proj_lora.{part}.weight") for part in ("down", "up")
-}
-OTHER_KINDS = {
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "lora_mid": "CP-decomposed LoCon",
-    "oft_": "OFT",
-    "lora_B.bias": "LoRA with biases",
-    "glora": "GLoRA",
-}
+PROCESSOR = re.compile(r"\.processor\.(?!(?:qkv|proj)_lora)")
 
 
 @dataclass
 class RawLayer:
-    """Tensors of one layer under its name in the file."""
+    """Tensors of one layer under its name in the file.
+
+    Attributes:
+        tensors: "down", "up", "mid" (CP-decomposed convolutions) and "alpha".
+        keys: The tensors' own names, by part.
+        syntax: "kohya", "peft", "diffusers" or "xflux".
+    """
 
     tensors: dict[str, Lazy] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
     syntax: str = "kohya"
 
 
 @dataclass
 class Parsed:
-    """A file's tensors grouped by layer name, and the keys that belong to no LoRA layer."""
+    """A file's tensors grouped by layer name.
+
+    Attributes:
+        layers: The layers.
+        unexpected: Keys that are no factor and no alpha.
+        twice: Pairs of keys that give the same part of the same layer, such as those of two adapters.
+    """
 
     layers: dict[str, RawLayer]
     unexpected: list[str]
-
-
-def kind_of_tensor(key: str) -> str | None:
-    """What other method a tensor belongs to, by its name; None where that says nothing."""
-    if key.endswith((".diff", ".diff_b")):
-        return "full difference"
-    return next((title for part, title in OTHER_KINDS.items() if part in key), None)
+    twice: list[tuple[str, str]]
 
 
 def suffix_of(key: str) -> tuple[str, str, str] | None:
-    """The row of ``SUFFIXES`` that a tensor's name ends in, or None."""
-    for row in SUFFIXES:
-        if key.endswith(row[0]) and not key.endswith(XFLUX_ENDS.get(row[0], ())):
-            return row
+    """The end of a tensor's name that is no part of the layer's, the part it gives, and its syntax; or None."""
+    for pattern, syntax in ENDS:
+        found = pattern.search(key)
+        if found:
+            return found.group(), PARTS[found.group(1)], syntax
     return None
 
 
 def parse_keys(tensors: Mapping[str, Lazy]) -> Parsed:
     layers: dict[str, RawLayer] = {}
-    unexpected = []
+    unexpected: list[str] = []
+    twice: list[tuple[str, str]] = []
     for key, tensor in tensors.items():
         row = suffix_of(key)
         if row is None:
@@ -82,13 +74,13 @@ def parse_keys(tensors: Mapping[str, Lazy]) -> Parsed:
             continue
         suffix, part, syntax = row
         layer = layers.setdefault(normal_name(key[: -len(suffix)]), RawLayer())
-        layer.tensors[part] = tensor
+        if part in layer.tensors:
+            twice.append((layer.keys[part], key))
+        layer.tensors[part], layer.keys[part] = tensor, key
         layer.syntax = syntax if part != "alpha" else layer.syntax
-    return Parsed(layers, unexpected)
+    return Parsed(layers, unexpected, twice)
 
 
 def normal_name(name: str) -> str:
     """A layer's name without the attention processor that diffusers' first releases put into it."""
-    if ".processor." in name and not name.startswith(("double_blocks.", "single_blocks.", "diffusion_model.")):
-        return name.replace(".processor.", ".")
-    return name
+    return PROCESSOR.sub(".", name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,35 @@ from convert.files.storage import open_tensors
 from pair_network.errors import PairError
 
 from .families import FAMILIES, family_by_name
-from .names import peft_modules
+from .parse import suffix_of
+from .spelling import known_name
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ROOT = "base_model.model."
+WRAPPER = re.compile(r"(?:(?<=\.)|^)base_model\.model\.")
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 MAX_CONFIG = 10_000_000
 OPEN_CLIP_WIDTH = 1280  # CLIP bigG, SDXL's and SD3's second text encoder
 
-# Alpha of a module (with component) of a given rank.
-AlphaOf = Callable[[str, int], float]
+# Alpha of a layer by its name in the file, its module (with component) and its rank.
+AlphaOf = Callable[[str, str, int], float]
+
+# Settings that leave the delta at scale · B · A, with the values that do; in a plain LoRA all others are unset.
+PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
+    # PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take the first factors out of the base's weights, which B · A then lacks.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
+    "bias": ("none", None),
+    "megatron_core": ("megatron.core", None),
+}
+# Read elsewhere, or of no consequence once the training is over.
+FREE_SETTINGS = frozenset((
+    "peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_dropout", "target_modules",
+    "exclude_modules", "layers_to_transform", "layers_pattern", "runtime_config", "qalora_group_size",
+    "ensure_weight_tying", "eva_config", "loftq_config", "corda_config", "lora_ga_config",
+))  # fmt: skip
+# What these add lies in tensors of its own, so that leaving those out leaves a plain LoRA.
+SEPARATE = ("bias", "lora_bias", "modules_to_save", "trainable_token_indices")
 
 
 def is_peft_key(key: str) -> bool:
@@ -34,8 +53,7 @@ def is_peft_key(key: str) -> bool:
 def peft_folder(path: Path) -> Path | None:
     """The adapter folder that a path means, or None: the folder itself, or the weights in it."""
     if path.is_dir():
-        has_config = (path / CONFIG).is_file() or any((path / name / CONFIG).is_file() for name in COMPONENTS)
-        if not has_config:
+        if not has_config(path):
             raise PairError(
                 f"{path}: is a folder without {CONFIG}, so no PEFT adapter; name a file, or use batch for a folder"
             )
@@ -43,7 +61,14 @@ def peft_folder(path: Path) -> Path | None:
     return path.parent if path.name == WEIGHTS and (path.parent / CONFIG).is_file() else None
 
 
-def open_peft(folder: Path, family: str | None) -> tuple[dict[str, Lazy], AlphaOf, dict[str, str]]:
+def has_config(folder: Path) -> bool:
+    """Whether a folder is an adapter, or has one for each of several models."""
+    return any((place / CONFIG).is_file() for place in (folder, *(folder / name for name in COMPONENTS)))
+
+
+def open_peft(
+    folder: Path, family: str | None, skip_unknown: bool = False
+) -> tuple[dict[str, Lazy], AlphaOf, dict[str, str]]:
     """Tensors under diffusers' names with component, alphas, and the weights' metadata, of one or several adapters.
 
     Raises:
@@ -58,14 +83,18 @@ def open_peft(folder: Path, family: str | None) -> tuple[dict[str, Lazy], AlphaO
     for part in parts:
         own, found = open_tensors(part / WEIGHTS)
         component = _component(part, own, family)
-        configs[component] = read_config(part / CONFIG)
+        configs[component] = read_config(part / CONFIG, skip_unknown)
         metadata.update(found)
         tensors.update({f"{component}.{key.removeprefix(ROOT)}": tensor for key, tensor in own.items()})
     return tensors, config_alphas(configs, folder), metadata
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, skip_unknown: bool) -> dict[str, Any]:
     """adapter_config.json of a plain LoRA.
+
+    Args:
+        path: The file.
+        skip_unknown: What a setting adds in tensors of its own is left out.
 
     Raises:
         PairError: Unreadable, or another method than LoRA, or settings that change the delta in other ways.
@@ -78,11 +107,35 @@ def read_config(path: Path) -> dict[str, Any]:
         raise PairError(f"{path}: cannot be read ({printable(str(cause), 80)})") from cause
     if not isinstance(values, dict):
         raise PairError(f"{path}: holds no settings")
-    if values.get("peft_type") != "LORA" or values.get("use_dora") or values.get("fan_in_fan_out"):
+    if values.get("peft_type") != "LORA":
         raise PairError(
-            f"{path}: only plain LoRA adapters can be converted (no DoRA, no fan_in_fan_out, no other method)"
+            f"{path}: its method is {printable(str(values.get('peft_type')), 40)}; only plain LoRA can be converted"
         )
+    check_settings(values, path, skip_unknown)
     return values
+
+
+def check_settings(values: Mapping[str, Any], source: Path, skip_unknown: bool) -> None:
+    """Refuses an adapter whose delta is not scale · B · A, by the settings that PEFT keeps with it.
+
+    Raises:
+        PairError: A setting that is none of the plain ones, or has another value than they.
+    """
+    for name, value in values.items():
+        if name in FREE_SETTINGS or (skip_unknown and name in SEPARATE):
+            continue
+        # 1 == True in Python, and PEFT takes the one for the other.
+        if value in PLAIN_SETTINGS.get(name, ()) or (name not in PLAIN_SETTINGS and not value):
+            continue
+        remedy = "pass --skip-unknown to leave out what it adds" if name in SEPARATE else _remedy(name)
+        shown = f"{printable(name, 40)} = {printable(str(value), 60)}"
+        raise PairError(f"{source}: is no plain LoRA ({shown}), so its factors alone are not the change; {remedy}")
+
+
+def _remedy(name: str) -> str:
+    if name == "init_lora_weights":
+        return "save it in PEFT with save_pretrained(…, path_initial_model_for_weight_conversion=…), which makes one"
+    return "merge it into its model with PEFT, and use extract on the two models"
 
 
 def config_alphas(configs: Mapping[str, Mapping[str, Any]], source: Path) -> AlphaOf:
@@ -92,14 +145,16 @@ def config_alphas(configs: Mapping[str, Mapping[str, Any]], source: Path) -> Alp
         for component, config in configs.items()
     }
 
-    def alpha_of(module: str, rank: int) -> float:
+    def alpha_of(name: str, module: str, rank: int) -> float:
         component, _, path = module.partition(".")
         config = configs.get(component)
         if not config:
             return float(rank)
+        # Patterns name the layers of the model that was trained, which may have had the original paths.
+        paths = (WRAPPER.sub("", name).partition(".")[2], path)
         own = patterns[component]
-        alpha = _number(own["alpha_pattern"].of(path, config.get("lora_alpha", rank)), source, may_be_zero=True)
-        told_rank = _number(own["rank_pattern"].of(path, config.get("r", rank)), source)
+        alpha = _number(own["alpha_pattern"].of(paths, config.get("lora_alpha", rank)), source, may_be_zero=True)
+        told_rank = _number(own["rank_pattern"].of(paths, config.get("r", rank)), source)
         return alpha / (math.sqrt(told_rank) if config.get("use_rslora") else told_rank) * rank
 
     return alpha_of
@@ -121,10 +176,12 @@ class _Patterns:
             name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
             self.values.setdefault((pattern.startswith("^"), name), (order, value))
 
-    def of(self, path: str, default: Any) -> Any:
-        """Value of the first pattern that names the layer."""
-        parts = path.split(".")
-        keys = [(True, path), *((False, ".".join(parts[start:])) for start in range(len(parts)))]
+    def of(self, paths: Sequence[str], default: Any) -> Any:
+        """Value of the first pattern that names the layer, by any of its paths."""
+        keys = [(True, path) for path in paths]
+        for path in paths:
+            parts = path.split(".")
+            keys += [(False, ".".join(parts[start:])) for start in range(len(parts))]
         found = [self.values[key] for key in keys if key in self.values]
         return min(found, key=lambda entry: entry[0])[1] if found else default
 
@@ -140,14 +197,17 @@ def _component(folder: Path, tensors: Mapping[str, Lazy], family: str | None) ->
     """The model that an adapter belongs to: its folder's name, else the only one that has such layers."""
     if folder.name in COMPONENTS:
         return folder.name
-    modules = [re.sub(r"\.lora_[AB].*", "", key.removeprefix(ROOT)) for key in tensors]
+    modules = list(dict.fromkeys(key.removeprefix(ROOT)[: -len(row[0])] for key in tensors if (row := suffix_of(key))))
     families = [family_by_name(family)] if family else list(FAMILIES.values())
-    found: set[str] = set()
-    for known in (peft_modules(each) for each in families):
-        if all(module in known for module in modules):
-            found.update(target.partition(".")[0] for target in known[modules[0]])
+    found = {
+        component
+        for each in families
+        for component in (each.component, *(encoder.component for encoder in each.text_encoders))
+        if modules and all(known_name(f"{component}.{module}", each) for module in modules)
+    }
     if found == {"text_encoder", "text_encoder_2"} and any(OPEN_CLIP_WIDTH in t.shape for t in tensors.values()):
         return "text_encoder_2"
     if not found:
-        raise PairError(f"{folder}: its layers ({printable(modules[0], 60)} …) are of no model that is known here")
+        first = printable(next(iter(modules), "none"), 60)
+        raise PairError(f"{folder}: its layers ({first} …) are of no model that is known here")
     return min(found)

@@ -8,32 +8,36 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from convert.files.header import printable
-from convert.files.lazy import Lazy, read_stored, reshaped
+from convert.files.header import printable, read_header
+from convert.files.lazy import Lazy
 from convert.files.storage import open_tensors
 from pair_network.errors import PairError
 from pair_network.families import Family, family_of_metadata
+from pair_network.files import PICKLES
 from pair_network.network import checkpoint
 
+from .assemble import alone, branch_of, names_in, own_rank, without
 from .families import FAMILIES, choose_family, family_by_name
-from .layers import Adapter, Branch, Layer, needs_swap, row_ranges, swap_halves
-from .names import Name, names_of
+from .foreign import FULL_WEIGHT, UNKNOWN, Foreign, foreign_of, in_words
+from .layers import Adapter
 from .official_folder import official_files
-from .parse import Parsed, RawLayer, kind_of_tensor, normal_name, parse_keys, suffix_of
-from .peft_folder import AlphaOf, config_alphas, is_peft_key, open_peft, peft_folder
+from .parse import Parsed, parse_keys, suffix_of
+from .peft_folder import AlphaOf, check_settings, config_alphas, has_config, is_peft_key, open_peft, peft_folder
+from .spelling import known_name
+
+SKIP = "pass --skip-unknown to leave {} out"
 
 
-class UnknownNames(PairError):
-    """Some of a file's tensors have names that no family gives to a LoRA's."""
-
-
-def read_adapter(path: str | Path, family: str | None = None, allow_pickle: bool = False) -> Adapter:
+def read_adapter(
+    path: str | Path, family: str | None = None, allow_pickle: bool = False, skip_unknown: bool = False
+) -> Adapter:
     """The LoRA in a file (or in a folder: a PEFT adapter, an official release).
 
     Args:
         path: A .safetensors file, a folder with adapter_config.json, or one with the official release's files.
         family: Name of the model family, when the file leaves it open.
         allow_pickle: Also read pickles, through weights_only loading.
+        skip_unknown: Leave out what is no plain LoRA layer of the family, instead of refusing the file.
 
     Raises:
         PairError: Not a readable file, no LoRA, of a kind that is no plain LoRA, incomplete, or of an unknown family.
@@ -41,92 +45,140 @@ def read_adapter(path: str | Path, family: str | None = None, allow_pickle: bool
     path = Path(path)
     release = official_files(path)
     if release is not None:
-        return _official(path, *release, family)
+        return _official(path, *release, family, skip_unknown)
     folder = peft_folder(path)
     if folder is not None:
-        tensors, alphas, metadata = open_peft(folder, family)
-        return _plain(path, tensors, metadata, family, alphas)
+        tensors, alphas, metadata = open_peft(folder, family, skip_unknown)
+        return _plain(path, tensors, metadata, family, alphas, skip_unknown)
     tensors, metadata = open_tensors(path, allow_pickle)
     if checkpoint.is_pair_file(metadata):
         return _coupled(path, tensors, metadata, family)
-    if tensors and all(is_peft_key(key) for key in tensors):
+    if tensors and all(is_peft_key(key) and not key.endswith(".alpha") for key in tensors):
         raise PairError(
             f"{path}: is a PEFT adapter, whose scale stands in adapter_config.json; keep that file in the same folder"
         )
-    return _plain(path, tensors, metadata, family, _adapter_alphas(metadata, path))
+    return _plain(path, tensors, metadata, family, _adapter_alphas(metadata, path, skip_unknown), skip_unknown)
 
 
-def read_known(path: str | Path, family: str | None = None, allow_pickle: bool = False) -> tuple[Adapter, list[str]]:
-    """What ``read_adapter`` gives, also of a file with foreign names in it, and the tensors under those names.
-
-    Raises:
-        PairError: As ``read_adapter``, or no name at all is known.
-    """
-    try:
-        return read_adapter(path, family, allow_pickle), []
-    except UnknownNames:
-        path = Path(path)
-        tensors, metadata = open_tensors(path, allow_pickle)
-        nearest = names_of(_nearest(parse_keys(tensors), metadata, family)[0])
-        rows = {key: suffix_of(key) for key in tensors}
-        known = {key: tensors[key] for key, row in rows.items() if row and normal_name(key[: -len(row[0])]) in nearest}
-        if not known:
-            raise
-        adapter = _plain(path, known, metadata, family, _adapter_alphas(metadata, path))
-        return adapter, [key for key in tensors if key not in known]
+def is_lora(path: Path) -> bool:
+    """Whether a file's names are those of a LoRA, or a folder is an adapter's; only the header is read."""
+    if path.is_dir():
+        return official_files(path) is not None or has_config(path)
+    if not path.is_file() or path.suffix.lower() in PICKLES:
+        return False
+    return any((row := suffix_of(key)) and row[1] != "alpha" for key in read_header(path).tensors)
 
 
-def _official(path: Path, style_file: Path, content_file: Path | None, family: str | None) -> Adapter:
+def _official(path: Path, style_file: Path, content_file: Path | None, family: str | None, skip: bool) -> Adapter:
     """Both branches of a release; its content ups get the axis of pairs that a coupled checkpoint has."""
-    adapter = read_adapter(style_file, family)
+    adapter = read_adapter(style_file, family, skip_unknown=skip)
     if content_file is not None:
-        content = read_adapter(content_file, adapter.family.name).style
-        adapter.content = {key: replace(x, up=reshaped(x.up, (1, *x.up.shape))) for key, x in content.items()}
+        content = read_adapter(content_file, adapter.family.name, skip_unknown=skip).style
+        adapter.content = {key: replace(layer, up=alone(layer.up)) for key, layer in content.items()}
     adapter.source = path
     return adapter
 
 
 def _plain(
-    path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], family: str | None, alphas: AlphaOf
+    path: Path,
+    tensors: Mapping[str, Lazy],
+    metadata: dict[str, str],
+    family: str | None,
+    alphas: AlphaOf,
+    skip: bool = False,
 ) -> Adapter:
     parsed = parse_keys(tensors)
-    refuse_unexpected(parsed, path)
+    foreign = foreign_of(parsed)
+    _check(parsed, foreign, path, skip)
+    left_out: dict[str, str] = {}
+    if skip:
+        left_out = foreign.all
+        parsed, unknown = _known(without(parsed, foreign.layers), metadata, family)
+        left_out.update(dict.fromkeys(unknown, UNKNOWN))
+        if not parsed.layers:
+            raise PairError(f"{path}: holds no plain LoRA layer of a known model, only {in_words(left_out)}")
     chosen, is_sure = find_family(parsed, metadata, family, path)
-    style, styles = _branch(parsed, chosen, path, alphas)
-    return Adapter(chosen, style, {}, metadata, path, format_of(parsed, chosen), is_sure, styles=styles)
+    style, styles = branch_of(parsed, chosen, path, alphas)
+    adapter = Adapter(chosen, style, {}, metadata, path, format_of(parsed, chosen), is_sure, styles=styles)
+    adapter.left_out = left_out
+    if not skip:
+        adapter.embeddings = {key: tensors[key] for key in foreign.embeddings}
+        adapter.additions = {key: tensors[key] for key in foreign.additions}
+    return adapter
+
+
+def _known(parsed: Parsed, metadata: Mapping[str, str], family: str | None) -> tuple[Parsed, list[str]]:
+    """The layers that the family with the most of them has, and the tensors of the others."""
+    if not parsed.layers:
+        return parsed, []
+    missing = _nearest(parsed, metadata, family)[1]
+    return without(parsed, set(missing)), [key for name in missing for key in parsed.layers[name].keys.values()]
 
 
 def _coupled(path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], family: str | None) -> Adapter:
-    try:
-        config = checkpoint.read_config(metadata, str(path))
-    except RecursionError as cause:
-        raise PairError(f"{path}: the pair_network_config metadata is nested too deep; re-export the file") from cause
+    config = checkpoint.read_config(metadata, str(path))
     branches: dict[str, dict[str, Lazy]] = {"content": {}, "style": {}}
     for key, tensor in tensors.items():
         name, _, rest = key.partition(".")
         if name not in branches:
-            raise PairError(f"{path}: unexpected tensor {printable(key, 80)} in a coupled checkpoint")
+            raise PairError(f"{path}: unexpected tensor {printable(key, 80)} in a coupled checkpoint; export it again")
         branches[name][rest] = tensor
     parsed = {name: parse_keys(values) for name, values in branches.items()}
     for part in parsed.values():
-        refuse_unexpected(part, path)
+        if part.unexpected:
+            words = in_words(foreign_of(part).all)
+            raise PairError(f"{path}: holds {words}, which no coupled checkpoint does; export it again")
+        _check(part, Foreign(), path, False)
     chosen, is_sure = find_family(parsed["style"], metadata, family, path)
-    style, styles = _branch(parsed["style"], chosen, path, own_rank)
-    content, _ = _branch(parsed["content"], chosen, path, own_rank)
+    style, styles = branch_of(parsed["style"], chosen, path, own_rank)
+    content, _ = branch_of(parsed["content"], _covering(parsed["content"], chosen, path), path, own_rank)
     return Adapter(chosen, style, content, metadata, path, "pair", is_sure, config, styles)
 
 
-def refuse_unexpected(parsed: Parsed, path: Path) -> None:
-    for key in parsed.unexpected:
-        kind = kind_of_tensor(key)
-        if kind:
-            raise PairError(f"{path}: is a {kind} ({printable(key, 80)}), only plain LoRA can be converted exactly")
-    if not parsed.layers:
-        raise PairError(f"{path}: holds no LoRA layers; is it a checkpoint? Those are for merge and extract")
-    if parsed.unexpected:
-        raise UnknownNames(
-            f"{path}: {len(parsed.unexpected)} tensors belong to no LoRA layer, the first is "
-            f"{printable(parsed.unexpected[0], 80)}; info lists them"
+def _covering(content: Parsed, family: Family, path: Path) -> Family:
+    """The family, which must have the content's layers too.
+
+    Raises:
+        PairError: A layer of the content branch is none of the style's family.
+    """
+    missing = [name for name in content.layers if known_name(name, family) is None]
+    if missing:
+        raise PairError(
+            f"{path}: {printable(missing[0], 100)} of its content branch is no layer of {family.title}; export it again"
+        )
+    return family
+
+
+def _check(parsed: Parsed, foreign: Foreign, path: Path, skip: bool) -> None:
+    """Refuses what no option helps with, and what is only left out on request.
+
+    Raises:
+        PairError: Two tensors for one factor, a method that is no plain LoRA, no LoRA at all, or unknown names.
+    """
+    if parsed.twice:
+        first, second = parsed.twice[0]
+        raise PairError(
+            f"{path}: {printable(first, 80)} and {printable(second, 80)} are the same factor of one layer; a file of "
+            "several adapters cannot be read, save each in a file of its own"
+        )
+    if not parsed.layers and not foreign.methods:
+        if foreign.additions and not foreign.unknown and FULL_WEIGHT not in foreign.additions.values():
+            raise PairError(f"{path}: holds no LoRA layers, only {in_words(foreign.additions)}, which no verb converts")
+        raise PairError(
+            f"{path}: holds no LoRA layers; is it a checkpoint? merge puts LoRAs into one, extract takes the "
+            "difference of two"
+        )
+    if skip:
+        return
+    if foreign.methods:
+        key, title = next(iter(foreign.methods.items()))
+        remedy = f"; {SKIP.format('such layers')}" if set(parsed.layers) - foreign.layers else ""
+        reason = f"is a {title} ({printable(key, 80)}), only plain LoRA can be converted exactly"
+        raise PairError(f"{path}: {reason}{remedy}")
+    if foreign.unknown:
+        raise PairError(
+            f"{path}: {len(foreign.unknown)} tensors belong to no LoRA layer, the first is "
+            f"{printable(next(iter(foreign.unknown)), 80)}; info lists them, and {SKIP.format('them')}"
         )
 
 
@@ -137,21 +189,21 @@ def find_family(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None,
         PairError: No family does; the layer that the nearest one lacks is named.
     """
     families = _families(wanted)
-    candidates = [family.name for family in families if all(name in names_of(family) for name in parsed.layers)]
+    names = {family.name: names_in(parsed, family) for family in families}
+    candidates = [family.name for family in families if len(names[family.name]) == len(parsed.layers)]
     if not candidates:
         nearest, missing = _nearest(parsed, metadata, wanted)
         reason = "the family given (--family, or that of the other files)" if wanted else "the nearest family"
-        raise UnknownNames(
+        raise PairError(
             f"{path}: {len(missing)} of {len(parsed.layers)} layers are unknown in {nearest.title}, "
-            f"{reason}; the first is {printable(missing[0], 100)}"
+            f"{reason}; the first is {printable(missing[0], 100)}; {SKIP.format('them')}"
         )
     if wanted:
         return families[0], True
     # Names that several families understand are most likely those of the family that writes them so.
-    candidates.sort(key=lambda name: any(names_of(FAMILIES[name])[layer].style in FOREIGN for layer in parsed.layers))
-    names = names_of(FAMILIES[candidates[0]])
+    candidates.sort(key=lambda name: any(known.style in FOREIGN for known in names[name].values()))
     inputs = {
-        names[name].modules[0]: layer.tensors["down"].shape
+        names[candidates[0]][name].modules[0]: layer.tensors["down"].shape
         for name, layer in parsed.layers.items()
         if "down" in layer.tensors
     }
@@ -165,72 +217,15 @@ def _families(wanted: str | None) -> list[Family]:
 def _nearest(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None) -> tuple[Family, list[str]]:
     """The family that a file's metadata names, else the one with the fewest unknown layers, and those layers."""
     unknown = {
-        family.name: [name for name in parsed.layers if name not in names_of(family)] for family in _families(wanted)
+        family.name: [name for name in parsed.layers if known_name(name, family) is None]
+        for family in _families(wanted)
     }
     hint = family_of_metadata(metadata)
     nearest = hint if hint is not None and hint in unknown else min(unknown, key=lambda name: len(unknown[name]))
     return FAMILIES[nearest], unknown[nearest]
 
 
-def _branch(parsed: Parsed, family: Family, path: Path, alphas: AlphaOf) -> tuple[Branch, frozenset[str]]:
-    names = names_of(family)
-    branch: Branch = {}
-    covered: Counter[str] = Counter()
-    for name, raw in parsed.layers.items():
-        known = names[name]
-        layer = _layer(name, raw, known, path, alphas)
-        branch[known.modules] = layer
-        covered.update(known.modules)
-    twice = [module for module, count in covered.items() if count > 1]
-    if twice or len(branch) != len(parsed.layers):
-        raise PairError(f"{path}: {(twice or ['a layer'])[0]} is given under two names; which one is meant is unclear")
-    return branch, frozenset(names[name].style for name in parsed.layers)
-
-
-def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf) -> Layer:
-    shown = printable(name, 100)
-    if not {"down", "up"} <= set(raw.tensors):
-        missing = sorted({"down", "up"} - set(raw.tensors))
-        raise PairError(f"{path}: {shown} has no {' and no '.join(missing)} tensor; the file is incomplete")
-    down, up = raw.tensors["down"], raw.tensors["up"]
-    kernel = len(down.shape) - 2
-    pairs = len(up.shape) - len(down.shape)
-    if kernel not in (0, 2) or pairs not in (0, 1) or not (down.dtype.is_floating_point and up.dtype.is_floating_point):
-        raise PairError(f"{path}: {shown} has tensors of shape {down.shape} and {up.shape}, which are no LoRA's")
-    rank_axis = pairs + 1
-    if (
-        up.shape[rank_axis] != down.shape[0]
-        or not down.shape[0]
-        or any(size != 1 for size in up.shape[rank_axis + 1 :])
-    ):
-        raise PairError(f"{path}: {shown}: down {down.shape} and up {up.shape} do not multiply")
-    if 0 in down.shape or 0 in up.shape:
-        raise PairError(f"{path}: {shown} has tensors of shape {down.shape} and {up.shape}, which hold nothing")
-    alpha = _alpha(raw, known, down.shape[0], alphas, f"{path}: {shown}")
-    layer = Layer(known.modules, down, up, alpha)
-    row_ranges(known.modules, layer.out_dim, path)  # raises where a joint layer's rows are not its parts'
-    return swap_halves(layer) if known.swaps and needs_swap(layer) else layer
-
-
-def _alpha(raw: RawLayer, known: Name, rank: int, alphas: AlphaOf, where: str) -> float:
-    """The alpha tensor, else the one of a PEFT config, else the rank."""
-    if "alpha" not in raw.tensors:
-        return alphas(known.modules[0], rank)
-    stored = raw.tensors["alpha"]
-    if stored.nbytes != stored.dtype.itemsize:
-        raise PairError(f"{where}: alpha has shape {stored.shape}, one number is needed")
-    alpha = float(stored.load() if stored.stored is None else read_stored(stored.stored, checked=False))
-    if alpha != alpha or abs(alpha) == float("inf"):
-        raise PairError(f"{where}: alpha is {alpha}; the file is damaged")
-    return alpha
-
-
-def own_rank(module: str, rank: int) -> float:
-    """Alpha where a file says nothing: the scale is 1."""
-    return float(rank)
-
-
-def _adapter_alphas(metadata: Mapping[str, str], path: Path) -> AlphaOf:
+def _adapter_alphas(metadata: Mapping[str, str], path: Path, skip: bool = False) -> AlphaOf:
     """Alphas of diffusers' ``lora_adapter_metadata``: the settings of PEFT, prefixed with the component."""
     if "lora_adapter_metadata" not in metadata:
         return own_rank
@@ -242,6 +237,8 @@ def _adapter_alphas(metadata: Mapping[str, str], path: Path) -> AlphaOf:
     for key, value in values.items():
         component, _, setting = key.partition(".")
         configs.setdefault(component, {})[setting] = value
+    for config in configs.values():
+        check_settings(config, path, skip)
     return config_alphas(configs, path)
 
 
@@ -254,8 +251,7 @@ FORMATS = {
 
 def format_of(parsed: Parsed, family: Family) -> str:
     """kohya, diffusers (old suffixes), diffusers-peft (lora_A / lora_B), comfyui, onetrainer or xflux."""
-    names = names_of(family)
-    styles = Counter(names[name].style for name in parsed.layers if name in names)
+    styles = Counter(known.style for known in names_in(parsed, family).values())
     style = FORMATS[styles.most_common(1)[0][0]] if styles else "unknown"
     syntax = Counter(layer.syntax for layer in parsed.layers.values()).most_common(1)[0][0]
     return "diffusers-peft" if style == "diffusers" and syntax == "peft" else style

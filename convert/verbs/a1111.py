@@ -18,12 +18,12 @@ from convert.files.lazy import Lazy
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, by_module, fold_alpha, strengthened
-from convert.options import DTYPES, add_branch, chosen_branch, read_source
+from convert.options import DTYPES, add_branch, chosen_branch, name_embeddings, read_source, refuse_additions
 from pair_network.errors import PairError
 
 from . import sidecars
 from .install import RESTART, install_webui, webui_lora_folder
-from .kohya import branch_of, diffusers_keys, kohya_layers, tensors_of
+from .kohya import branch_of, carried, diffusers_keys, kohya_layers, tensors_of
 
 HELP = "a plain style LoRA for A1111, Forge and ComfyUI"
 SUFFIX = "-a1111.safetensors"
@@ -58,9 +58,10 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     Raises:
         PairError: The UI cannot read this family, or some of its layers; or the card would replace another file.
     """
-    adapter = read_source(source, options)
+    adapter = read_source(source, options, carries=True)
     branch = _shaped(chosen_branch(adapter, options), options)
     tensors, layers = _tensors(adapter, branch, options)
+    tensors.update(_beside(adapter, options))
     values = metadata.converted(adapter, "a1111", {"strength": options.strength, "branch": options.branch})
     metadata.set_kohya(values, adapter, layers, target.stem)
     card = sidecars.Card.of(source, adapter, options)
@@ -97,6 +98,20 @@ def _tensors(adapter: Adapter, branch: Branch, options: argparse.Namespace) -> t
     is_diffusers = options.naming == "diffusers" and family.component == "unet"
     layers = dict((diffusers_keys if is_diffusers else kohya_layers)(branch, family, source))
     return tensors_of(layers.items()), branch_of(layers)
+
+
+def _beside(adapter: Adapter, options: argparse.Namespace) -> dict[str, Lazy]:
+    """What goes along beside the layers. Bundled embeddings are read by A1111 alone; the others only name them."""
+    if options.ui == "a1111" and adapter.family.name == "sd3":
+        refuse_additions(adapter)
+        name_embeddings(adapter)
+        return {}
+    if options.ui in ("forge", "comfyui"):
+        name_embeddings(adapter)
+        adapter.embeddings.clear()
+    if options.naming == "diffusers" and adapter.family.kohya_is_native:
+        refuse_additions(adapter)
+    return carried(adapter, options.strength, DTYPES.get(options.dtype))
 
 
 def _a1111_sd3(branch: Branch, source: Path, drop: bool) -> tuple[dict[str, Lazy], Branch]:

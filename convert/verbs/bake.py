@@ -1,9 +1,9 @@
 """Style guidance at a given λ, approximated in a plain LoRA for UIs without a script.
 
 It is an approximation and stays one: guidance evaluates the LoRA beside the base model, a plain LoRA sits in both of
-CFG's predictions and cannot pause for the first steps. Without ``--model`` the LoRA is rescaled to λ / CFG scale, the
-strength at which CFG multiplies it back to λ. With ``--model`` the nearest strength is measured on that model, and with
-``--fit ups`` the up-factors are trained towards the guided predictions; how near each comes is printed.
+CFG's predictions and cannot pause for the first steps. The nearest strength is measured on a model, and with ``--fit
+ups`` the up-factors are trained towards the guided predictions; how near each comes is printed. A mere rescaling to
+λ / CFG scale is farther from guidance than the LoRA as it is, so there is no baking without a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from convert.files.writer import write_tensors
 from convert.formats import metadata
-from convert.formats.layers import Branch, by_module, strengthened
+from convert.formats.layers import Branch, by_module
 from convert.options import add_branch, chosen_branch, read_source
 from pair_network.errors import PairError
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-end", type=float, default=1.0, help="share of the steps after which guidance runs at CFG 1 (1: never)"
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help="diffusers folder (SD 1 or 2) to measure and fit on")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="diffusers folder (SD 1 or 2) to fit on; needed")
     parser.add_argument("--prompts", nargs="+", default=[], help="plain prompts, at least two; the last third measures")
     parser.add_argument("--style-words", metavar="TEXT", help="words added to a prompt (the trigger words)")
     parser.add_argument("--fit", choices=("strength", "ups"), default="strength", help="what to fit (strength)")
@@ -59,19 +59,17 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
         raise PairError("--cfg must be above 0, --start in [0, 1), --steps and --fit-steps at least 1")
     if not 0 <= options.cfg_end <= 1:
         raise PairError(f"--cfg-end {options.cfg_end}: a share of the steps is needed, from 0 to 1")
-    if options.cfg_end < 1 and options.model is None:
-        raise PairError("--cfg-end needs --model: the strength λ / CFG, which is written without one, knows no steps")
+    if options.model is None:
+        raise PairError(
+            "--model: bake fits on a model, give an SD 1 or 2 folder and --prompts; elsewhere use the LoRA as it is (a "
+            f"mere rescaling is farther from guidance: a1111 --strength {options.style_scale / options.cfg:g} does it)"
+        )
     adapter = read_source(source, options)
     branch = chosen_branch(adapter, options)
     facts: dict[str, Any] = {"lambda": options.style_scale, "cfg": options.cfg}
     facts |= {"cfg_end": options.cfg_end} if options.cfg_end < 1 else {}
-    if options.model is None:
-        strength = options.style_scale / options.cfg
-        branch = {key: strengthened(layer, strength) for key, layer in branch.items()}
-        print(f"{source.name}: strength λ / CFG = {strength:.3f}, not measured (give --model for that)")
-    else:
-        words = options.style_words or metadata.trigger_words(adapter.metadata)
-        branch, strength = _fitted(by_module(branch, source), words, options, facts)
+    words = options.style_words or metadata.trigger_words(adapter.metadata)
+    branch, strength = _fitted(by_module(branch, source), words, options, facts)
     values = metadata.converted(adapter, "bake", {**facts, "strength": round(strength, 4)})
     layers = dict(kohya_layers(branch, adapter.family, source))
     metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
@@ -125,9 +123,7 @@ def _pipeline(folder: Path) -> Any:
     kwargs = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "safety_checker": None}
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, **kwargs)
     if not issubclass(type(pipeline), StableDiffusionPipeline):
-        raise PairError(
-            f"--model {folder}: only Stable Diffusion 1 and 2 can be measured; bake without --model, or there"
-        )
+        raise PairError(f"--model {folder}: only Stable Diffusion 1 and 2 can be measured; use the LoRA as it is")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae = None  # nothing is decoded
     return pipeline

@@ -155,6 +155,8 @@ def _summary(records: list[dict[str, Any]], left_out: Sequence[Path], logs: Logs
         print(f"{record['status']:8} {name:{width}} {size} {record.get('seconds', 0):6.1f} s")
     counts = Counter(record["status"] for record in records)
     parts = [f"{counts[status]} {status}" for status in (DONE, SKIPPED, FAILED)]
+    noted = [record for record in records if record.get("notes")]
+    parts += [f"{len(noted)} with notes"] if noted else []
     parts += [f"{len(left_out)} results of earlier batches left out"] if left_out else []
     files = {logs.file_of(Path(record["target"])) for record in records}
     where = str(files.pop()) if len(files) == 1 else f"{batch_log.NAME} in each of {len(files)} folders"

@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -16,13 +18,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convert import paths
+from convert.files import lazy
+from convert.files.dtypes import same_bits
 from convert.files.lazy import Lazy, from_tensor
 from convert.files.storage import open_tensors
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.checkpoints import BaseModel, Place, base_model
 from convert.formats.layers import Adapter, Branch, Layer, by_module, needs_swap, swap_halves
-from convert.formats.read import read_adapter
+from convert.formats.read import is_lora, read_adapter
 from convert.options import DTYPES
 from convert.verify import TOLERANCE
 from pair_network.errors import PairError
@@ -38,6 +42,9 @@ SUFFIX = "-extracted.safetensors"
 KINDS = ("attention", "ff", "conv", "text_encoder", "other")
 BASE = "base"  # the option of a batch that names what all its files are compared with
 BASE_HELP = "checkpoint or diffusers folder before the training"
+# Layers that read the latents, and in inpainting and editing models a mask and a picture beside them.
+INPUT_LAYERS = ("conv_in", "x_embedder", "pos_embed.proj")
+logger = logging.getLogger(__name__)
 NOISE = 1e-3  # of the reported error: it is the root of a difference of squares in float32
 
 
@@ -84,18 +91,16 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
         paths.check_target(model, target, options.overwrite)
     if options.rank < 1 or not 0 < options.energy <= 1:
         raise PairError("--rank must be at least 1, --energy above 0 and up to 1")
-    family, pairs = _weights(options.base, source)
+    family, pairs = _weights(options.base, source, options.targets)
     branch: Branch = {}
     total = lost = 0.0
     for key, (place, base, tuned) in tqdm(pairs.items(), "extracting", leave=False, disable=None):
-        if kind_of(place.modules[0]) not in options.targets:
-            continue
         layer, square, missed = _layer(key, place, base, tuned, options)
         total, lost = total + square, lost + missed
         if layer is not None:
             branch[layer.modules] = layer
     if not branch:
-        raise PairError(f"{source}: differs from {options.base} in no layer that a LoRA can carry")
+        raise PairError(f"{source}: differs from {options.base} by rounding at most, in no layer that a LoRA can carry")
     loss = math.sqrt(max(lost, 0.0) / total)
     adapter = Adapter(family, branch, {}, {}, source, "checkpoint")
     values = metadata.converted(adapter, "extract", {"relative_error": round(loss, 6), "base": options.base.name})
@@ -112,14 +117,12 @@ def verify(source: Path, target: Path, options: argparse.Namespace) -> None:
     Raises:
         PairError: It is farther, or a layer has no place.
     """
-    family, pairs = _weights(options.base, source)
+    family, pairs = _weights(options.base, source, options.targets)
     written = read_adapter(target, family.name)
     layers = by_module(written.style, target)
     total = missed = 0.0
     for key, (place, base, tuned) in pairs.items():
-        if kind_of(place.modules[0]) not in options.targets:
-            continue
-        change = tuned.load().to(torch.float32) - base.load().to(torch.float32)
+        change = _change(base.load(), tuned.load())
         total += float(change.square().sum())
         if any((module,) in layers for module in place.modules):
             change -= placed_delta(layers, place, key).reshape(change.shape)
@@ -130,21 +133,64 @@ def verify(source: Path, target: Path, options: argparse.Namespace) -> None:
         raise PairError(f"{target}: verification failed: relative error {error:.4f}, not {told}; remove the file")
 
 
-def _weights(base: Path, tuned: Path) -> tuple[Family, dict[str, tuple[Place, Lazy, Lazy]]]:
-    """The weights that a LoRA can carry, from both models, by key."""
+def _weights(base: Path, tuned: Path, targets: Collection[str]) -> tuple[Family, dict[str, tuple[Place, Lazy, Lazy]]]:
+    """The weights of these kinds that a LoRA can carry, from both models, by key.
+
+    Raises:
+        PairError: The models are of different families or layouts, or a weight has another shape.
+    """
     if base.is_dir() != tuned.is_dir():
         raise PairError(f"{tuned}: one is a file and the other a folder; give two of the same layout")
-    first, second = base_model(base), base_model(tuned)
+    first, second = (_model(path) for path in (base, tuned))
     if (first.family.name, first.layout) != (second.family.name, second.layout):
         raise PairError(f"{tuned}: is {second.title}, the base is {first.title}")
     mine, theirs = _opened(first), _opened(second)
     pairs = {}
     for name in sorted(mine.keys() & theirs.keys()):
         (place, before), (_, after) = mine[name], theirs[name]
+        if kind_of(place.modules[0]) not in targets:
+            continue
         if before.shape != after.shape:
+            if _reads_more(place, before, after):
+                logger.warning(
+                    "%s: left out, it has %d inputs in the tuned model and %d in the base, as inpainting models do",
+                    name, after.shape[1], before.shape[1],
+                )  # fmt: skip
+                continue
             raise PairError(f"{name}: has shape {before.shape} in the base and {after.shape} in the tuned model")
         pairs[name] = (place, before, after)
     return first.family, pairs
+
+
+def _model(path: Path) -> BaseModel:
+    """Raises PairError, which names the verb that helps, where the file is a LoRA."""
+    if is_lora(path):
+        raise PairError(
+            f"{path}: is a LoRA, not a checkpoint; for the difference of two LoRAs use blend --weights 1 -1"
+        )
+    return base_model(path)
+
+
+def _reads_more(place: Place, before: Lazy, after: Lazy) -> bool:
+    """Whether a weight is the model's first layer, of which one model gives more than latents to read."""
+    is_first = place.modules[0].partition(".")[2] in INPUT_LAYERS
+    return is_first and before.shape[:1] + before.shape[2:] == after.shape[:1] + after.shape[2:]
+
+
+def _change(base: Tensor, tuned: Tensor) -> Tensor:
+    """tuned − base in float32; zero where the two differ by nothing but the rounding of a dtype.
+
+    A model that was saved in a narrower dtype, or trained in one, differs from its base everywhere. Where every number
+    of a layer is just the base's in that dtype, or the other way round, there is no training in it.
+    """
+    if _is_rounded(base, tuned) or _is_rounded(tuned, base):
+        return torch.zeros(tuned.shape)
+    return tuned.to(torch.float32) - base.to(torch.float32)
+
+
+def _is_rounded(exact: Tensor, other: Tensor) -> bool:
+    """Whether ``other`` is ``exact`` in its own dtype, directly or by way of a half precision."""
+    return any(same_bits(exact.to(way).to(other.dtype), other) for way in (other.dtype, *lazy.HALVES))
 
 
 def _opened(model: BaseModel) -> dict[str, tuple[Place, Lazy]]:
@@ -156,7 +202,7 @@ def _layer(
     key: str, place: Place, base: Lazy, tuned: Lazy, options: argparse.Namespace
 ) -> tuple[Layer | None, float, float]:
     """The layer (None where nothing changed), the squared norm of the difference, and how much of it is lost."""
-    change = tuned.load().to(torch.float32) - base.load().to(torch.float32)
+    change = _change(base.load(), tuned.load())
     square = float(change.square().sum())
     if not square:
         return None, 0.0, 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import torch
 
 from convert.files.storage import data_hash, file_hash, open_tensors
 from convert.formats import metadata
+from convert.formats.foreign import UNKNOWN
 from convert.formats.layers import Adapter, Branch, Layer
 from convert.formats.match import match_all
 from convert.formats.official_folder import official_files
 from convert.formats.peft_folder import COMPONENTS, ROOT, WEIGHTS, peft_folder
-from convert.formats.read import read_known
+from convert.formats.read import read_adapter
 from convert.options import add_reading
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
@@ -65,27 +67,33 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
 
 def run(options: argparse.Namespace) -> int:
     """Prints a report on every file; returns the exit status, 1 if one could not be read."""
-    reports = []
+    reports, failures = [], 0
     for path in options.inputs:
         try:
             reports.append(describe(path, options))
         except PairError as error:
+            failures += 1
+            print(f"error: {error}", file=sys.stderr)
             reports.append({"file": str(path), "error": str(error)})
     if options.json:
         print(json.dumps(reports, indent=2))
-    else:
-        print("\n\n".join(text_of(report, options.blocks) for report in reports))
-    return int(any("error" in report for report in reports))
+    elif failures < len(reports):
+        print("\n\n".join(text_of(report, options.blocks) for report in reports if "error" not in report))
+    return int(failures > 0)
 
 
 def describe(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """All facts about one file, as JSON knows them."""
-    adapter, unknown = read_known(path, options.family, options.allow_pickle)
+    adapter = read_adapter(path, options.family, options.allow_pickle, skip_unknown=True)
     file = _weights(path)
     report: dict[str, Any] = {"file": str(path), **_identity(adapter, path)}
     report.update(_layers(adapter))
+    unknown = [key for key, what in adapter.left_out.items() if what == UNKNOWN]
     if unknown:
         report["unknown"] = {"tensors": len(unknown), "examples": unknown[:EXAMPLES]}
+    beside = Counter(what for what in adapter.left_out.values() if what != UNKNOWN)
+    if beside:
+        report["beside"] = dict(beside)
     if adapter.content:
         report["content"] = _content(adapter)
     report["rows"] = _rows(adapter.style)

@@ -10,8 +10,6 @@ from convert.files.header import printable
 
 def text_of(report: Mapping[str, Any], with_blocks: bool) -> str:
     """The report for people."""
-    if "error" in report:
-        return f"error: {report['error']}"
     sure = "" if report["family_is_certain"] else " (a guess: nothing in the file says more; --family sets it)"
     lines = [
         report["file"],
@@ -23,7 +21,9 @@ def text_of(report: Mapping[str, Any], with_blocks: bool) -> str:
     if "unknown" in report:
         found = report["unknown"]
         names = ", ".join(printable(name, 80) for name in found["examples"])
-        lines.append(f"  {found['tensors']} tensors under names unknown here, so no verb converts it: {names}")
+        lines.append(f"  {found['tensors']} tensors under names unknown here, left out with --skip-unknown: {names}")
+    if "beside" in report:
+        lines.append(f"  beside the layers: {', '.join(f'{title} ({n})' for title, n in report['beside'].items())}")
     said = ("trigger_words", "output_name", "base_model", "history")
     lines += [f"  {name.replace('_', ' ')}: {printable(report[name])}" for name in said if report[name]]
     if report["training_tags"]:

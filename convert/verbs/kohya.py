@@ -8,17 +8,19 @@ from pathlib import Path
 
 import torch
 
+from convert.files import lazy
 from convert.files.lazy import Lazy, from_tensor
 from convert.files.writer import write_tensors
 from convert.formats import metadata
-from convert.formats.layers import Branch, Layer, by_module, join, needs_swap, split, swap_halves
+from convert.formats.layers import Adapter, Branch, Layer, by_module, join, needs_swap, split, swap_halves
 from convert.formats.names import Modules, kohya_entries
-from convert.options import add_branch, chosen_branch, read_source
+from convert.options import add_branch, chosen_branch, read_source, refuse_additions
 from pair_network.errors import PairError
 from pair_network.families import Family
 
 HELP = "any LoRA into kohya's naming, exactly"
 SUFFIX = "-kohya.safetensors"
+DIFFERENCES = (".w_norm", ".b_norm", ".diff", ".diff_b")  # LyCORIS' own, which A1111, Forge and ComfyUI read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +29,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
     """Writes ``source`` to ``target`` in kohya's naming; returns what was written."""
-    adapter = read_source(source, options)
+    adapter = read_source(source, options, carries=True)
     layers = dict(kohya_layers(chosen_branch(adapter, options), adapter.family, source))
     values = metadata.converted(adapter, "kohya")
     metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
-    write_tensors(target, tensors_of(layers.items()), values)
+    write_tensors(target, {**tensors_of(layers.items()), **carried(adapter)}, values)
     return [target]
+
+
+def carried(adapter: Adapter, factor: float = 1.0, dtype: torch.dtype | None = None) -> dict[str, Lazy]:
+    """What a kohya file holds beside the layers: bundled embeddings, and LyCORIS' differences under kohya's names.
+
+    Args:
+        adapter: What was read.
+        factor: Of the differences, which belong to the LoRA's change.
+        dtype: Of the differences; None keeps their own.
+
+    Raises:
+        PairError: A difference has another name, and so no place here.
+    """
+    homeless = [key for key in adapter.additions if not key.startswith("lora_") or not key.endswith(DIFFERENCES)]
+    if homeless or (adapter.additions and adapter.styles != {"kohya"}):
+        refuse_additions(adapter)
+    scaled = {key: lazy.cast(lazy.scaled(tensor, factor), dtype) for key, tensor in adapter.additions.items()}
+    return {**scaled, **adapter.embeddings}
 
 
 def branch_of(layers: Mapping[str, Layer]) -> Branch:

@@ -7,31 +7,35 @@ no LoRA touches are copied byte by byte; memory holds one weight and its delta.
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from convert import paths
+from convert.files.dtypes import same_bits
 from convert.files.lazy import Lazy
+from convert.files.links import leads_out
 from convert.files.storage import atomic_folder, open_tensors
 from convert.files.writer import write_tensors
 from convert.formats.checkpoints import BaseModel, Place, base_model
 from convert.formats.layers import Branch, by_module, delta, join, needs_swap, swap_halves
 from convert.formats.metadata import HISTORY_KEY, with_history
-from convert.formats.read import read_adapter
-from convert.options import add_branch, add_reading, chosen_branch
+from convert.formats.read import is_lora
+from convert.options import add_branch, add_reading, chosen_branch, read_source, replaced
 from pair_network.errors import PairError
 from pair_network.families import Family
+from pair_network.files import PICKLES
 
 from .blend import summed, weighted
 
 HELP = "LoRAs into a checkpoint, streaming"
 SUFFIX = "-merged.safetensors"
 CHECKPOINT_HELP = ".safetensors checkpoint or diffusers folder"
+logger = logging.getLogger(__name__)
 BASE = "checkpoint"  # the option of a batch that names what all its files are merged into
 
 
@@ -86,12 +90,13 @@ def verify(source: Path, target: Path, options: argparse.Namespace) -> None:
 
 
 def _of_one(source: Path, options: argparse.Namespace) -> argparse.Namespace:
-    return argparse.Namespace(**{**vars(options), "inputs": [source]})
+    return replaced(options, inputs=[source])
 
 
 def _merge(target: Path, options: argparse.Namespace) -> None:
     for source in (options.checkpoint, *options.inputs):
         paths.check_target(source, target, options.overwrite)
+    _check_order(options)
     model = base_model(options.checkpoint)
     branch = _branch(model.family, options)
     _check_covered(branch, model, options)
@@ -99,6 +104,18 @@ def _merge(target: Path, options: argparse.Namespace) -> None:
         _merge_folder(target, options, model, branch)
     else:
         _merge_file(options.checkpoint, target, model.files[options.checkpoint], branch, _facts(options))
+
+
+def _check_order(options: argparse.Namespace) -> None:
+    """Raises PairError where the first argument is a LoRA; names the right order, or the verb for LoRAs alone."""
+    if not is_lora(options.checkpoint):
+        return
+    first = options.checkpoint
+    models = [source for source in options.inputs if source.exists() and not is_lora(source)]
+    if models:
+        others = " ".join(str(source) for source in (first, *options.inputs) if source != models[0])
+        raise PairError(f"{first}: is a LoRA, and the checkpoint comes first: merge {models[0]} {others}")
+    raise PairError(f"{first}: is a LoRA, not a checkpoint; blend puts several LoRAs into one file")
 
 
 def _verify(target: Path, options: argparse.Namespace) -> None:
@@ -114,7 +131,7 @@ def _verify(target: Path, options: argparse.Namespace) -> None:
         written = open_tensors(written_file)[0]
         for key, tensor in open_tensors(file)[0].items():
             wanted = _merged(key, tensor, places, branch)
-            if key not in written or not _are_equal(wanted.load(), written[key].load()):
+            if key not in written or not same_bits(wanted.load(), written[key].load()):
                 raise PairError(f"{written_file}: verification failed: {key} is not the merged one; remove the file")
 
 
@@ -132,10 +149,10 @@ def _branch(family: Family, options: argparse.Namespace) -> Branch:
         raise PairError(f"--weights: {len(weights)} given for {len(options.inputs)} LoRAs; give one for each")
     branches = []
     for source, weight in zip(options.inputs, weights, strict=True):
-        adapter = read_adapter(source, None, options.allow_pickle)
+        adapter = read_source(source, replaced(options, family=None))
         if adapter.is_sure and adapter.family.name != family.name:
             raise PairError(f"{source}: is for {adapter.family.title}, the checkpoint is {family.title}")
-        adapter = adapter if adapter.is_sure else read_adapter(source, family.name, options.allow_pickle)
+        adapter = adapter if adapter.is_sure else read_source(source, replaced(options, family=family.name))
         branches.append(weighted(by_module(chosen_branch(adapter, options), source), weight))
     return summed(branches, options.inputs[0])
 
@@ -150,13 +167,6 @@ def _check_covered(branch: Branch, model: BaseModel, options: argparse.Namespace
             f"{options.checkpoint}: lacks {len(missing)} of the LoRA's layers, the first is {missing[0]}; pass "
             "--skip-missing to merge the others"
         )
-
-
-def _are_equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have the same bits; 8-bit floats know no other comparison."""
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return torch.equal(first.flatten().view(torch.uint8), second.flatten().view(torch.uint8))
 
 
 def _merge_file(
@@ -219,14 +229,22 @@ def _merge_folder(target: Path, options: argparse.Namespace, model: BaseModel, b
     source: Path = options.checkpoint
     if target.exists():
         raise PairError(f"{target}: exists already; a model folder is never replaced, name a new one with -o")
+    components = {file.parent for file in model.files}
     with atomic_folder(target) as folder:
         for file in _plain_files(source):
-            if file not in model.files:
+            if file.parent in components and _is_weights(file, model):
+                logger.warning("%s: left out, another form of weights that are merged", file)
+            elif file not in model.files:
                 copy = folder / file.relative_to(source)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
         for file, places in model.files.items():
             _merge_file(file, folder / file.relative_to(source), places, branch, _facts(options))
+
+
+def _is_weights(file: Path, model: BaseModel) -> bool:
+    """Whether a file holds the weights of a merged component once more: another variant, or a pickle of them."""
+    return file not in model.files and file.suffix.lower() in (".safetensors", ".msgpack", ".h5", *PICKLES)
 
 
 def _plain_files(folder: Path) -> Iterable[Path]:
@@ -235,9 +253,8 @@ def _plain_files(folder: Path) -> Iterable[Path]:
     Raises:
         PairError: A link leads out of the folder.
     """
-    root = folder.resolve()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            if not path.resolve().is_relative_to(root):
+            if leads_out(path, folder):
                 raise PairError(f"{path}: is a link out of the folder; copy the model with its files (cp -rL) first")
             yield path

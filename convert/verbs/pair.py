@@ -14,7 +14,7 @@ from convert.files.lazy import from_tensor
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Adapter, Layer, concatenated
-from convert.options import read_source
+from convert.options import read_source, replaced
 from pair_network.errors import PairError
 from pair_network.network.checkpoint import CONFIG_KEY, PAIR_SUFFIX
 from pair_network.network.config import PairConfig
@@ -66,7 +66,7 @@ def _content(adapter: Adapter, options: argparse.Namespace) -> dict[str, Layer]:
         if other.is_sure and other.family.name != adapter.family.name:
             raise PairError(f"--content {file}: is for {other.family.title}, the style LoRA for {adapter.family.title}")
         if not other.is_sure:
-            other = read_source(file, argparse.Namespace(**{**vars(options), "family": adapter.family.name}))
+            other = read_source(file, replaced(options, family=adapter.family.name))
         pairs.append(dict(kohya_layers(other.style, adapter.family, file)))
     keys = {key: None for pair in pairs for key in pair}
     if len(pairs) > 1 and any(key not in pair for key in keys for pair in pairs):

@@ -94,13 +94,14 @@ def test_fitting_the_ups_beats_rescaling_and_is_what_is_written(scene):
     assert written[lora.keys[number]].scale == 1.0
 
 
-def test_without_a_model_the_strength_is_lambda_over_cfg(lora, run, helpers, tmp_path):
+def test_without_a_model_nothing_is_baked(lora, run, helpers, tmp_path):
+    """A mere rescaling is measurably worse than the LoRA as it is; the verb that rescales is named, and does it."""
     source, target = lora("sd1", keys=["lora_unet_mid_block_attentions_0_proj_in"]), tmp_path / "baked.safetensors"
-    status, out, _ = run("bake", source, "-o", target, "--lambda", 3, "--cfg", 4)
-    assert status == 0 and "not measured" in out
+    status, _, errors = run("bake", source, "-o", target, "--lambda", 3, "--cfg", 4)
+    assert status == 1 and "a1111 --strength 0.75" in errors and not target.exists()
+    assert run("a1111", source, "-o", target, "--strength", 0.75, "--no-card")[0] == 0
     wanted, found = helpers.deltas(load_file(source)), helpers.deltas(load_file(target))
     assert all(torch.allclose(found[key], 0.75 * wanted[key]) for key in wanted)
     assert "--cfg must be above 0" in run("bake", source, "--cfg", 0)[2]
-    assert "--cfg-end needs --model" in run("bake", source, "--cfg-end", 0.4)[2]
     assert "--cfg-end 2.0: a share" in run("bake", source, "--cfg-end", 2)[2]
     assert "no diffusers folder" in run("bake", source, "--model", tmp_path, "--prompts", "a", "b")[2]

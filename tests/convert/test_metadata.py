@@ -55,23 +55,24 @@ def odd_text(random):
 NUMBERS = {"ss_network_dim": "64", "ss_network_alpha": "32"}  # of another file: whatever is written must correct them
 
 
-ALIKE = [("kohya",), ("diffusers",), ("peft",), ("pair",), ("a1111",), ("a1111", "--naming", "diffusers"), ("bake",)]
+ALIKE = [("kohya",), ("diffusers",), ("peft",), ("pair",), ("a1111",), ("a1111", "--naming", "diffusers")]
+STRONGER = ("a1111", "--strength", "0.6")
 
 
 @pytest.mark.parametrize(
     "family, arguments",
     [
-        *((family, arguments) for family in ("sd1", "sdxl", "sd3", "flux") for arguments in ALIKE),
+        *((family, arguments) for family in ("sd1", "sdxl", "sd3", "flux") for arguments in [*ALIKE, STRONGER]),
         ("sdxl", ("official",)),
         ("flux", ("official",)),
         ("sd3", ("a1111", "--ui", "a1111")),
     ],
 )
 def test_rank_and_alpha_are_those_of_the_file(family, arguments, lora, run, tmp_path):
-    """Where alpha is folded into the ups it is the rank; bake puts its strength, 3 / 5, into alpha."""
+    """Where alpha is folded into the ups it is the rank; a strength goes into alpha."""
     source = lora(family, keys=LAYERS[family], rank=4, alpha=2, metadata=NUMBERS)
     is_folded = arguments[0] in ("diffusers", "official") or "--ui" in arguments
-    alpha = "4" if is_folded else "1.2" if arguments[0] == "bake" else "2"
+    alpha = "4" if is_folded else "1.2" if arguments == STRONGER else "2"
     files = files_of(source, arguments, run, tmp_path)
     assert files
     for file in files:

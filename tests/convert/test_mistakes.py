@@ -206,7 +206,7 @@ def test_verification_reads_the_content_branch_too(lora, run, tmp_path):
     tensors, metadata = load_file(target), read_header(target).metadata
     key = f"content.{KEYS[0]}.lora_up.weight"
     save_file({**tensors, key: tensors[key] * 1.001}, target, metadata)
-    options = Namespace(verb="pair", family="sd1", allow_pickle=False, content=[content])
+    options = Namespace(verb="pair", family="sd1", allow_pickle=False, skip_unknown=False, content=[content])
     with pytest.raises(PairError, match="verification failed"):
         verify.check(source, target, options)
 
@@ -261,9 +261,9 @@ def test_an_alpha_of_zero_survives_peft(lora, run):
 def test_checkpoints_are_no_loras_and_pickled_ones_no_checkpoints(lora, run, tmp_path):
     """Every key of a checkpoint has ".diff" in its middle, as in model.diffusion_model: it is no full difference."""
     save_file({"model.diffusion_model.input_blocks.0.0.bias": torch.ones(3)}, tmp_path / "model.safetensors")
-    assert "is it a checkpoint? Those are for merge" in run("info", tmp_path / "model.safetensors")[1]
+    assert "is it a checkpoint? merge puts LoRAs into one" in run("info", tmp_path / "model.safetensors")[2]
     save_file({f"{KEYS[0]}.diff": torch.ones(3)}, tmp_path / "full.safetensors")
-    assert "full difference" in run("info", tmp_path / "full.safetensors")[1]
+    assert "full difference" in run("info", tmp_path / "full.safetensors")[2]
     torch.save({"x": torch.ones(1)}, tmp_path / "model.ckpt")
     errors = run("merge", tmp_path / "model.ckpt", lora("sd1", keys=KEYS), "--allow-pickle")[2]
     assert "save it as that" in errors and "--allow-pickle" not in errors

@@ -213,6 +213,6 @@ def test_verification_notices_a_changed_layer(lora, convert, helpers, tmp_path):
     tensors = helpers.load(target)
     key = next(key for key in tensors if key.endswith("lora_up.weight"))
     save_file({**tensors, key: tensors[key] * 1.001}, target)
-    options = Namespace(verb="kohya", family="sd1", allow_pickle=False, branch="style", pair=0)
+    options = Namespace(verb="kohya", family="sd1", allow_pickle=False, skip_unknown=False, branch="style", pair=0)
     with pytest.raises(PairError, match="verification failed"):
         verify.check(source, target, options)

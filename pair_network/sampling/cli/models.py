@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pair_network.errors import PairError
-from pair_network.files import PICKLES
+from pair_network.files import PICKLES, weights_of
 
 SAMPLERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
@@ -99,7 +99,13 @@ def _load(library: Any, model: str, dtype: torch.dtype) -> Any:
         )
     if path.suffix == ".safetensors":
         return getattr(library, pipeline_of(path)).from_single_file(model, torch_dtype=dtype)
-    return library.DiffusionPipeline.from_pretrained(model, torch_dtype=dtype)
+    return library.DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, variant=_variant_of(path))
+
+
+def _variant_of(folder: Path) -> str | None:
+    """The variant that a folder's denoiser is there in, where its full weights are not."""
+    parts = [folder / name for name in ("unet", "transformer")]
+    return next((weights_of(part)[0] for part in parts if part.is_dir()), None)
 
 
 def pipeline_of(checkpoint: Path) -> str:
