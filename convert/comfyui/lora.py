@@ -122,7 +122,7 @@ def _layers(tensors: Mapping[str, Tensor], name: str) -> dict[str, Layer]:
     if unexpected or not layers:
         what = f"{len(unexpected)} of its {len(tensors)} tensors are" if unexpected else "it holds nothing that is"
         example = f" ({unexpected[0]}, …)" if unexpected else ""
-        raise StyleFileError(f"{name}: {what} no part of a plain LoRA{example}; {REMEDY} {name}")
+        raise StyleFileError(f"{name}: {what} no part of a plain LoRA{example}; {REMEDY} {name} --skip-unknown")
     return layers
 
 

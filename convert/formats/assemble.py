@@ -28,8 +28,17 @@ def own_rank(name: str, module: str, rank: int) -> float:
     return float(rank)
 
 
-def branch_of(parsed: Parsed, family: Family, path: Path, alphas: AlphaOf) -> tuple[Branch, frozenset[str]]:
+def branch_of(
+    parsed: Parsed, family: Family, path: Path, alphas: AlphaOf, has_pairs: bool = False
+) -> tuple[Branch, frozenset[str]]:
     """The layers by their modules, and the styles of their names.
+
+    Args:
+        parsed: The file's tensors, whose names the family all has.
+        family: The model family.
+        path: The file, named in errors.
+        alphas: Alpha of layers without a tensor for it.
+        has_pairs: The ups are those of a content branch, with an axis for the pairs.
 
     Raises:
         PairError: A layer is incomplete, of impossible shapes, or given twice.
@@ -39,7 +48,7 @@ def branch_of(parsed: Parsed, family: Family, path: Path, alphas: AlphaOf) -> tu
     covered: Counter[str] = Counter()
     for name, raw in parsed.layers.items():
         known = names[name]
-        branch[known.modules] = _layer(name, raw, known, path, alphas)
+        branch[known.modules] = _layer(name, raw, known, path, alphas, has_pairs)
         covered.update(known.modules)
     twice = [module for module, count in covered.items() if count > 1]
     if twice or len(branch) != len(parsed.layers):
@@ -53,7 +62,7 @@ def names_in(parsed: Parsed, family: Family) -> dict[str, Name]:
     return {name: known for name, known in found.items() if known is not None}
 
 
-def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf) -> Layer:
+def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf, has_pairs: bool) -> Layer:
     shown = printable(name, 100)
     if not {"down", "up"} <= set(raw.tensors):
         missing = sorted({"down", "up"} - set(raw.tensors))
@@ -61,17 +70,17 @@ def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf) -
     down, up = raw.tensors["down"], raw.tensors["up"]
     if "mid" in raw.tensors:
         down = _folded(down, raw.tensors["mid"], f"{path}: {shown}")
-    _check_shapes(down, up, f"{path}: {shown}")
+    _check_shapes(down, up, f"{path}: {shown}", has_pairs)
     alpha = _alpha(name, raw, known, down.shape[0], alphas, f"{path}: {shown}")
     layer = Layer(known.modules, down, up, alpha)
     row_ranges(known.modules, layer.out_dim, path)  # raises where a joint layer's rows are not its parts'
     return swap_halves(layer) if known.swaps and needs_swap(layer) else layer
 
 
-def _check_shapes(down: Lazy, up: Lazy, where: str) -> None:
-    kernel = len(down.shape) - 2
+def _check_shapes(down: Lazy, up: Lazy, where: str, has_pairs: bool) -> None:
     pairs = len(up.shape) - len(down.shape)
-    if kernel not in (0, 2) or pairs not in (0, 1) or not (down.dtype.is_floating_point and up.dtype.is_floating_point):
+    is_layer = len(down.shape) in (2, 4) and pairs == has_pairs
+    if not is_layer or not (down.dtype.is_floating_point and up.dtype.is_floating_point):
         raise PairError(f"{where} has tensors of shape {down.shape} and {up.shape}, which are no LoRA's")
     rank = pairs + 1
     if up.shape[rank] != down.shape[0] or not down.shape[0] or any(size != 1 for size in up.shape[rank + 1 :]):

@@ -19,7 +19,7 @@ from pair_network.network import checkpoint
 from .assemble import alone, branch_of, names_in, own_rank, without
 from .families import FAMILIES, choose_family, family_by_name
 from .foreign import FULL_WEIGHT, UNKNOWN, Foreign, foreign_of, in_words
-from .layers import Adapter
+from .layers import Adapter, Branch
 from .official_folder import official_files
 from .parse import Parsed, parse_keys, suffix_of
 from .peft_folder import AlphaOf, check_settings, config_alphas, has_config, is_peft_key, open_peft, peft_folder
@@ -131,8 +131,16 @@ def _coupled(path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], 
         _check(part, Foreign(), path, False)
     chosen, is_sure = find_family(parsed["style"], metadata, family, path)
     style, styles = branch_of(parsed["style"], chosen, path, own_rank)
-    content, _ = branch_of(parsed["content"], _covering(parsed["content"], chosen, path), path, own_rank)
+    content, _ = branch_of(parsed["content"], _covering(parsed["content"], chosen, path), path, own_rank, True)
+    _check_pairs(content, path)
     return Adapter(chosen, style, content, metadata, path, "pair", is_sure, config, styles)
+
+
+def _check_pairs(content: Branch, path: Path) -> None:
+    """Raises PairError where some layers hold more pairs than others."""
+    counts = {layer.up.shape[0] for layer in content.values()}
+    if len(counts) > 1:
+        raise PairError(f"{path}: its content layers hold {sorted(counts)} pairs; export it again")
 
 
 def _covering(content: Parsed, family: Family, path: Path) -> Family:

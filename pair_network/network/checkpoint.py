@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -154,7 +155,39 @@ def layers_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[Ten
                 f"{source}: {key} has the tensors {sorted(factors)}, a kohya LoRA has lora_down.weight and "
                 "lora_up.weight; convert the file first"
             )
-        down = factors["lora_down.weight"]
-        alpha = float(factors["alpha"]) if "alpha" in factors else float(down.shape[0])
-        layers[key] = (down, factors["lora_up.weight"], alpha)
+        down, up = factors["lora_down.weight"], factors["lora_up.weight"]
+        _check_factors(down, up, f"{source}: {key}")
+        layers[key] = (down, up, _alpha(factors.get("alpha"), down.shape[0], f"{source}: {key}"))
     return layers
+
+
+def _check_factors(down: Tensor, up: Tensor, where: str) -> None:
+    """Raises PairError unless the factors are finite floats that multiply; content ups have an axis more, of pairs."""
+    shapes = f"down {tuple(down.shape)} and up {tuple(up.shape)}"
+    axis = up.dim() - down.dim() + 1  # of the ranks in up
+    if down.dim() not in (2, 4) or axis not in (1, 2) or not down.numel() or not up.numel():
+        raise PairError(f"{where} has {shapes}, which are no LoRA's; is the file damaged?")
+    if not (down.is_floating_point() and up.is_floating_point()):
+        raise PairError(f"{where} has factors of {down.dtype} and {up.dtype}, floats are needed; is the file damaged?")
+    if up.shape[axis] != down.shape[0] or any(size != 1 for size in up.shape[axis + 1 :]):
+        raise PairError(f"{where}: {shapes} do not multiply; is the file damaged?")
+    if not all(torch.isfinite(factor.float()).all() for factor in (down, up)):
+        raise PairError(f"{where} holds NaN or infinity; take an earlier save")
+
+
+def _alpha(alpha: Tensor | None, rank: int, where: str) -> float:
+    if alpha is None:
+        return float(rank)
+    if alpha.numel() != 1 or alpha.is_complex() or not math.isfinite(float(alpha)):
+        raise PairError(f"{where}: alpha has shape {tuple(alpha.shape)} or no finite value, one number is needed")
+    return float(alpha)
+
+
+def check_branches(style: Mapping[str, object], content: Mapping[str, object], source: str) -> None:
+    """Raises PairError unless both branches of a coupled checkpoint have the same layers."""
+    lonely = sorted(style.keys() ^ content.keys())
+    if lonely:
+        raise PairError(
+            f"{source}: {lonely[0]} stands in one branch only ({len(lonely)} layers do); a coupled checkpoint has "
+            "every layer in both, take the file as it was saved"
+        )

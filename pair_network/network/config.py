@@ -11,6 +11,7 @@ from typing import Any
 from pair_network.errors import PairError, nearest
 from pair_network.options import option, options_of
 
+from . import stored
 from .kohya_args import remedy
 
 ORTHOGONALITY = ("frozen", "penalty", "none")
@@ -196,12 +197,14 @@ class PairConfig:
         """
         try:
             values = json.loads(text)
-            values["targets"] = tuple(values["targets"])
-            values["block_dims"] = tuple((str(part), int(rank)) for part, rank in values["block_dims"])
-            return cls(**values)
-        except (ValueError, KeyError, TypeError) as cause:
+            if not isinstance(values, dict):
+                raise ValueError("it is no JSON object")
+            return cls(**{name: _from_json(name, value) for name, value in values.items()})
+        except (ValueError, RecursionError) as cause:
+            reason = " ".join(str(cause).split())
+            shown = reason if reason.isprintable() else ascii(reason)[1:-1]
             raise PairError(
-                f"{source}: the pair_network_config metadata cannot be read ({cause}); re-export the file"
+                f"{source}: the pair_network_config metadata cannot be read ({shown[:200]}); re-export the file"
             ) from cause
 
 
@@ -209,6 +212,35 @@ NETWORK_ARGS = {key: name for name, key, _, _ in options_of(PairConfig)}  # key 
 _PARSERS: dict[str, Callable[[str], Any]] = {key: one.parse for _, key, _, one in options_of(PairConfig) if one.parse}
 # They shape no tensor, so they may differ from those that a coupled checkpoint was trained with.
 FREE_TO_CHANGE = tuple(key for _, key, _, one in options_of(PairConfig) if one.may_change)
+
+
+_STORED: dict[str, Callable[[Any], Any]] = {
+    "rank": stored.count,
+    "alpha": stored.scale,
+    "content_rank": stored.count,
+    "content_alpha": stored.scale,
+    "orthogonality": stored.one_of(ORTHOGONALITY),
+    "penalty_weight": stored.ranged(_non_negative),
+    "basis_seed": stored.seed,
+    "targets": stored.list_of(TARGETS),
+    "block_dims": stored.block_ranks,
+    "split_qkv": stored.flag,
+    "num_pairs": stored.count,
+    "dropout": stored.ranged(_probability),
+    "rank_dropout": stored.ranged(_probability),
+    "module_dropout": stored.ranged(_probability),
+    "content_lr": stored.ranged(_non_negative, is_optional=True),
+    "style_lr": stored.ranged(_non_negative, is_optional=True),
+}
+
+
+def _from_json(name: str, value: Any) -> Any:
+    if name not in _STORED:
+        raise ValueError(f"{name} is no setting")
+    try:
+        return _STORED[name](value)
+    except (ValueError, OverflowError) as cause:
+        raise ValueError(f"{name} = {str(value)[:40]}: {cause}") from cause
 
 
 def parse_network_args(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -61,7 +61,10 @@ def create_network_from_weights(
         content, style_tensors = checkpoint.split_branches(tensors, file)
         config = _updated(checkpoint.read_config(metadata, file), network_args, file)
         style = checkpoint.layers_of(style_tensors, file)
-        content_ranks = {key: down.shape[0] for key, (down, _, _) in checkpoint.layers_of(content, file).items()}
+        content_layers = checkpoint.layers_of(content, file)
+        checkpoint.check_branches(style, content_layers, file)
+        _check_pairs(config, content_layers, file)
+        content_ranks = {key: down.shape[0] for key, (down, _, _) in content_layers.items()}
     else:
         style = checkpoint.layers_of(tensors, file)
         config = _config_of(style, {"orthogonality": "none", "content_dim": "1"} if for_inference else network_args)
@@ -146,6 +149,16 @@ def _network_of(
         for key, (down, _, _) in style.items()
     }
     return PairNetwork(config, targets, ranks, multiplier)
+
+
+def _check_pairs(config: PairConfig, content: Mapping[str, tuple[Tensor, Tensor, float]], file: str) -> None:
+    """Raises PairError where the file's settings claim other pairs than its tensors hold."""
+    for key, (_, up, _) in content.items():
+        if up.shape[0] != config.num_pairs:
+            raise PairError(
+                f"{file}: its settings say {config.num_pairs} pair(s), {key} holds {up.shape[0]}; take the file as it "
+                "was saved"
+            )
 
 
 def _updated(config: PairConfig, network_args: dict[str, Any], file: str) -> PairConfig:

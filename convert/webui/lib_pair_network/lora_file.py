@@ -21,6 +21,7 @@ OTHER_KINDS = {
     "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_mid": "CP-decomposed LoCon",
     "diff": "full differences", "on_input": "IA3", "glora_": "GLoRA", "a1.": "GLoRA", "b1.": "GLoRA",
 }  # fmt: skip
+REMEDY = "python -m convert a1111 FILE --skip-unknown"
 PAIR_BRANCHES = ("style.", "content.")
 SHOWN = 3
 
@@ -78,12 +79,12 @@ def _check_names(path: Path, names: list[str]) -> None:
         suffix = name.partition(".")[2]
         kind = next((kind for start, kind in OTHER_KINDS.items() if suffix.startswith(start)), None)
         if kind:
-            raise GuidanceError(f"{path.name}: is a {kind} file ({name}); guidance takes plain LoRAs")
+            raise GuidanceError(
+                f"{path.name}: is a {kind} file ({name}); guidance takes plain LoRAs, {REMEDY} leaves out what is none"
+            )
     strange = [name for name in names if not name.startswith(UNET) or name.partition(".")[2] not in PLAIN]
     if strange:
-        raise GuidanceError(
-            f"{path.name}: not in kohya's names ({_some(strange)}); convert it with python -m convert a1111"
-        )
+        raise GuidanceError(f"{path.name}: not in kohya's names ({_some(strange)}); {REMEDY} makes such a file")
 
 
 def _layer(path: Path, key: str, tensors: dict[str, Tensor]) -> Layer:
