@@ -8,9 +8,10 @@ the end with its cause and stops nothing. A JSON log beside the results holds wh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -25,12 +26,11 @@ from convert.batch import log as batch_log
 from convert.batch.jobs import Job
 from convert.batch.log import Logs
 from convert.batch.plan import Plan, plan
-from convert.files.header import printable
+from convert.batch.summary import FAILED, SKIPPED, summary
 from pair_network.errors import PairError
 
 HELP = "a conversion over folders and globs, in parallel"
 VERBS = ("a1111", "diffusers", "peft", "kohya", "pair", "official", "resize", "bake", "merge", "extract", "info")
-DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,12 +65,36 @@ def run(options: argparse.Namespace, verb_arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(planned, known)
     records = [batch_log.failed(job, reason) for job, reason in planned.refused]
-    for finished in _run_all(planned.jobs, known, options.jobs):
-        # Written before the first file and after every one: a run that is killed can be resumed.
+    finished: list[dict[str, Any]] = []
+    pause = Pause()
+    try:
+        for finished in _run_all(planned.jobs, known, options.jobs):
+            # Written before the first file and again and again: a run that is killed can be resumed.
+            if pause.is_over():
+                with pause.of_this():
+                    logs.write([*records, *finished])
+    finally:
         logs.write([*records, *finished])
     records += finished
-    _summary(records, planned.left_out, logs)
+    print(summary(records, planned.left_out, logs))
     return int(any(record["status"] == FAILED for record in records))
+
+
+class Pause:
+    """Time between two writings of a log that grows: twenty times what the last one took."""
+
+    def __init__(self) -> None:
+        self.end = 0.0
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.end
+
+    @contextlib.contextmanager
+    def of_this(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        now = time.monotonic()
+        self.end = now + 20 * (now - start)
 
 
 def _dry_run(planned: Plan, log: batch_log.Log) -> int:
@@ -136,31 +160,3 @@ def _record(future: Future[dict[str, Any]], job: Job) -> dict[str, Any]:
     except BrokenProcessPool:
         reason = "the process was killed, most likely for memory; run again with --resume and fewer --jobs"
         return {**batch_log.waiting(job), **batch_log.failed(job, reason)}
-
-
-def _short_names(paths: list[str]) -> list[str]:
-    """The paths below the folder that they all share."""
-    try:
-        shared = os.path.commonpath([os.path.dirname(path) for path in paths])
-    except ValueError:  # several drives
-        return [printable(path) for path in paths]
-    return [printable(os.path.relpath(path, shared)) for path in paths]
-
-
-def _summary(records: list[dict[str, Any]], left_out: Sequence[Path], logs: Logs) -> None:
-    names = _short_names([record["source"] for record in records])
-    width = max(map(len, names))
-    for name, record in zip(names, records, strict=True):
-        size = f"{record['bytes'] / 1e6:8.1f} MB" if "bytes" in record else " " * 11
-        print(f"{record['status']:8} {name:{width}} {size} {record.get('seconds', 0):6.1f} s")
-    counts = Counter(record["status"] for record in records)
-    parts = [f"{counts[status]} {status}" for status in (DONE, SKIPPED, FAILED)]
-    noted = [record for record in records if record.get("notes")]
-    parts += [f"{len(noted)} with notes"] if noted else []
-    parts += [f"{len(left_out)} results of earlier batches left out"] if left_out else []
-    files = {logs.file_of(Path(record["target"])) for record in records}
-    where = str(files.pop()) if len(files) == 1 else f"{batch_log.NAME} in each of {len(files)} folders"
-    print(f"{', '.join(parts)}; log: {where}")
-    for record in records:
-        if record["status"] == FAILED:
-            print(f"failed: {printable(record['source'])}: {record['error']}")

@@ -1,7 +1,7 @@
 """Files that are intact and mean nonsense: odd shapes, dtypes, names, alphas and settings, by the thousand.
 
-``run(entry, count, seed, folder)`` writes each to disk and gives it to one of the programs that read LoRA files; the
-only answers allowed are a result and that program's own one-line error. ``python -m tests.convert.fuzz 10000`` runs all.
+``run(entry, count, seed, folder)`` writes each to disk and gives it to a program that reads LoRA files; the only
+answers allowed are a result and that program's own one-line error. ``python -m tests.convert.fuzz 10000`` runs all.
 """
 
 from __future__ import annotations
@@ -218,6 +218,7 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as temporary:
             found, failed = run(name, wanted, 0, Path(temporary))
         print(f"{name}: {found['read']} read, {found['refused']} refused, {len(failed)} failed")
-        print("\n".join(failed[:20]))
+        for failure in failed[:20]:
+            print(f"  {failure}")
         bad += len(failed)
     sys.exit(bool(bad))
