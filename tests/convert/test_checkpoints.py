@@ -200,3 +200,25 @@ def test_every_verb_takes_fp8(dtype, verb, lora, run, tmp_path):
     arguments = {"resize": ["--rank", 1], "pair": []}.get(verb, ["--verify"])
     status, _, errors = run(verb, source, "-o", target, "--family", "flux", *arguments)
     assert status == 0, errors
+
+
+@pytest.mark.parametrize("channels, words", [(9, "an inpainting model"), (8, "more than a prompt"), (5, "more than")])
+def test_models_that_read_more_than_latents_are_not_trained(channels, words, tmp_path):
+    """Whatever the number of latents is; the project's own model has another than Stable Diffusion."""
+    import json
+    import shutil
+    from pathlib import Path
+
+    from pair_network.errors import PairError
+    from pair_network.training.hosts.embedded.model_files import check_model_folder
+
+    own = Path(__file__).parents[2] / "demo" / "model"
+    if not own.is_dir():
+        pytest.skip("the project's model is not part of this copy (demo/model)")
+    check_model_folder(own)
+    shutil.copytree(own, tmp_path / "model")
+    for part, key, count in (("vae", "latent_channels", 4), ("unet", "in_channels", channels)):
+        file = tmp_path / "model" / part / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), key: count}))
+    with pytest.raises(PairError, match=words):
+        check_model_folder(tmp_path / "model")

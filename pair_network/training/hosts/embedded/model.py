@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from pair_network.errors import PairError
+from pair_network.files import weights_of
 
 from ..sd_scripts.families import tensor_names
 from .config import EmbeddedOptions
-from .model_files import ModelFiles, read_json, weight_variant
+from .model_files import ModelFiles, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _load(files: ModelFiles, checkpoint: dict[str, Tensor], part: str, kind: Any
     options: dict[str, Any] = {} if dtype is None else {"torch_dtype": dtype}
     with _named_errors(files.checkpoint or folder):
         if not checkpoint:
-            variant = weight_variant(folder)
+            variant, _ = weights_of(folder)
             options |= {"variant": variant} if variant else {}
             model = kind.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, **options)
         elif part.startswith("text_encoder"):

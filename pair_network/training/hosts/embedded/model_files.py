@@ -114,9 +114,19 @@ def check_model_folder(folder: Path, needs_weights: bool = True) -> None:
             raise PairError(f"{folder}: its {part} is a {found}, not a {class_name}; use --host sd-scripts for it")
         if needs_weights and part in WITH_WEIGHTS:
             _check_weights(folder / part)
-    channels = read_json(folder / "unet" / "config.json").get("in_channels", 4)
-    if channels != 4:
-        raise PairError(f"{folder}: its U-Net takes {channels} channels (an inpainting model?); use --host sd-scripts")
+    _check_channels(folder)
+
+
+def _check_channels(folder: Path) -> None:
+    """Raises PairError where the U-Net reads more than latents: inpainting, depth and image-editing models do."""
+    latents = read_json(folder / "vae" / "config.json").get("latent_channels", 4)
+    inputs = read_json(folder / "unet" / "config.json").get("in_channels", 4)
+    if inputs != latents:
+        kind = "an inpainting model" if inputs == 2 * latents + 1 else "a model that is given more than a prompt"
+        raise PairError(
+            f"{folder}: its U-Net takes {inputs} channels where the latents have {latents}, so it is {kind}; train on "
+            "the text-to-image model that it was made from: the LoRA fits both"
+        )
 
 
 def _check_weights(folder: Path) -> None:
@@ -127,12 +137,6 @@ def _check_weights(folder: Path) -> None:
             f"{folder}: only pickled weights (.bin), which can run code; save the model as safetensors first"
         )
     raise PairError(f"{folder}: no .safetensors weights; download the model again")
-
-
-def weight_variant(folder: Path) -> str | None:
-    """The variant to load a part of a folder in: "fp16" where it has no other weights."""
-    names = [path.name for path in folder.glob("*.safetensors")]
-    return "fp16" if names and all(".fp16." in name or ".fp16-" in name for name in names) else None
 
 
 def read_json(path: Path) -> dict[str, Any]:
