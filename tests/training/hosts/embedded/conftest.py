@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -106,6 +107,59 @@ def v_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model with a v-prediction, zero-terminal-SNR schedule."""
     folder = tmp_path_factory.mktemp("tiny-v") / "model"
     return build_model(folder, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+
+
+def clip_config(hidden, layers):
+    from transformers import CLIPTextConfig
+
+    return CLIPTextConfig(
+        vocab_size=58, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
+        num_attention_heads=2, max_position_embeddings=77, projection_dim=hidden, bos_token_id=56, eos_token_id=57,
+        pad_token_id=57,
+    )  # fmt: skip
+
+
+def build_sdxl(folder, tokenizer):
+    """A diffusers folder with SDXL's layout: two encoders, size conditions, attention in two of three blocks."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=8, layers_per_block=1, block_out_channels=(16, 32, 32), cross_attention_dim=16 + 24,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=2,
+        norm_num_groups=8, addition_embed_type="text_time", addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8, use_linear_projection=True,
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, norm_num_groups=4,
+        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4, scaling_factor=0.13025,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    CLIPTextModel(clip_config(16, 3)).save_pretrained(folder / "text_encoder")
+    CLIPTextModelWithProjection(clip_config(24, 2)).save_pretrained(folder / "text_encoder_2")
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(tokenizer, folder / name)
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False
+    ).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory, model):
+    return build_sdxl(tmp_path_factory.mktemp("tiny-sdxl") / "model", model / "tokenizer")
 
 
 def picture(path: Path, size: tuple[int, int], seed: int) -> Path:
