@@ -32,6 +32,8 @@ def train(argv: Sequence[str]) -> int:
         SystemExit: The run was interrupted, after its state was saved.
     """
     choice, rest = make_chooser().parse_known_args(list(argv))
+    if {"-h", "--help"} & set(rest):
+        print(make_chooser().format_help())  # the host's own help follows
     if choice.sd_scripts == "auto":
         found = find_installation(usual_places())
         choice.sd_scripts = str(found.checkout)
@@ -61,11 +63,24 @@ def train(argv: Sequence[str]) -> int:
 
 def make_chooser() -> argparse.ArgumentParser:
     """The options of the entry point itself; everything else is the host's."""
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--host", choices=HOSTS, default="auto", help="which trainer runs the training")
-    chooser.add_argument("--preset", metavar="NAME", help="a file of presets/, or auto: by the model and the card")
-    chooser.add_argument("--sd_scripts", metavar="DIR|auto", default=os.environ.get("SD_SCRIPTS_DIR") or None)
-    chooser.add_argument("--musubi", metavar="DIR", default=os.environ.get("MUSUBI_DIR") or None)
+    chooser = argparse.ArgumentParser(
+        prog=ENTRY.name, description="Which trainer runs, and with which preset.", add_help=False, allow_abbrev=False
+    )
+    add = chooser.add_argument
+    add("--host", choices=HOSTS, default="auto", help="which trainer runs the training")
+    add("--preset", metavar="NAME", help="a file of presets/, or auto: by the model and the card")
+    add(
+        "--sd_scripts",
+        metavar="DIR|auto",
+        default=os.environ.get("SD_SCRIPTS_DIR") or None,
+        help="checkout of kohya's sd-scripts; auto finds that of kohya_ss GUI (default: SD_SCRIPTS_DIR)",
+    )
+    add(
+        "--musubi",
+        metavar="DIR",
+        default=os.environ.get("MUSUBI_DIR") or None,
+        help="checkout of kohya's musubi-tuner (default: MUSUBI_DIR)",
+    )
     return chooser
 
 

@@ -107,6 +107,13 @@ def test_a_preset_by_name_works_from_any_folder_and_a_slip_is_named(started, tmp
         launch.train(["--preset", "auto", "--pretrained_model_name_or_path", "someone/something"])
 
 
+def test_help_begins_with_the_entry_points_own_options(started, capsys):
+    launch.train(["--help"])
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--host", "--preset NAME", "--sd_scripts DIR|auto", "--musubi DIR"))
+    assert started == [("embedded", ["--help"])]
+
+
 def test_every_preset_names_its_host_and_its_run():
     found = {
         name: toml.loads(preset.path.read_text(encoding="utf-8")) for name, preset in presets.all_presets().items()
