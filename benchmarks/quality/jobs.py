@@ -162,11 +162,11 @@ def train(job: Job, folder: Path) -> Path:
         "--save_precision", "float", *method.options, "--network_args", *method.network_args,
     ]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train_pairs(argv, _without_previews(method.trainer))
+        train_pairs(argv, without_previews(method.trainer))
     return folder / "style.safetensors"
 
 
-def _without_previews(trainer: type[PairTrainer]) -> type[PairTrainer]:
+def without_previews(trainer: type[PairTrainer]) -> type[PairTrainer]:
     """The trainer, less the pictures that it draws after its last step: nobody would see them here."""
     return type(trainer.__name__, (trainer,), {"sample_images": lambda self, *args: None})
 

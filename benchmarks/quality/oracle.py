@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from benchmarks.quality.__main__ import RESULTS
-from benchmarks.quality.jobs import PRESET, ROOT, make_prompts
+from benchmarks.quality.jobs import PRESET, ROOT, make_prompts, without_previews
 from benchmarks.quality.judge import Judge, load_judge
 from benchmarks.quality.measures import Reference, score
 from benchmarks.quality.plan import THREE
@@ -33,7 +33,7 @@ from demo.far_styles import FAR_STYLES
 from demo.model_config import MODEL_DIR
 from demo.scenes import caption, render_scene, to_picture
 from demo.styles import HELD_OUT_STYLES, Style
-from pair_network.training.hosts.embedded.entry import train_pairs
+from pair_network.training.hosts.embedded.entry import PairTrainer, train_pairs
 
 STYLES: dict[str, Style] = HELD_OUT_STYLES | FAR_STYLES
 NUM_PAIRS = 48
@@ -85,7 +85,7 @@ def train(model: Path, name: str, folder: Path, seed: int) -> Path:
         "--output_dir", str(folder), "--output_name", "oracle", "--seed", str(seed), "--save_precision", "float",
     ]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        train_pairs(argv)
+        train_pairs(argv, without_previews(PairTrainer))
     return folder / "oracle.safetensors"
 
 
