@@ -20,6 +20,12 @@ def train(argv: list[str]) -> int:
     return launch.train(argv)
 
 
+def check(argv: list[str]) -> int:
+    from .training.check import cli
+
+    return cli.run(argv)
+
+
 def generate(argv: list[str]) -> int:
     from .sampling.cli import generate as verb
 
@@ -49,6 +55,7 @@ def demo(argv: list[str]) -> int:
 # Verb -> what it does, and its function; a verb's own parser is imported when it is asked for.
 VERBS: dict[str, tuple[str, Run]] = {
     "train": ("a style from pairs: one photo and the same photo in the style, or many", train),
+    "check": ("what a training would say about its pictures; the pairs side by side in one picture", check),
     "generate": (
         "pictures with a style: from text or a picture, inpainting, ControlNet, grids, comparisons",
         generate,

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
-
-import toml
+from typing import Protocol
 
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
 from pair_network.options import add_options, option
 
 from .objective import SCHEDULES
-from .pairs import check_pair
 
-CAPTION_SUFFIXES = (".txt", ".caption")
+FITS = ("error", "crop", "pad")
 pair_training = partial(option, group="pair training")
 
 
@@ -40,6 +34,13 @@ class PairOptions:
     style_prompt: str | None = pair_training(
         None, 'words added to the content caption for the style, e.g. "in digital art style"; also the trigger words'
     )
+    fit: str = pair_training(
+        "error",
+        "two images whose shapes differ by more than 2 %: refuse, crop the wider one, or pad the narrower one",
+        choices=FITS,
+    )
+    background: str = pair_training("white", "colour under transparent parts and around padded images")
+    unchecked: bool = pair_training(False, "train though the check before the run found an error in the pairs")
     style_start_step: int | None = pair_training(
         None, "number of content-only steps at the start", int, default="a third of the run"
     )
@@ -72,6 +73,12 @@ class HostOptions(Protocol):
     def content_prompt(self) -> str | None: ...
     @property
     def style_prompt(self) -> str | None: ...
+    @property
+    def fit(self) -> str: ...
+    @property
+    def background(self) -> str: ...
+    @property
+    def unchecked(self) -> bool: ...
     @property
     def output_dir(self) -> str: ...
     @property
@@ -110,81 +117,6 @@ def check_preview_options(args: HostOptions) -> None:
             raise PairError(f"--{name} {getattr(args, name)}: a share of the steps, from 0 to 1")
     if not math.isfinite(args.sample_style_scale):
         raise PairError(f"--sample_style_scale {args.sample_style_scale}: a number is needed")
-
-
-def write_pair_dataset(args: HostOptions) -> Path | None:
-    """Writes the dataset TOML that --content/--style stand for; returns its path, or None when they are not used.
-
-    Single images are copied beside it under one name, because datasets are folders whose pairs match by file name.
-
-    Raises:
-        PairError: One of the options is missing, or the images do not exist or do not fit together.
-    """
-    if args.content is None and args.style is None:
-        return None
-    _check_quick_form(args)
-    content, style = Path(args.content or ""), Path(args.style or "")
-    folder = Path(args.output_dir) / f"{args.output_name or 'last'}-dataset"
-    if style.is_file():
-        check_pair(content, style)
-        content, style = (copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
-    subset: dict[str, Any] = {
-        "image_dir": style.as_posix(),  # a backslash would start an escape in the TOML
-        "num_repeats": args.dataset_repeats,
-        "caption_extension": _caption_suffix(style) or CAPTION_SUFFIXES[0],
-        "custom_attributes": {"content_dir": content.as_posix()},
-    }
-    if args.content_prompt and args.style_prompt:
-        subset["class_tokens"] = f"{args.content_prompt} {args.style_prompt}"
-        subset["custom_attributes"]["content_class_tokens"] = args.content_prompt
-    path = folder / "dataset.toml"
-    with atomic_file(path) as temporary:
-        temporary.write_text(toml.dumps({"datasets": [{"subsets": [subset]}]}), encoding="utf-8")
-    return path
-
-
-def _check_quick_form(args: HostOptions) -> None:
-    for given, other in (("content", "style"), ("style", "content")):
-        if getattr(args, other) is None:
-            raise PairError(f"--{given} needs --{other}: the two images of a pair go together")
-    if args.dataset_config:
-        raise PairError("--content/--style and --dataset_config both name the training images; use one of them")
-    images = {"--content": Path(args.content or ""), "--style": Path(args.style or "")}
-    for flag, path in images.items():
-        if not path.exists():
-            raise PairError(f"{flag} {path}: no such file or folder")
-    if len({path.is_dir() for path in images.values()}) > 1:
-        raise PairError("--content and --style must both be images or both be folders")
-    has_captions = all(_caption_suffix(path) for path in images.values())
-    for flag, example in (("content_prompt", "a photo of a sbu dog"), ("style_prompt", "in digital art style")):
-        if not getattr(args, flag) and not has_captions:
-            raise PairError(f'--content/--style need --{flag}, for example --{flag} "{example}"')
-    if not args.output_dir:
-        raise PairError("--output_dir is missing: name the folder for the LoRA files")
-
-
-def _caption_suffix(path: Path) -> str:
-    """The suffix of the caption files beside an image, or of those in a folder; "" when there are none."""
-    if path.is_file():
-        return next((suffix for suffix in CAPTION_SUFFIXES if path.with_suffix(suffix).is_file()), "")
-    return next((suffix for suffix in CAPTION_SUFFIXES if any(path.glob(f"*{suffix}"))), "")
-
-
-def copied_alone(image: Path, folder: Path) -> Path:
-    """The folder, holding a copy of the image named pair.* and its caption file, and nothing else of that name.
-
-    The processes of a distributed run all do this at once: every file is replaced whole, none is ever half there.
-    """
-    files = (image, *(image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES))
-    copies = {folder / f"pair{source.suffix.lower()}": source for source in files if source.is_file()}
-    for copy, source in copies.items():
-        with atomic_file(copy) as temporary:
-            shutil.copyfile(source, temporary)
-    # Latents and text that kohya cached beside the images of an earlier run know neither their image nor their caption.
-    for old in (*folder.glob("pair.*"), *folder.glob("pair*.npz")):
-        if old not in copies:
-            old.unlink(missing_ok=True)
-    return folder
 
 
 def style_words(style_caption: str, content_caption: str) -> str:

@@ -7,7 +7,8 @@ import toml
 from PIL import Image
 
 from pair_network import PairError
-from pair_network.training.options import add_pair_options, style_words, write_pair_dataset
+from pair_network.training.options import add_pair_options, style_words
+from pair_network.training.pair_dataset import write_pair_dataset
 
 
 def parse(tmp_path, *argv):
@@ -21,7 +22,8 @@ def parse(tmp_path, *argv):
 
 def picture(path, size=(32, 32)):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size).save(path)
+    colour = (40, 90, 160) if "style" in str(path) or path.stem in ("drawing", "s") else (200, 180, 90)
+    Image.new("RGB", size, colour).save(path)
     return path
 
 

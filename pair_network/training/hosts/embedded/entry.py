@@ -11,7 +11,8 @@ from typing import Any
 
 import transformers
 
-from ...options import add_pair_options, write_pair_dataset
+from ...options import add_pair_options
+from ...pair_dataset import write_pair_dataset
 from ...trainer import PairTraining, trains_text_encoder
 from .config import EmbeddedOptions, frozen
 from .config_file import read_config_file

@@ -22,8 +22,9 @@ from pair_network.families import Musubi
 from pair_network.files import atomic_file
 from pair_network.images import list_images
 
-from ...options import CAPTION_SUFFIXES, copied_alone
+from ...pair_dataset import prepared_folders
 from ...pairs import check_no_orphans, check_pair, find_content_image
+from ...prepare import caption_file
 
 CACHES = {"content": "cache-content", "style": "cache-style"}  # of --content and --style, in the run's own folder
 OWN_KEYS = ("content_directory", "content_cache_directory")
@@ -111,7 +112,8 @@ def _quick_form(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         raise PairError("--content/--style and --dataset_config both name the training images; use one of them")
     if not args.resolution:
         raise PairError("--resolution is missing: give the training size in pixels, for example --resolution 1024")
-    pairs = _pairs(Path(args.content), Path(args.style), folder)
+    content, style = prepared_folders(args, folder)
+    pairs = [(find_content_image(image, content), image) for image in list_images(style)]
     sides = {}
     for side, images in (("content", [pair[0] for pair in pairs]), ("style", [pair[1] for pair in pairs])):
         sides[side] = folder / f"{side}.jsonl"
@@ -138,17 +140,6 @@ def _quick_form(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def _pairs(content: Path, style: Path, folder: Path) -> list[tuple[Path, Path]]:
-    """(content image, style image) of every pair; two single images are copied under one name, by which they match."""
-    if content.is_dir() != style.is_dir():
-        raise PairError("--content and --style must both be images or both be folders")
-    if style.is_file():
-        check_pair(content, style)
-        content, style = (copied_alone(path, folder / side) for path, side in ((content, "content"), (style, "style")))
-    check_images(style, content)
-    return [(find_content_image(image, content), image) for image in list_images(style)]
-
-
 def _forget_caches_of_other_images(pairs: Sequence[tuple[Path, Path]], lists: Sequence[Path], folder: Path) -> None:
     """musubi-tuner's caches are named after the image alone: other images or captions would never be looked at."""
     digest = hashlib.sha256()
@@ -163,7 +154,7 @@ def _forget_caches_of_other_images(pairs: Sequence[tuple[Path, Path]], lists: Se
 
 def _caption(image: Path, args: argparse.Namespace, side: str) -> str:
     """The caption file beside an image, or the prompt of its side."""
-    file = next((image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES if image.with_suffix(suffix).is_file()), None)
+    file = caption_file(image)
     if file is not None:
         return file.read_text(encoding="utf-8").strip()
     for option, example in (("content_prompt", "a photo of a sbu dog"), ("style_prompt", "in digital art style")):

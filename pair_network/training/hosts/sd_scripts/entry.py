@@ -12,7 +12,8 @@ from typing import Any
 from pair_network.errors import PairError
 from pair_network.network.checkpoint import PAIR_SUFFIX
 
-from ...options import add_pair_options, write_pair_dataset
+from ...options import add_pair_options
+from ...pair_dataset import write_pair_dataset
 from ...trainer import PairTraining, trains_text_encoder
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config

@@ -1,0 +1,101 @@
+"""The dataset file that --content and --style stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import toml
+
+from pair_network.errors import PairError
+from pair_network.files import atomic_file
+
+from .check.run import run_findings, say
+from .check.sheet import write_sheet
+from .options import HostOptions
+from .prepare import CAPTION_SUFFIXES, Pair, copy_pairs, find_pairs, is_readable_in_place
+
+
+def write_pair_dataset(args: HostOptions) -> Path | None:
+    """Writes the dataset TOML that --content/--style stand for; returns its path, or None when they are not used.
+
+    The pairs are checked and drawn side by side first.
+
+    Raises:
+        PairError: One of the options is missing, or the images do not exist or do not fit together.
+    """
+    if args.content is None and args.style is None:
+        return None
+    _check_quick_form(args)
+    folder = Path(args.output_dir) / f"{args.output_name or 'last'}-dataset"
+    content, style = prepared_folders(args, folder)
+    subset: dict[str, Any] = {
+        "image_dir": style.as_posix(),  # a backslash would start an escape in the TOML
+        "num_repeats": args.dataset_repeats,
+        "caption_extension": _caption_suffix(style) or CAPTION_SUFFIXES[0],
+        "custom_attributes": {"content_dir": content.as_posix()},
+    }
+    if args.content_prompt and args.style_prompt:
+        subset["class_tokens"] = f"{args.content_prompt} {args.style_prompt}"
+        subset["custom_attributes"]["content_class_tokens"] = args.content_prompt
+    path = folder / "dataset.toml"
+    with atomic_file(path) as temporary:
+        temporary.write_text(toml.dumps({"datasets": [{"subsets": [subset]}]}), encoding="utf-8")
+    return path
+
+
+def prepared_folders(args: HostOptions, folder: Path) -> tuple[Path, Path]:
+    """The folders of content and style images to train on; the pairs are checked and drawn in ``folder``/pairs.png.
+
+    Single images, and files that trainers would read differently, are copied below ``folder``; others are used where
+    they lie.
+
+    Raises:
+        PairError: The images do not exist, do not fit together, or are no pairs.
+    """
+    content, style = Path(args.content or ""), Path(args.style or "")
+    if content.is_dir() != style.is_dir():
+        raise PairError("--content and --style must both be images or both be folders")
+    pairs = find_pairs(content, style)
+    _check(args, pairs)
+    if style.is_file() or not is_readable_in_place(pairs, args.fit, args.background):
+        copy_pairs(pairs, folder, args.fit, args.background)
+        content, style = folder / "content", folder / "style"
+    write_sheet(pairs, folder / "pairs.png", args.fit, args.background)
+    return content, style
+
+
+def _check_quick_form(args: HostOptions) -> None:
+    for given, other in (("content", "style"), ("style", "content")):
+        if getattr(args, other) is None:
+            raise PairError(f"--{given} needs --{other}: the two images of a pair go together")
+    if args.dataset_config:
+        raise PairError("--content/--style and --dataset_config both name the training images; use one of them")
+    images = {"--content": Path(args.content or ""), "--style": Path(args.style or "")}
+    for flag, path in images.items():
+        if not path.exists():
+            raise PairError(f"{flag} {path}: no such file or folder")
+    if len({path.is_dir() for path in images.values()}) > 1:
+        raise PairError("--content and --style must both be images or both be folders")
+    has_captions = all(_caption_suffix(path) for path in images.values())
+    for flag, example in (("content_prompt", "a photo of a sbu dog"), ("style_prompt", "in digital art style")):
+        if not getattr(args, flag) and not has_captions:
+            raise PairError(f'--content/--style need --{flag}, for example --{flag} "{example}"')
+    if not args.output_dir:
+        raise PairError("--output_dir is missing: name the folder for the LoRA files")
+
+
+def _caption_suffix(path: Path) -> str:
+    """The suffix of the caption files beside an image, or of those in a folder; "" when there are none."""
+    if path.is_file():
+        return next((suffix for suffix in CAPTION_SUFFIXES if path.with_suffix(suffix).is_file()), "")
+    return next((suffix for suffix in CAPTION_SUFFIXES if any(path.glob(f"*{suffix}"))), "")
+
+
+def _check(args: HostOptions, pairs: list[Pair]) -> None:
+    found = run_findings(
+        pairs, args.content_prompt, args.style_prompt, getattr(args, "learning_rate", None),
+        getattr(args, "optimizer_type", None) or "", getattr(args, "pretrained_model_name_or_path", None), args.fit,
+        args.background,
+    )  # fmt: skip
+    say(found, strictly=not args.unchecked)

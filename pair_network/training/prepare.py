@@ -1,0 +1,186 @@
+"""The images of pairs, copied into the run's own dataset folder as every trainer reads them alike.
+
+Trainers differ in what they do with EXIF rotation, transparency, 16 bits and palettes, and none expects a pair whose
+sides differ by a few pixels. So the files of --content and --style are copied once, made upright, opaque and equal in
+shape; a file that needs nothing is copied byte for byte.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from pair_network.errors import PairError
+from pair_network.files import atomic_file
+from pair_network.upright import TRAINER_SUFFIXES, UNREAD, Upright, background_colour, open_upright
+
+logger = logging.getLogger(__name__)
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+READ_SUFFIXES = (*TRAINER_SUFFIXES, ".tif", ".tiff", ".avif", ".gif")
+SMALL_MISMATCH = 0.02  # a crop of this share is made without being asked for
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two files of one name, and that name."""
+
+    name: str
+    content: Path
+    style: Path
+
+
+def find_pairs(content: Path, style: Path) -> list[Pair]:
+    """The pairs of two images, or of two folders whose files match by name.
+
+    Names match as they look: composed and decomposed letters (macOS) are the same. Hidden files, AppleDouble's ``._x``
+    among them, are no images.
+
+    Raises:
+        PairError: A folder is empty or holds an image that has no twin, or several.
+    """
+    if style.is_file():
+        return [Pair("pair", content, style)]
+    sides = {folder: _images_by_name(folder) for folder in (content, style)}
+    for folder, other in ((content, style), (style, content)):
+        for name, files in sides[folder].items():
+            if len(files) > 1:
+                raise PairError(f"{files[0]}: {files[1].name} has the same name; keep one of them")
+            if name not in sides[other]:
+                missing = "no content image" if folder == style else "no style image"
+                raise PairError(f"{files[0]}: {missing} named {name}.* in {other}; pairs match by name")
+    return [Pair(name, sides[content][name][0], files[0]) for name, files in sides[style].items()]
+
+
+def _images_by_name(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if path.name.startswith(".") or not path.is_file() or suffix not in (*READ_SUFFIXES, *UNREAD):
+            continue
+        found.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
+    if not found:
+        raise PairError(f"{folder}: no image in this folder; put .png, .jpg, .webp, .tif or .avif files there")
+    return found
+
+
+def fitted(pair: Pair, fit: str = "error", background: str = "white") -> tuple[Upright, Upright]:
+    """Both images of a pair, upright and of one shape.
+
+    Args:
+        fit: What is done where the shapes differ by more than 2 %: "crop" cuts the wider one, "pad" fills up the
+            narrower one with the background, "error" refuses. Less is always cropped.
+
+    Raises:
+        PairError: One cannot be read, or the shapes differ and ``fit`` is "error".
+    """
+    content, style = open_upright(pair.content, background), open_upright(pair.style, background)
+    (cw, ch), (sw, sh) = content.image.size, style.image.size
+    # Scaling w × h to another size of the same shape rounds each side by at most half a pixel.
+    if abs(cw * sh - sw * ch) <= max(cw + ch, sw + sh) / 2:
+        return content, style
+    mismatch = max(cw * sh, sw * ch) / min(cw * sh, sw * ch) - 1
+    if mismatch > SMALL_MISMATCH and fit == "error":
+        raise PairError(
+            f"{pair.content} is {cw}x{ch}, but its twin {pair.style} is {sw}x{sh}: a pair needs one aspect ratio; "
+            "--fit crop cuts the wider one, --fit pad fills up the narrower one"
+        )
+    shape = _padded_shape if fit == "pad" and mismatch > SMALL_MISMATCH else _cropped_shape
+    return (
+        _reshaped(content, shape(content.image.size, style.image.size), background),
+        _reshaped(style, shape(style.image.size, content.image.size), background),
+    )
+
+
+def _cropped_shape(own: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of an image cut to the other's shape; the narrower of two stays as it is."""
+    (w, h), (ow, oh) = own, other
+    return (round(h * ow / oh), h) if w * oh > ow * h else own
+
+
+def _padded_shape(own: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of an image filled up to the other's shape; the wider of two stays as it is."""
+    (w, h), (ow, oh) = own, other
+    return (round(h * ow / oh), h) if w * oh < ow * h else own
+
+
+def _reshaped(picture: Upright, size: tuple[int, int], background: str) -> Upright:
+    (w, h), (new_w, new_h) = picture.image.size, size
+    if (w, h) == size:
+        return picture
+    if new_w <= w and new_h <= h:
+        left, top = (w - new_w) // 2, (h - new_h) // 2
+        image = picture.image.crop((left, top, left + new_w, top + new_h))
+        return Upright(image, (*picture.changes, f"cropped from {w}x{h} to {new_w}x{new_h}"))
+    image = ImageOps.pad(picture.image, size, color=background_colour(background))
+    return Upright(image, (*picture.changes, f"padded from {w}x{h} to {new_w}x{new_h}"))
+
+
+def copy_pairs(pairs: list[Pair], folder: Path, fit: str = "error", background: str = "white") -> None:
+    """Writes content/NAME.* and style/NAME.* with their captions below the folder; what lay there before goes.
+
+    Every file is replaced whole, so that the processes of a distributed run may all do this at once.
+
+    Raises:
+        PairError: As in ``fitted``; nothing was written for that pair.
+    """
+    kept: set[Path] = set()
+    for pair in pairs:
+        pictures = fitted(pair, fit, background)
+        for source, picture, side in zip((pair.content, pair.style), pictures, ("content", "style"), strict=True):
+            kept |= _copy(source, picture, folder / side / pair.name)
+            for change in picture.changes:
+                logger.info("%s: %s", source, change)
+    # Latents and text that kohya cached beside the images of an earlier run know neither their image nor their caption.
+    for old in (*folder.glob("content/*"), *folder.glob("style/*")):
+        if old not in kept and old.is_file() and not old.name.startswith("."):
+            old.unlink(missing_ok=True)
+
+
+def _copy(source: Path, picture: Upright, target: Path) -> set[Path]:
+    """The files written: the image and, as .txt, its caption."""
+    image = target.with_name(target.name + (".png" if picture.changes else source.suffix.lower()))
+    with atomic_file(image) as temporary:
+        if picture.changes:
+            picture.image.save(temporary, format="PNG")
+        else:
+            shutil.copyfile(source, temporary)
+    caption = caption_file(source)
+    if caption is None:
+        return {image}
+    copied = target.with_name(target.name + CAPTION_SUFFIXES[0])
+    with atomic_file(copied) as temporary:
+        shutil.copyfile(caption, temporary)
+    return {image, copied}
+
+
+def caption_file(image: Path) -> Path | None:
+    """The caption file beside an image, whatever its suffix; .txt before .caption."""
+    return next((path for suffix in CAPTION_SUFFIXES if (path := image.with_suffix(suffix)).is_file()), None)
+
+
+def is_readable_in_place(pairs: list[Pair], fit: str = "error", background: str = "white") -> bool:
+    """Whether every trainer reads all images and captions alike where they lie.
+
+    Raises:
+        PairError: As in ``fitted``.
+    """
+    captions = [caption_file(image) for pair in pairs for image in (pair.content, pair.style)]
+    suffixes = {caption.suffix for caption in captions if caption is not None}
+    if len(suffixes) > 1 or any(pair.content.stem != pair.style.stem for pair in pairs):
+        return False
+    if any(path.name.startswith("._") for pair in pairs[:1] for path in pair.style.parent.iterdir()):
+        return False
+    return not any(picture.changes for pair in pairs for picture in fitted(pair, fit, background))
+
+
+def thumbnail(image: Image.Image, side: int) -> Image.Image:
+    """A copy whose longer side has at most ``side`` pixels."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    return small

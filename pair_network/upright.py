@@ -1,0 +1,128 @@
+"""Pictures as people have them, made into what every trainer reads alike: upright, 8 bits, opaque, RGB."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+
+from .errors import PairError
+from .images import DEEP_MODES, EXIF_ORIENTATION
+
+# What Pillow may try: no format here starts a program (EPS starts Ghostscript) or fetches anything.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
+UNREAD = {".heic": "HEIC", ".heif": "HEIF", ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG", ".raw": "RAW"}
+TRAINER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class Upright:
+    """A decoded picture.
+
+    Attributes:
+        image: RGB, 8 bits, upright, opaque.
+        changes: What had to be done to the file's picture; empty when every trainer reads the file alike as it is.
+    """
+
+    image: Image.Image
+    changes: tuple[str, ...]
+
+
+def open_upright(path: Path, background: str = "white") -> Upright:
+    """Decodes a picture to its end.
+
+    Args:
+        path: A PNG, JPEG, WebP, BMP, TIFF, AVIF or single-frame GIF file.
+        background: Colour under transparent parts, a name or #rrggbb.
+
+    Raises:
+        PairError: Missing, empty, cut off, an animation, too large to be a picture, or of another format.
+    """
+    if not path.is_file():
+        raise PairError(f"{path}: no such image")
+    if path.stat().st_size == 0:
+        raise PairError(f"{path}: the file is empty; save or copy it again")
+    if path.suffix.lower() in UNREAD:
+        raise PairError(f"{path}: {UNREAD[path.suffix.lower()]} is not read here; save it as PNG or JPEG")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            Image.init()  # a format that no one has named yet is unknown to a list of formats
+            with Image.open(path, formats=FORMATS) as image:
+                return _upright(path, image, background_colour(background))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PairError(f"{path}: far more pixels than any training uses; scale it down and save it again") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as cause:
+        if isinstance(cause, PairError):
+            raise
+        reason = "of no format that is read here" if isinstance(cause, UnidentifiedImageError) else f"damaged ({cause})"
+        raise PairError(f"{path}: {reason}; save it again as PNG or JPEG") from cause
+
+
+def background_colour(name: str) -> tuple[int, int, int]:
+    """RGB of a colour's name or #rrggbb.
+
+    Raises:
+        PairError: No colour has this name.
+    """
+    try:
+        return ImageColor.getrgb(name)[:3]
+    except ValueError:
+        raise PairError(f"--background {name[:40]!r}: no such colour; give a name like white, or #rrggbb") from None
+
+
+def _upright(path: Path, image: Image.Image, background: tuple[int, int, int]) -> Upright:
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in ("MPO", "TIFF"):  # a phone's MPO and a scan's TIFF carry previews behind
+        raise PairError(f"{path}: an animation of {frames} pictures; save the one you want as PNG")
+    changes: list[str] = []
+    if path.suffix.lower() not in TRAINER_SUFFIXES:
+        changes.append(f"{image.format} saved as PNG")
+    if _orientation(image) != 1:
+        changes.append("turned upright as its EXIF says")
+    image.load()
+    steps: tuple[Callable[[Image.Image], tuple[Image.Image, str]], ...] = (
+        _without_exif_turn, _eight_bits, lambda picture: _opaque(picture, background),
+    )  # fmt: skip
+    for step in steps:
+        image, change = step(image)
+        changes += [change] if change else []
+    return Upright(image, tuple(changes))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 (upright) where there is none or it is damaged."""
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except (ValueError, TypeError, OSError, SyntaxError):
+        return 1
+
+
+def _without_exif_turn(image: Image.Image) -> tuple[Image.Image, str]:
+    return (ImageOps.exif_transpose(image) if _orientation(image) in range(2, 9) else image), ""
+
+
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:
+    if image.mode not in DEEP_MODES:
+        return image, ""
+    values = np.asarray(image, np.float64)
+    # Whole numbers of 16 bits, also where Pillow keeps them in 32; floats are taken as 0 to 1.
+    top = 1.0 if image.mode == "F" else 65535.0
+    return Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8)), "16 bits made 8"
+
+
+def _opaque(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, str]:
+    change = "palette made RGB" if image.mode == "P" else ""
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layers = image.convert("RGBA")
+        if np.asarray(layers)[..., 3].min() < 255:
+            below = Image.new("RGBA", layers.size, (*background, 255))
+            return Image.alpha_composite(below, layers).convert("RGB"), "transparent parts laid on the background"
+        image, change = layers, change or "alpha channel, opaque everywhere, dropped"
+    if image.mode not in ("RGB", "L", "P", "RGBA"):
+        change = change or f"{image.mode} made RGB"
+    return image.convert("RGB"), change
