@@ -154,6 +154,7 @@ def _copy(source: Path, picture: Upright, target: Path) -> set[Path]:
     if caption is None:
         return {image}
     copied = target.with_name(target.name + CAPTION_SUFFIXES[0])
+    logger.info("%s: taken as the caption of %s", caption, source.name)
     with atomic_file(copied) as temporary:
         shutil.copyfile(caption, temporary)
     return {image, copied}
