@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 128  # pixels of the longer side that is compared
-SCALES = (1.0, 1.5, 2.5)  # of the edges, in those pixels: pen strokes hide in the coarser ones
+SCALES = (1.0, 1.5, 2.5, 4.0)  # of the edges, in those pixels: pen strokes hide in the coarser ones
 REACH = 0.15  # largest shift looked for, as a share of the shorter side
 NEAR = 2  # pixels of SIDE within which the peak counts as "no shift"
 
