@@ -22,6 +22,7 @@ VERBS = {
     "demo": [["-m", "demo"]],
     "test": [["-m", "pytest"]],
     "train": [[str(ROOT / "train_pair_network.py")]],
+    "check": [["-m", "pair_network", "check"]],
     "generate": [["-m", "pair_network", "generate"]],
     "restyle": [["-m", "pair_network", "restyle"]],
     "convert": [["-m", "convert"]],
