@@ -84,13 +84,13 @@ class Case:
         self.how, self.merged = how, merged
         self.sampler, self.batch, self.steps, self.denoise, self.twice = "euler", 1, STEPS, 1.0, False
         self.from_picture, self.inpaint, self.combined, self.negative = False, False, False, ""
-        self.other, self.styles, self.scale = None, 1, 1.0
+        self.other, self.styles, self.scale, self.cfg_end = None, 1, 1.0, 1.0
         self.__dict__.update(changes)
-        self.cfg = 1.0 if merged else CFG
 
     def graph(self, styled: bool) -> dict:
         """The workflow: with the nodes, or what must give the same picture without them."""
         g = self.g = Graph()
+        self.cfg = CFG if (styled and self.cfg_end < 1) or not self.merged else 1.0
         checkpoint = g.add("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)
         self.model, self.clip, self.vae = (out(checkpoint, number) for number in range(3))
         if self.other:
@@ -102,7 +102,9 @@ class Case:
         if not styled and self.merged:
             self.load_lora("pair_random.safetensors", 1.0)
         prompts = {"positive": positive if styled else style, "negative": negative}
-        styles = {"styles": self.style_list(style)} if styled else {}
+        if self.how == "one node":
+            return self.finished(self.with_one_node(styled, style, negative))
+        styles = {"styles": self.style_list(style), "cfg_end": self.cfg_end} if styled else {}
         if self.how == "guider":
             kind = "PairNetworkGuider" if styled else "CFGGuider"
             guider = g.add(kind, model=self.model, **prompts, **styles, cfg=self.cfg)
@@ -110,9 +112,22 @@ class Case:
         else:
             model = g.add("PairNetworkPatch", model=self.model, **styles) if styled else self.model
             samples = self.in_passes(lambda latent, denoise: self.ksampler(model, prompts, latent, denoise))
-        image = g.add("VAEDecode", samples=samples, vae=self.vae)
-        g.add("SaveImage", images=image, filename_prefix="pair_live")
-        return g.nodes
+        return self.finished(samples)
+
+    def finished(self, samples: list) -> dict:
+        image = self.g.add("VAEDecode", samples=samples, vae=self.vae)
+        self.g.add("SaveImage", images=image, filename_prefix="pair_live")
+        return self.g.nodes
+
+    def with_one_node(self, styled: bool, style: list, negative: list) -> list:
+        """The node that encodes by itself; without it the style's prompt goes to the sampler."""
+        model, positive = self.model, style
+        if styled:
+            words = {"prompt": "a red house", "words": "in poster style"}
+            lora = {"lora_name": "pair_random.safetensors", "scale": 1.0, "start": 0.0, "cfg_end": self.cfg_end}
+            model = self.g.add("PairNetworkGuidance", model=self.model, clip=self.clip, **words, **lora)
+            positive = out(model, 1)
+        return self.ksampler(model, {"positive": positive, "negative": negative}, self.latent(), self.denoise)
 
     def text(self, words: str) -> list:
         return self.g.add("CLIPTextEncode", clip=self.clip, text=words)
@@ -184,6 +199,9 @@ def cases() -> dict[str, Case]:
             for merged in (True, False):
                 kind = "merged LoRA at CFG 1" if merged else f"style prompt at CFG {CFG:g}"
                 found[f"{name}, {how}: {kind}"] = Case(how, merged, **changes)
+    for how in ("guider", "patch", "one node"):
+        found[f"content CFG that ends, {how}: merged LoRA at CFG 1"] = Case(how, cfg_end=0.0)
+    found["one node: merged LoRA at CFG 1"] = Case("one node")
     return found
 
 

@@ -74,5 +74,5 @@ def _style(slot: int, tab: str) -> list[Any]:
         )
         end = gr.Slider(0, 1, DEFAULTS.end, step=0.01, label=f"End {number}", info=END_INFO, elem_id=f"{place}_end")
     # The user's own choice only: a pasted infotext brings its words and λ along.
-    lora.input(from_card, [lora, words, scale], [words, scale], show_progress=False)
+    lora.input(from_card, [lora, words, scale], [words, scale], show_progress="hidden")
     return [lora, words, scale, start, end]

@@ -105,6 +105,8 @@ def make_data(kind: str, folder: Path, width: int, tokenizer: str | None) -> Non
         save_file(tensors, folder / "models" / "Lora" / f"{name}.safetensors")
     command = [sys.executable, "-m", "convert", "webui", "--into", str(folder / "extensions")]
     subprocess.run(command, cwd=ROOT, check=True)
+    # Some previews would download a model of their own.
+    (folder / "config.json").write_text(json.dumps({"live_previews_enable": False}))
     if tokenizer:  # from_pretrained takes a folder below the working directory for the hub's name
         shutil.copytree(tokenizer, folder / "openai" / "clip-vit-large-patch14", dirs_exist_ok=True)
 
