@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
 
-CONTENT = "content"
-PAIR_INDICES = "pair_indices"
+from .protocols import Batch
+
+CONTENT: Final = "content"
+PAIR_INDICES: Final = "pair_indices"
 
 
-def content_and_style(batch: dict[str, Any]) -> dict[str, Any]:
+def content_and_style(batch: Batch) -> Batch:
     """One batch of 2B rows, content rows then style rows, from a style batch that carries its content rows' batch.
 
     The originals are left alone: hosts write into the lists of the batch that they are given.
     """
-    content = batch[CONTENT]
-    return {key: _joined(content.get(key), value) for key, value in batch.items() if key not in (CONTENT, PAIR_INDICES)}
+    content, style = _sides(batch)
+    return _batch({key: _joined(content.get(key), value) for key, value in style.items()})
 
 
-def content_only(batch: dict[str, Any]) -> dict[str, Any]:
+def content_only(batch: Batch) -> Batch:
     """The B content rows alone."""
-    return {key: _copied(batch[CONTENT].get(key)) for key in batch if key not in (CONTENT, PAIR_INDICES)}
+    content, style = _sides(batch)
+    return _batch({key: _copied(content.get(key)) for key in style})
 
 
-def style_only(batch: dict[str, Any]) -> dict[str, Any]:
+def style_only(batch: Batch) -> Batch:
     """The B style rows alone."""
-    return {key: _copied(value) for key, value in batch.items() if key not in (CONTENT, PAIR_INDICES)}
+    return _batch({key: _copied(value) for key, value in _sides(batch)[1].items()})
 
 
-def _copied(value: Any) -> Any:
+def _sides(batch: Batch) -> tuple[Mapping[str, object], Mapping[str, object]]:
+    """Content and style rows by key, whatever keys the host has."""
+    style = {key: value for key, value in batch.items() if key not in (CONTENT, PAIR_INDICES)}
+    return cast(Mapping[str, object], batch[CONTENT] or {}), style
+
+
+def _batch(rows: dict[str, object]) -> Batch:
+    return cast(Batch, rows)
+
+
+def _copied(value: object) -> object:
     return list(value) if isinstance(value, list) else value
 
 
-def _joined(content: Any, style: Any) -> Any:
+def _joined(content: Any, style: Any) -> object:
     if isinstance(style, Tensor):
         return _cat(content, style)
     if isinstance(style, (list, tuple)):

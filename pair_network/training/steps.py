@@ -7,10 +7,10 @@ import contextlib
 import json
 import logging
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pair_network.errors import PairError
 from pair_network.network.pair_network import PairNetwork
@@ -19,11 +19,11 @@ from .absent_pairs import absent_pairs_kept
 from .idle_groups import idle_groups_scheduled
 from .objective import Phase, check_schedule, default_style_start, phase_of
 from .options import HostOptions, style_words
+from .protocols import Accelerator, Args
 
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "pair_state.json"
-Args = TypeVar("Args", bound=HostOptions)  # the host's own options
 
 
 class PairSteps(Generic[Args]):
@@ -54,20 +54,20 @@ class PairSteps(Generic[Args]):
                 f"largest |cosine| between content and style rows {report['branch_overlap']:.1e}"
             )
 
-    def keep_state(self, accelerator: Any) -> None:
+    def keep_state(self, accelerator: Accelerator) -> None:
         """Lets the host's saved states hold the number of updates, and a resumed run begin from it."""
         accelerator.register_save_state_pre_hook(self._write_state)
         accelerator.register_load_state_pre_hook(self._read_state)
 
-    def _write_state(self, models: list[Any], weights: list[Any], output_dir: str) -> None:
+    def _write_state(self, models: list[nn.Module], weights: list[dict[str, Tensor]], output_dir: str) -> None:
         """Beside the host's saved state: the number of updates made, which decides a resumed run's phase."""
         path = Path(output_dir) / STATE_FILE
         path.write_text(json.dumps({"pair_step": self.pair_step or 0}), encoding="utf-8")
 
-    def _read_state(self, models: list[Any], input_dir: str) -> None:
+    def _read_state(self, models: list[nn.Module], input_dir: str) -> None:
         self._resumed_step = steps_of_state(input_dir)
 
-    def _begin_step(self, args: Args, network: PairNetwork, accelerator: Any) -> Phase:
+    def _begin_step(self, args: Args, network: PairNetwork, accelerator: Accelerator) -> Phase:
         """What this step trains."""
         if self.pair_step is None:
             self._is_main_process = accelerator.is_main_process
@@ -88,7 +88,7 @@ class PairSteps(Generic[Args]):
             # Some step leaves out some pair; with one pair in every step the copies would be for nothing.
             self._open.enter_context(absent_pairs_kept([layer.content_up for layer in network.coupled_layers()]))
 
-    def _finish_step(self, loss: Tensor, network: PairNetwork, accelerator: Any) -> Tensor:
+    def _finish_step(self, loss: Tensor, network: PairNetwork, accelerator: Accelerator) -> Tensor:
         """The loss, with the overlap penalty when it is on; PairError when it is no finite number."""
         if network.config.orthogonality == "penalty":
             penalty = network.config.penalty_weight * network.overlap_penalty()

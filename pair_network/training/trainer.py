@@ -8,9 +8,11 @@ content rows, then the style rows, and the network routes each row through its b
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pair_network.errors import PairError
 from pair_network.network import checkpoint
@@ -20,7 +22,8 @@ from pair_network.network.route import Row, content_rows, style_rows
 from . import batch as pair_batch
 from .objective import Phase, branch_losses, joint_loss
 from .options import HostOptions, check_preview_options
-from .steps import Args, PairSteps, set_num_pairs, style_start_step, warn_of_small_alpha
+from .protocols import Accelerator, Args, Batch, StepInputs
+from .steps import PairSteps, set_num_pairs, style_start_step, warn_of_small_alpha
 
 
 class PairTraining(PairSteps[Args]):
@@ -33,12 +36,12 @@ class PairTraining(PairSteps[Args]):
 
     # --- set-up --------------------------------------------------------------------------------------------------
 
-    def assert_extra_args(self, args: Args, train_dataset_group: Any, val_dataset_group: Any) -> None:
+    def assert_extra_args(self, args: Args, train_dataset_group: object, val_dataset_group: object) -> None:
         check_preview_options(args)
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)  # type: ignore[misc]
         self.pair_captions = self.attach_content(args, train_dataset_group, val_dataset_group)  # type: ignore[attr-defined]
 
-    def post_process_network(self, args: Args, accelerator: Any, network: Any, *models: Any) -> None:
+    def post_process_network(self, args: Args, accelerator: Accelerator, network: nn.Module, *models: object) -> None:
         if not isinstance(network, PairNetwork):
             raise PairError(f"--network_module {args.network_module}: pair training needs pair_network")
         self.pair_network = network
@@ -52,59 +55,41 @@ class PairTraining(PairSteps[Args]):
     def on_step_start(
         self,
         args: Args,
-        accelerator: Any,
-        network: Any,
-        text_encoders: Any,
-        unet: Any,
-        batch: dict[str, Any],
-        weight_dtype: Any,
+        accelerator: Accelerator,
+        network: nn.Module,
+        text_encoders: object,
+        unet: object,
+        batch: Batch,
+        weight_dtype: object,
         is_train: bool = True,
     ) -> None:
         """What the host does to a batch is done to its content rows too."""
-        for part in (batch, batch[pair_batch.CONTENT]):
+        for part in (batch, batch["content"]):
             super().on_step_start(  # type: ignore[misc]
                 args, accelerator, network, text_encoders, unet, part, weight_dtype, is_train
             )
 
-    def process_batch(
-        self,
-        batch: dict[str, Any],
-        text_encoders: Any,
-        unet: Any,
-        network: Any,
-        vae: Any,
-        noise_scheduler: Any,
-        vae_dtype: Any,
-        weight_dtype: Any,
-        accelerator: Any,
-        args: Args,
-        text_encoding_strategy: Any,
-        tokenize_strategy: Any,
-        is_train: bool = True,
-        train_text_encoder: bool = True,
-        train_unet: bool = True,
-    ) -> Tensor:
+    def process_batch(self, *given: Any, **named: Any) -> Tensor:
         """The step's loss: eq. 4, eq. 6 or their sum (eq. 7), plus the overlap penalty when it is on."""
-        pair_network: PairNetwork = accelerator.unwrap_model(network)
-        phase = self._begin_step(args, pair_network, accelerator) if is_train else Phase.JOINT
-        rows, joined = routed_batch(batch, phase)
+        step = StepInputs[Args](*given, **named)
+        network = step.accelerator.unwrap_model(step.network)
+        assert isinstance(network, PairNetwork)
+        phase = self._begin_step(step.args, network, step.accelerator) if step.is_train else Phase.JOINT
+        rows, joined = routed_batch(step.batch, phase)
         # A training route outlives this call: the host runs backward, which may recompute the forward, afterwards.
-        route = contextlib.nullcontext() if is_train else pair_network.route(rows)
-        if is_train:
-            pair_network.set_route(rows)
+        route = contextlib.nullcontext() if step.is_train else network.route(rows)
+        if step.is_train:
+            network.set_route(rows)
         phase_before, self._phase = self._phase, phase
         with route:
-            mean = super().process_batch(  # type: ignore[misc]
-                joined, text_encoders, unet, network, vae, noise_scheduler, vae_dtype, weight_dtype, accelerator, args,
-                text_encoding_strategy, tokenize_strategy, is_train, train_text_encoder, train_unet,
-            )  # fmt: skip
+            mean = super().process_batch(*replace(step, batch=joined).positional())  # type: ignore[misc]
         loss = joint_loss(mean, phase)
-        if not is_train:
+        if not step.is_train:
             self._phase = phase_before
             return loss
-        return self._finish_step(loss, pair_network, accelerator)
+        return self._finish_step(loss, network, step.accelerator)
 
-    def post_process_loss(self, loss: Tensor, args: Args, *rest: Any) -> Tensor:
+    def post_process_loss(self, loss: Tensor, args: Args, *rest: object) -> Tensor:
         """The host's weighting; the weighted loss of each branch is noted for the log."""
         loss = super().post_process_loss(loss, args, *rest)  # type: ignore[misc]
         self._last_losses = branch_losses(loss, self._phase)
@@ -115,11 +100,11 @@ class PairTraining(PairSteps[Args]):
     def generate_step_logs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**super().generate_step_logs(*args, **kwargs), **self.pair_logs()}  # type: ignore[misc]
 
-    def progress_postfix(self, logs: dict[str, Any]) -> dict[str, Any]:
+    def progress_postfix(self, logs: Mapping[str, float]) -> dict[str, str]:
         """Both losses for the embedded host's progress bar."""
         return {name.removeprefix("loss/"): f"{value:.4f}" for name, value in self.pair_logs().items()}
 
-    def update_metadata(self, metadata: dict[str, Any], args: Args) -> None:
+    def update_metadata(self, metadata: dict[str, object], args: Args) -> None:
         super().update_metadata(metadata, args)  # type: ignore[misc]
         metadata["pair_network_schedule"] = args.pair_schedule
         metadata["pair_network_style_start_step"] = style_start_step(args)
@@ -129,9 +114,9 @@ class PairTraining(PairSteps[Args]):
             metadata["modelspec.trigger_phrase"] = words
 
 
-def routed_batch(batch: dict[str, Any], phase: Phase) -> tuple[list[Row], dict[str, Any]]:
+def routed_batch(batch: Batch, phase: Phase) -> tuple[list[Row], Batch]:
     """The route and the host's batch for a phase: content rows, then style rows."""
-    pairs = [int(index) if index >= 0 else None for index in batch[pair_batch.PAIR_INDICES]]
+    pairs = [int(index) if index >= 0 else None for index in batch["pair_indices"]]
     if phase is Phase.CONTENT:
         return content_rows(pairs), pair_batch.content_only(batch)
     if phase is Phase.STYLE:

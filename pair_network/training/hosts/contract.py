@@ -9,6 +9,8 @@ from typing import Any
 
 from pair_network.errors import PairError
 
+from ..protocols import STEP_ARGUMENTS
+
 # Method -> positional parameters that the mixin passes or receives, in order, without self.
 HOOKS: dict[str, tuple[str, ...]] = {
     "assert_extra_args": ("args", "train_dataset_group", "val_dataset_group"),
@@ -16,11 +18,7 @@ HOOKS: dict[str, tuple[str, ...]] = {
     "on_step_start": (
         "args", "accelerator", "network", "text_encoders", "unet", "batch", "weight_dtype", "is_train",
     ),
-    "process_batch": (
-        "batch", "text_encoders", "unet", "network", "vae", "noise_scheduler", "vae_dtype", "weight_dtype",
-        "accelerator", "args", "text_encoding_strategy", "tokenize_strategy", "is_train", "train_text_encoder",
-        "train_unet",
-    ),
+    "process_batch": STEP_ARGUMENTS,
     "post_process_loss": ("loss", "args", "timesteps", "noise_scheduler"),
     "generate_step_logs": ("args", "current_loss", "avr_loss"),
     "sample_images": (

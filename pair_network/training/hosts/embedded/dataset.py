@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...protocols import Batch
 from .config import EmbeddedOptions
 from .dataset_config import DatasetConfig, SubsetConfig, read_dataset_config
 from .images import load_pixels
@@ -156,7 +157,7 @@ class DatasetGroup:
                 )
         return list(found)
 
-    def collate(self, draws: Sequence[Draw]) -> dict[str, Any]:
+    def collate(self, draws: Sequence[Draw]) -> Batch:
         """A batch with sd-scripts' keys for the style rows.
 
         ``content`` is the same for the content rows (None unless every row has one), row i to row i, and
@@ -167,7 +168,7 @@ class DatasetGroup:
         batch["content"] = self._side(draws, content) if len(content) == len(draws) else None
         return batch
 
-    def _side(self, draws: Sequence[Draw], rows: Sequence[tuple[ImageRecord, str]]) -> dict[str, Any]:
+    def _side(self, draws: Sequence[Draw], rows: Sequence[tuple[ImageRecord, str]]) -> Batch:
         captions = [caption for _, caption in rows]
         assert self.tokenize_strategy is not None
         cached = all(one.flipped in image.latents for one, (image, _) in zip(draws, rows, strict=True))
@@ -227,7 +228,7 @@ def make_dataset_group(source: str | Path | Mapping[str, Any], args: EmbeddedOpt
 
 def place_batches(
     group: DatasetGroup, epoch: int, skip: int, rank: int, num_processes: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, Batch]]:
     """(number in the epoch, batch) for one process, leaving out the first ``skip`` without making them."""
     for number, draws in enumerate(group.rank_batches(epoch, rank, num_processes)):
         if number >= skip:

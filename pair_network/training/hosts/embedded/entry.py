@@ -27,7 +27,7 @@ class PairTrainer(PairTraining[EmbeddedOptions], EmbeddedTrainer):
     def is_train_text_encoder(self, args: EmbeddedOptions) -> bool:
         return super().is_train_text_encoder(args) and trains_text_encoder(args)
 
-    def assert_extra_args(self, args: EmbeddedOptions, train_dataset_group: Any, val_dataset_group: Any) -> None:
+    def assert_extra_args(self, args: EmbeddedOptions, train_dataset_group: object, val_dataset_group: object) -> None:
         super().assert_extra_args(args, train_dataset_group, val_dataset_group)
         self.prompts = read_prompts(args.sample_prompts) if args.sample_prompts else []
         like = self.prompts[0] if self.prompts else Prompt("")

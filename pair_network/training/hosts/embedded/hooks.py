@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from pair_network.errors import PairError
 
+from ...protocols import Batch, StepInputs
 from .caching import cache_captions
 from .config import EmbeddedOptions
 from .dataset import DatasetGroup
@@ -38,12 +43,12 @@ class TrainerHooks:
         self.resolution = (512, 512)
 
     def assert_extra_args(
-        self, args: EmbeddedOptions, train_dataset_group: DatasetGroup, val_dataset_group: Any
+        self, args: EmbeddedOptions, train_dataset_group: DatasetGroup, val_dataset_group: DatasetGroup | None
     ) -> None:
         """Checks before any model is loaded."""
 
     def attach_content(
-        self, args: EmbeddedOptions, train_dataset_group: DatasetGroup, val_dataset_group: Any
+        self, args: EmbeddedOptions, train_dataset_group: DatasetGroup, val_dataset_group: DatasetGroup | None
     ) -> list[tuple[str, str]]:
         """(content caption, style caption) of every pair; the content images are in the batches already.
 
@@ -58,7 +63,7 @@ class TrainerHooks:
         return train_dataset_group.pair_captions()
 
     def load_target_model(
-        self, args: EmbeddedOptions, weight_dtype: torch.dtype, accelerator: Any
+        self, args: EmbeddedOptions, weight_dtype: torch.dtype, accelerator: Accelerator
     ) -> tuple[str, Any, Any, Any]:
         """(family, text encoder or both of SDXL, VAE, U-Net), frozen and on the CPU."""
         precision = None if weight_dtype == torch.float32 else weight_dtype
@@ -81,12 +86,12 @@ class TrainerHooks:
     def cache_text_encoder_outputs_if_needed(
         self,
         args: EmbeddedOptions,
-        accelerator: Any,
-        unet: Any,
+        accelerator: Accelerator,
+        unet: nn.Module,
         vae: Any,
-        text_encoders: Any,
+        text_encoders: Sequence[nn.Module],
         dataset: DatasetGroup,
-        weight_dtype: Any,
+        weight_dtype: torch.dtype,
     ) -> None:
         """Moves the text encoders to the device; caches all embeddings unless they change from step to step.
 
@@ -107,7 +112,12 @@ class TrainerHooks:
             text_encoder.to("cpu")
 
     def post_process_network(
-        self, args: EmbeddedOptions, accelerator: Any, network: Any, text_encoders: Any, unet: Any
+        self,
+        args: EmbeddedOptions,
+        accelerator: Accelerator,
+        network: nn.Module,
+        text_encoders: Sequence[nn.Module],
+        unet: nn.Module,
     ) -> None:
         """Sees the network before it is applied."""
 
@@ -115,11 +125,11 @@ class TrainerHooks:
         files = find_model(args)
         return make_noise_scheduler(read_model_facts(files.folder, files.checkpoint), args, device)
 
-    def prepare_unet_with_accelerator(self, args: EmbeddedOptions, accelerator: Any, unet: Any) -> Any:
+    def prepare_unet_with_accelerator(self, args: EmbeddedOptions, accelerator: Accelerator, unet: nn.Module) -> Any:
         """The U-Net on its device; it is frozen, so there is nothing for accelerate to wrap."""
         return unet.to(accelerator.device)
 
-    def all_reduce_network(self, accelerator: Any, network: Any) -> None:
+    def all_reduce_network(self, accelerator: Accelerator, network: nn.Module) -> None:
         """Replaces every gradient by its mean over the processes, in one reduction."""
         grads = [param.grad for param in network.parameters() if param.grad is not None]
         if accelerator.num_processes == 1 or not grads:
@@ -130,19 +140,19 @@ class TrainerHooks:
 
     def sample_images(
         self,
-        accelerator: Any,
+        accelerator: Accelerator,
         args: EmbeddedOptions,
         epoch: int | None,
         global_step: int,
         device: torch.device,
         vae: Any,
-        tokenizers: Any,
-        text_encoder: Any,
-        unet: Any,
+        tokenizers: Sequence[object],
+        text_encoder: nn.Module | Sequence[nn.Module],
+        unet: nn.Module,
     ) -> None:
         """Writes previews when they are due; this host has none of its own."""
 
-    def update_metadata(self, metadata: dict[str, Any], args: EmbeddedOptions) -> None:
+    def update_metadata(self, metadata: dict[str, object], args: EmbeddedOptions) -> None:
         """Adds to the ``ss_*`` metadata."""
 
     def get_sai_model_spec(self, args: EmbeddedOptions) -> dict[str, str]:
@@ -151,12 +161,12 @@ class TrainerHooks:
     def on_step_start(
         self,
         args: EmbeddedOptions,
-        accelerator: Any,
-        network: Any,
-        text_encoders: Any,
-        unet: Any,
-        batch: Any,
-        weight_dtype: Any,
+        accelerator: Accelerator,
+        network: nn.Module,
+        text_encoders: Sequence[nn.Module],
+        unet: nn.Module,
+        batch: Batch,
+        weight_dtype: torch.dtype,
         is_train: bool = True,
     ) -> None:
         """Sees every batch before it is processed."""
@@ -167,13 +177,13 @@ class TrainerHooks:
     def call_unet(
         self,
         args: EmbeddedOptions,
-        accelerator: Any,
-        unet: Any,
+        accelerator: Accelerator,
+        unet: nn.Module,
         noisy_latents: Tensor,
         timesteps: Tensor,
         text_conds: list[Tensor],
-        batch: Any,
-        weight_dtype: Any,
+        batch: Batch,
+        weight_dtype: torch.dtype,
     ) -> Tensor:
         """The U-Net's prediction, of the latents' shape (rows, channels, h, w)."""
         noisy_latents = noisy_latents.to(weight_dtype)
@@ -184,13 +194,13 @@ class TrainerHooks:
     def get_noise_pred_and_target(
         self,
         args: EmbeddedOptions,
-        accelerator: Any,
+        accelerator: Accelerator,
         noise_scheduler: Any,
         latents: Tensor,
-        batch: dict[str, Any],
+        batch: Batch,
         text_encoder_conds: list[Tensor],
-        unet: Any,
-        network: Any,
+        unet: nn.Module,
+        network: nn.Module,
         weight_dtype: torch.dtype,
         train_unet: bool,
         is_train: bool = True,
@@ -219,56 +229,41 @@ class TrainerHooks:
             loss = loss * weight
         return loss
 
-    def process_batch(
-        self,
-        batch: dict[str, Any],
-        text_encoders: Any,
-        unet: Any,
-        network: Any,
-        vae: Any,
-        noise_scheduler: Any,
-        vae_dtype: torch.dtype,
-        weight_dtype: torch.dtype,
-        accelerator: Any,
-        args: EmbeddedOptions,
-        text_encoding_strategy: TextEncodingStrategy,
-        tokenize_strategy: TokenizeStrategy,
-        is_train: bool = True,
-        train_text_encoder: bool = True,
-        train_unet: bool = True,
-    ) -> Tensor:
+    def process_batch(self, *given: Any, **named: Any) -> Tensor:
         """The batch's loss, a scalar: the mean over its rows of loss × loss weight."""
-        latents = self._latents(batch, vae, vae_dtype, accelerator, args) * self.vae_scale_factor
-        conds = batch.get("text_encoder_outputs_list")
-        if conds is None or train_text_encoder:
-            with torch.set_grad_enabled(is_train and train_text_encoder), accelerator.autocast():
-                conds = text_encoding_strategy.encode_tokens(tokenize_strategy, text_encoders, batch["input_ids_list"])
+        step = StepInputs[EmbeddedOptions](*given, **named)
+        args, accelerator, scheduler = step.args, step.accelerator, step.noise_scheduler
+        latents = self._latents(step.batch, step.vae, step.vae_dtype, accelerator, args) * self.vae_scale_factor
         noise_pred, target, timesteps, weighting = self.get_noise_pred_and_target(
-            args,
-            accelerator,
-            noise_scheduler,
-            latents,
-            batch,
-            [cond.to(accelerator.device) for cond in conds],
-            unet,
-            network,
-            weight_dtype,
-            train_unet,
-            is_train,
-        )
-        loss = row_loss(args, noise_pred, target, timesteps, noise_scheduler)
+            args, accelerator, scheduler, latents, step.batch, self._conds(step), step.unet, step.network,
+            step.weight_dtype, step.train_unet, step.is_train,
+        )  # fmt: skip
+        loss = row_loss(args, noise_pred, target, timesteps, scheduler)
         if weighting is not None:
             loss = loss * weighting
-        loss = loss * batch["loss_weights"].to(loss.device)
-        return self.post_process_loss(loss, args, timesteps, noise_scheduler).mean()
+        loss = loss * step.batch["loss_weights"].to(loss.device)
+        return self.post_process_loss(loss, args, timesteps, scheduler).mean()
+
+    def _conds(self, step: StepInputs[EmbeddedOptions]) -> list[Tensor]:
+        """The text embeddings of every row, cached or encoded now, on the device."""
+        conds = step.batch.get("text_encoder_outputs_list")
+        if conds is None or step.train_text_encoder:
+            strategy, tokenizer = step.text_encoding_strategy, step.tokenize_strategy
+            assert isinstance(strategy, TextEncodingStrategy) and isinstance(tokenizer, TokenizeStrategy)
+            trains = step.is_train and step.train_text_encoder
+            with torch.set_grad_enabled(trains), step.accelerator.autocast():
+                conds = strategy.encode_tokens(tokenizer, step.text_encoders, step.batch["input_ids_list"])
+        return [cond.to(step.accelerator.device) for cond in conds]
 
     @torch.no_grad()
     def _latents(
-        self, batch: dict[str, Any], vae: Any, vae_dtype: torch.dtype, accelerator: Any, args: EmbeddedOptions
+        self, batch: Batch, vae: Any, vae_dtype: torch.dtype, accelerator: Accelerator, args: EmbeddedOptions
     ) -> Tensor:
-        if batch.get("latents") is not None:
-            return batch["latents"].to(accelerator.device)
-        images = batch["images"].to(accelerator.device, dtype=vae_dtype)
+        cached, pixels = batch.get("latents"), batch.get("images")
+        if cached is not None:
+            return cached.to(accelerator.device)
+        assert pixels is not None  # a batch has latents or images
+        images = pixels.to(accelerator.device, dtype=vae_dtype)
         chunks = [self.encode_images_to_latents(args, vae, chunk) for chunk in images.split(args.vae_batch_size)]
         return torch.cat(chunks).float()
 
@@ -277,18 +272,18 @@ class TrainerHooks:
         args: EmbeddedOptions,
         current_loss: float,
         avr_loss: float,
-        lr_scheduler: Any,
+        lr_scheduler: LRScheduler,
         lr_descriptions: list[str] | None,
-        optimizer: Any = None,
-        keys_scaled: Any = None,
-        mean_norm: Any = None,
-        maximum_norm: Any = None,
+        optimizer: Optimizer | None = None,
+        keys_scaled: float | None = None,
+        mean_norm: float | None = None,
+        maximum_norm: float | None = None,
     ) -> dict[str, float]:
         """What the trackers record after a step."""
         logs = {"loss/current": current_loss, "loss/average": avr_loss}
         if keys_scaled is not None:
-            logs |= {"max_norm/keys_scaled": keys_scaled, "max_norm/max_key_norm": maximum_norm}
-            logs |= {"norm/avg_key_norm": mean_norm}
+            norms = {"max_norm/max_key_norm": maximum_norm, "norm/avg_key_norm": mean_norm}
+            logs |= {"max_norm/keys_scaled": keys_scaled, **{k: v for k, v in norms.items() if v is not None}}
         groups = optimizer.param_groups if optimizer is not None else []
         for i, rate in enumerate(lr_scheduler.get_last_lr()):
             name = lr_descriptions[i] if lr_descriptions else f"group{i}"
@@ -298,9 +293,9 @@ class TrainerHooks:
                 logs[f"lr/d*lr/{name}"] = float(groups[i]["d"] * groups[i]["lr"])
         return logs
 
-    def step_logging(self, accelerator: Any, logs: dict[str, Any], global_step: int, epoch: int) -> None:
+    def step_logging(self, accelerator: Accelerator, logs: Mapping[str, float], global_step: int, epoch: int) -> None:
         accelerator.log({**logs, "epoch": epoch}, step=global_step)
 
-    def progress_postfix(self, logs: dict[str, float]) -> dict[str, Any]:
+    def progress_postfix(self, logs: Mapping[str, float]) -> Mapping[str, object]:
         """What the progress bar shows after the step count."""
         return dict(logs)

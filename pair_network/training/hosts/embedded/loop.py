@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pair_network.errors import PairError
 
+from ...protocols import Batch, StepInputs
 from .dataset import place_batches
 from .hooks import TrainerHooks
 from .interrupt import Interrupt
@@ -99,7 +100,7 @@ class TrainingLoop:
                     progress.close()
                     self._stop(interrupt.exit_code)
 
-    def _run_batch(self, number: int, batch: dict[str, Any]) -> None:
+    def _run_batch(self, number: int, batch: Batch) -> None:
         """Forward and backward of one batch, and the optimizer step when it is the last of its group."""
         session, accelerator = self.session, self.accelerator
         first = number // self.accumulation * self.accumulation
@@ -122,28 +123,17 @@ class TrainingLoop:
             session.optimizer.zero_grad(set_to_none=True)
         self.losses.append(loss.detach().item())
 
-    def _process(self, batch: dict[str, Any]) -> torch.Tensor:
+    def _process(self, batch: Batch) -> torch.Tensor:
         s = self.session
         self.trainer.on_step_start(
             s.args, s.accelerator, s.network, s.text_encoders, s.unet, batch, s.weight_dtype, is_train=True
         )
-        return self.trainer.process_batch(
-            batch,
-            s.text_encoders,
-            s.unet,
-            s.network,
-            s.vae,
-            s.noise_scheduler,
-            s.vae_dtype,
-            s.weight_dtype,
-            s.accelerator,
-            s.args,
-            s.text_encoding_strategy,
-            s.tokenize_strategy,
-            is_train=True,
-            train_text_encoder=s.train_text_encoder,
-            train_unet=s.train_unet,
-        )
+        step = StepInputs(
+            batch, s.text_encoders, s.unet, s.network, s.vae, s.noise_scheduler, s.vae_dtype, s.weight_dtype,
+            s.accelerator, s.args, s.text_encoding_strategy, s.tokenize_strategy,
+            train_text_encoder=s.train_text_encoder, train_unet=s.train_unet,
+        )  # fmt: skip
+        return self.trainer.process_batch(*step.positional())
 
     def _after_step(self, progress: Any) -> None:
         self.global_step += 1

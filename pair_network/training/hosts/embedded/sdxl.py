@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...protocols import Batch
 from .model import TextEncodingStrategy, TokenizeStrategy
 
 # SDXL always reads the layer before the last of both encoders (the first has twelve; sd-scripts counts its eleventh).
@@ -46,13 +47,13 @@ class SdxlTextEncodingStrategy(TextEncodingStrategy):
         return [*(output.hidden_states[SKIPPED_STATE] for output in outputs), outputs[1].text_embeds]
 
 
-def size_ids(batch: dict[str, Any]) -> Tensor:
+def size_ids(batch: Batch) -> Tensor:
     """SDXL's size conditioning (rows, 6): original height and width, crop top and left, target height and width."""
     parts = (batch["original_sizes_hw"], batch["crop_top_lefts"], batch["target_sizes_hw"])
     return torch.cat([part.float() for part in parts], dim=1)
 
 
-def unet_inputs(text_conds: Sequence[Tensor], batch: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def unet_inputs(text_conds: Sequence[Tensor], batch: Batch, dtype: torch.dtype) -> dict[str, object]:
     """The U-Net's conditions as diffusers names them; sizes stay in float32, where every pixel counts."""
     first, second, pooled = (cond.to(dtype) for cond in text_conds)
     return {
