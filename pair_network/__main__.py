@@ -40,6 +40,13 @@ def restyle(argv: list[str]) -> int:
     return 0
 
 
+def pairs(argv: list[str]) -> int:
+    from .pseudo_pairs import command
+
+    command.run(argv)
+    return 0
+
+
 def convert(argv: list[str]) -> int:
     return run_package("convert", argv)
 
@@ -61,6 +68,7 @@ VERBS: dict[str, tuple[str, Run]] = {
         generate,
     ),
     "restyle": ("a photo in a style, by DDIM inversion", restyle),
+    "pairs": ("many training pairs out of one: its change learnt by pixels, checked, made to other pictures", pairs),
     "convert": ("LoRA files between formats; what a file is; merging, extracting, installing into the UIs", convert),
     "demo": ("learns a style from one bundled pair and shows it (in the source tree)", demo),
 }

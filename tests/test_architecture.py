@@ -18,6 +18,7 @@ ORDER = [
     ["sampling"],
     ["pipelines"],  # the door to sampling's pipelines
     ["training"],
+    ["pseudo_pairs"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

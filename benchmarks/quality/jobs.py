@@ -9,6 +9,7 @@ import logging
 import platform
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -153,9 +154,15 @@ def train(job: Job, folder: Path) -> Path:
     """Trains by the preset with the method's options; the style LoRA's file."""
     method = METHODS[job.method]
     content, style = _pair_files(job, folder) if method.num_pairs > 1 else _one_pair(job)
+    return train_on(job, folder, PRESET, ("--content", str(content), "--style", str(style)))
+
+
+def train_on(job: Job, folder: Path, preset: Path, images: Sequence[str]) -> Path:
+    """The same on the images that options name; the style LoRA's file."""
+    method = METHODS[job.method]
     argv = [
-        "--config_file", str(PRESET), "--pretrained_model_name_or_path", str(MODEL_DIR),
-        "--content", str(content), "--style", str(style), "--style_prompt", f"in {job.operator} style",
+        "--config_file", str(preset), "--pretrained_model_name_or_path", str(MODEL_DIR),
+        *images, "--style_prompt", f"in {job.operator} style",
         "--output_dir", str(folder), "--output_name", "style", "--seed", str(job.seed),
         "--learning_rate", str(job.rate),
         "--max_train_steps", str(method.steps), "--style_start_step", str(method.steps // 3),

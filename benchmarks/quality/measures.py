@@ -109,6 +109,12 @@ class Reference:
         """1 minus the style distance of pictures to T(base) as a part of base's own: T(base) has 1, base 0."""
         return 1 - float(style_gap(all_features(images), self.truth_features).mean()) / self.base_gap
 
+    def set_strength(self, images: np.ndarray) -> float:
+        """The same of the set's mean features: blind to what each picture shows, where `strength` is not quite."""
+        wanted = self.truth_features.mean(0)
+        gaps = [np.sqrt(np.square(all_features(one).mean(0) - wanted).mean()) for one in (images, self.base)]
+        return 1 - float(gaps[0] / gaps[1])
+
     def pixel_error(self, images: np.ndarray, region: np.ndarray) -> float:
         """Mean pixel gap to T(base) in a region (count, height, width) as a part of base's own."""
         own = pixel_gap(self.base, self.truth, region).mean()
@@ -118,11 +124,11 @@ class Reference:
 def score(images: np.ndarray, reference: Reference, judge: Judge) -> dict[str, float]:
     """All measures of one set of pictures, made from the prompts and the noise of `reference.base`.
 
-    strength: see `Reference.strength`.
+    strength, set_strength: see `Reference`.
     accuracy: share whose subject is the one asked for. leak: share of the prompts for other subjects that show the
     training subject. structure: overlap of the silhouette with base's. subject_error, background_error: pixel distance
     to T(base) in each region as a part of base's own. diversity: mean distance between the pictures as a part of that
-    between those of T(base).
+    between those of T(base). pixel_error: as subject_error, of the whole picture.
     """
     seen = judge.look(images)
     other = reference.subjects != reference.training_subject
@@ -136,6 +142,8 @@ def score(images: np.ndarray, reference: Reference, judge: Judge) -> dict[str, f
         "subject_error": reference.pixel_error(images, cover),
         "background_error": reference.pixel_error(images, 1 - cover),
         "diversity": spread(images) / spread(reference.truth),
+        "set_strength": reference.set_strength(images),
+        "pixel_error": reference.pixel_error(images, np.ones(images.shape[:3])),
     }
     return {name: round(float(value), 4) for name, value in figures.items()}
 
@@ -151,7 +159,8 @@ def validate(judge: Judge, styles: dict[str, Style], count: int = 100) -> dict[s
     """What the measures say of pictures whose right score is known, by operator; scenes stand for base pictures.
 
     half: halfway between base and T(base). other_scene: T of another picture of the same prompt, right in style and
-    wrong in everything else. other_style: the other operators' answers.
+    wrong in everything else. other_prompt: T of pictures of other prompts; a measure that does not see content gives
+    them as much, as `other_prompt_set` nearly does. other_style: the other operators' answers.
     """
     scenes = [render_scene(REFERENCE_SEED + 1000 + i) for i in range(count)]
     alike = [render_scene(REFERENCE_SEED + 5000 + i, s.subject, s.colour, s.background) for i, s in enumerate(scenes)]
@@ -164,6 +173,8 @@ def validate(judge: Judge, styles: dict[str, Style], count: int = 100) -> dict[s
             "truth": reference.strength(reference.truth),
             "half": reference.strength((base + reference.truth) / 2),
             "other_scene": reference.strength(_apply(style, others)),
+            "other_prompt": reference.strength(np.roll(reference.truth, 1, axis=0)),
+            "other_prompt_set": reference.set_strength(_apply(style, others)),
             "other_style": float(np.mean([reference.strength(images) for images in wrong])),
             "other_scene_structure": float(judge.look(_apply(style, others)).overlap(reference.seen).mean()),
         }

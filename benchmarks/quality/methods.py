@@ -56,6 +56,10 @@ RIVALS: dict[str, Method] = {
     "slider": Method("image slider", rivals.Slider, 2, 5e-4, network_args=FREE, uses_words=False),
     "pairedit": Method("difference target", rivals.DifferenceTarget, 1, network_args=FREE, uses_words=False),
 }
+# The recipe as its authors' script has it: attention layers alone. In the fair form (fair.py).
+RELEASED = Method(
+    "official as released", rivals.Official, learning_rate=4e-3, network_args=(FROZEN[0], "targets=attention")
+)
 ABLATIONS: dict[str, Method] = {
     "no_content": Method("no content branch", rivals.PlainLora, rows=1),
     "no_orthogonality": Method("no orthogonality", network_args=FREE),
@@ -69,4 +73,4 @@ ABLATIONS: dict[str, Method] = {
     "long_warm_up": Method("two thirds warm-up", rows=4 / 3, options=("--style_start_step", "80")),
     "three_pairs": Method("three pairs", num_pairs=3),
 }
-METHODS: dict[str, Method] = RIVALS | ABLATIONS
+METHODS: dict[str, Method] = RIVALS | ABLATIONS | {"released": RELEASED}

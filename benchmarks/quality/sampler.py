@@ -16,7 +16,7 @@ from torch import Tensor
 from demo.model_config import MODEL_DIR, load_pipeline
 from demo.parallel import device, fast_dtype
 from pair_network import create_network_from_weights
-from pair_network.sampling.guidance import is_in_interval, style_guided
+from pair_network.sampling.guidance import content_cfg, is_in_interval, style_guided
 
 GUIDANCE_SCALE = 3.0
 STEPS = 8
@@ -57,6 +57,7 @@ class Sampler:
         style: Path | None = None,
         mode: str = "lora",
         strength: float = 0.0,
+        cfg_end: float = 1.0,
     ) -> np.ndarray:
         """Pictures (count, height, width, 3) float32 in [0, 1].
 
@@ -64,22 +65,25 @@ class Sampler:
             prompts: what to draw.
             words: style words, appended to the prompts of the rows that carry the style.
             style: file of the style LoRA, or None to draw without.
-            mode: "lora", in all rows at `strength`, as UIs apply a LoRA; or "guidance", eq. 10 with lambda `strength`.
+            mode: "lora", in all rows at `strength`, as UIs apply a LoRA; "positive", in the prompt's rows alone; or
+                "guidance", eq. 10 with lambda `strength`.
             strength: of the LoRA or of the guidance; 0 draws the base picture.
+            cfg_end: share of the steps after which the content's CFG is 1.
         """
-        plain, styled, guidance = self.unet, None, 0.0
+        null, plain, styled, guidance = self.unet, self.unet, None, 0.0
         if style is not None and strength != 0:
-            if mode == "lora":
-                plain = self._merged(style, strength)
-            else:
+            if mode == "guidance":
                 styled, guidance = self._merged(style, 1.0), strength
+            else:
+                plain = self._merged(style, strength)
+                null = plain if mode == "lora" else self.unet
         own_words = words if plain is not self.unet else ""
         parts = []
         size = BATCH[self.device.type]
         for first in range(0, len(prompts), size):
             batch = prompts[first : first + size]
             states = [self._encode(batch, text) for text in (None, own_words, words)]
-            latents = self._denoise(self._noise(batch), states, plain, styled, guidance)
+            latents = self._denoise(self._noise(batch), states, (null, plain, styled), guidance, cfg_end)
             images = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample
             parts.append((images / 2 + 0.5).clamp(0, 1).movedim(1, -1).cpu().numpy())
         return np.concatenate(parts)
@@ -95,30 +99,35 @@ class Sampler:
         self,
         latents: Tensor,
         states: Sequence[Tensor],
-        plain: torch.nn.Module,
-        styled: torch.nn.Module | None,
+        unets: tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module | None],
         scale: float,
+        cfg_end: float,
     ) -> Tensor:
         """Latents (count, channels, height, width) of the pictures that begin as the noise `latents`.
 
         Args:
             latents: noise.
             states: of the empty prompt, of the prompt, and of the prompt that the style's rows get.
-            plain: U-Net of the first two predictions of eq. 10.
-            styled: U-Net of the third, or None for none.
+            unets: of the three predictions of eq. 10; None in the last place for none.
             scale: lambda of eq. 10.
+            cfg_end: share of the steps after which the content's CFG is 1.
         """
         self.scheduler.set_timesteps(STEPS)
         null, cond, style = states
+        null_unet, plain, styled = unets
         for number, timestep in enumerate(self.scheduler.timesteps):
             model_input = self.scheduler.scale_model_input(latents, timestep)
-            uncond, cond_out = self._predict(
-                plain, model_input.repeat(2, 1, 1, 1), timestep, torch.cat([null, cond])
-            ).chunk(2)
+            cfg = content_cfg(GUIDANCE_SCALE, number / STEPS, cfg_end)
+            if cfg == 1 or null_unet is not plain:
+                uncond = None if cfg == 1 else self._predict(null_unet, model_input, timestep, null)
+                cond_out = self._predict(plain, model_input, timestep, cond)
+            else:
+                both = torch.cat([null, cond])
+                uncond, cond_out = self._predict(plain, model_input.repeat(2, 1, 1, 1), timestep, both).chunk(2)
             styles = []
             if styled is not None and is_in_interval(number / STEPS, STYLE_START, 1.0):
                 styles = [self._predict(styled, model_input, timestep, style)]
-            velocity = style_guided(uncond, cond_out, styles, GUIDANCE_SCALE, [scale] * len(styles))
+            velocity = style_guided(uncond, cond_out, styles, cfg, [scale] * len(styles))
             latents = self.scheduler.step(velocity, timestep, latents).prev_sample
         return latents
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pair_network.errors import PairError
 from pair_network.images import image_size, list_images
+
+SHARED_BRANCH = "shared"
+
+
+def check_branch(attributes: Mapping[str, Any], where: str) -> None:
+    """Raises PairError where a subset's ``content_branch`` is neither left out nor "shared"."""
+    branch = attributes.get("content_branch", SHARED_BRANCH)
+    if branch != SHARED_BRANCH:
+        raise PairError(
+            f'{where}: content_branch = {branch!r}: write "shared" for one content branch for all pairs of the subset, '
+            "or leave it out for one each"
+        )
 
 
 def find_content_image(style_image: str | Path, content_folder: str | Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pair_network.errors import PairError, nearest
 
+from ...pairs import SHARED_BRANCH, check_branch
 from .buckets import Size
 from .config import EmbeddedOptions
 from .config_file import load_toml
@@ -37,7 +38,7 @@ DATASET_KEYS: dict[str, type] = {
     "bucket_no_upscale": bool,
 }
 OPTION_OF = {"batch_size": "train_batch_size", "num_repeats": "dataset_repeats"}
-CONTENT_KEYS = ("content_dir", "content_class_tokens")
+CONTENT_KEYS = ("content_dir", "content_class_tokens", "content_branch")
 REFUSED = {
     "is_reg": "a regularisation image has no content image",
     "random_crop": "the images of a pair must be cut alike",
@@ -71,6 +72,11 @@ class SubsetConfig:
     def content_dir(self) -> Path | None:
         name = self.custom_attributes.get("content_dir")
         return Path(name) if name else None
+
+    @property
+    def shares_content_branch(self) -> bool:
+        """Whether the subset's pairs have one content branch in common."""
+        return self.custom_attributes.get("content_branch") == SHARED_BRANCH
 
     @property
     def content_class_tokens(self) -> str | None:
@@ -161,6 +167,7 @@ def _subset(entry: Any, inherited: dict[str, Any], where: str) -> SubsetConfig:
             raise PairError(f"{where}: unknown key {key!r} in custom_attributes{nearest(key, CONTENT_KEYS)}")
         if key in CONTENT_KEYS and not isinstance(value, str):
             raise PairError(f"{where}: {key} must be a text in quotes, not {value!r}")
+    check_branch(attributes, where)
     values["image_dir"] = Path(values["image_dir"])
     return SubsetConfig(**values)
 

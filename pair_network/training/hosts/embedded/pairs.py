@@ -30,7 +30,8 @@ class Sample:
     """A style image, its content image when it has one, and the frame both are cut to.
 
     Attributes:
-        pair_index: Number of the pair in the whole dataset: first come, first numbered, images in order of name.
+        pair_index: Number of the pair's content branch in the whole dataset: first come, first numbered, images in
+            order of name; pairs of a subset may share one.
     """
 
     style: ImageRecord
@@ -68,6 +69,8 @@ def find_samples(dataset: DatasetConfig, subset: SubsetConfig, indices: dict[tup
             style = ImageRecord(path, style_size, caption)
             content = _content_record(content_path, content_size, subset)
         key = (str(path.resolve()), str(content_path.resolve()) if content_path else "")
+        if subset.shares_content_branch:
+            key = (str(subset.image_dir.resolve()), str(subset.content_dir))
         index = indices.setdefault(key, len(indices))
         samples.append(Sample(style, content, subset, choose_frame(style, dataset), index))
     return samples

@@ -21,9 +21,9 @@ from pair_network.errors import PairError, nearest
 from pair_network.images import list_images
 
 from ...batch import CONTENT, PAIR_INDICES
-from ...pairs import check_no_orphans, check_pair, find_content_image
+from ...pairs import SHARED_BRANCH, check_branch, check_no_orphans, check_pair, find_content_image
 
-ATTRIBUTES = ("content_dir", "content_class_tokens")
+ATTRIBUTES = ("content_dir", "content_class_tokens", "content_branch")
 _PER_IMAGE_CACHES = (
     "latents", "latents_flipped", "latents_npz", "latents_original_size", "latents_crop_ltrb", "image",
     "text_encoder_outputs", "text_encoder_outputs_npz", "alpha_mask",
@@ -104,14 +104,18 @@ def attach_content(train_group: Any, val_group: Any = None) -> list[tuple[str, s
         _check_dataset(dataset)
     _check_orphans([subset for dataset in datasets for subset in dataset.subsets])
     infos: dict[str, tuple[str, str]] = {}
+    branches: dict[str, str] = {}
     for dataset in train_group.datasets:
         infos.update(_attach(dataset))
-    numbers = {path: number for number, path in enumerate(sorted(infos))}
+        branches.update(_branches(dataset))
+    of_branch = {branches[path]: infos[path] for path in sorted(infos)}
+    places = {branch: number for number, branch in enumerate(sorted(of_branch))}
+    numbers = {path: places[branch] for path, branch in branches.items()}
     for dataset in val_group.datasets if val_group is not None else []:
         _attach(dataset)
     for dataset in datasets:
         dataset.pair_numbers = numbers
-    return [infos[path] for path in sorted(infos)]
+    return [of_branch[branch] for branch in sorted(of_branch)]
 
 
 def _attach(dataset: Any) -> dict[str, tuple[str, str]]:
@@ -124,6 +128,16 @@ def _attach(dataset: Any) -> dict[str, tuple[str, str]]:
         info.absolute_path: (dataset.content_data[key].caption, info.caption)
         for key, info in dataset.image_data.items()
     }
+
+
+def _branches(dataset: Any) -> dict[str, str]:
+    """What a content branch is numbered by: the style image's path, or its folder where a subset shares one."""
+    shared = {
+        key: subset.image_dir
+        for key, subset in dataset.image_to_subset.items()
+        if subset.custom_attributes.get("content_branch") == SHARED_BRANCH
+    }
+    return {info.absolute_path: shared.get(key, info.absolute_path) for key, info in dataset.image_data.items()}
 
 
 def _check_dataset(dataset: Any) -> None:
@@ -160,6 +174,7 @@ def _check_subset(subset: Any) -> None:
     for key in subset.custom_attributes:
         if key.startswith("content") and key not in ATTRIBUTES:
             raise PairError(f"{where}: custom_attributes: unknown key {key!r}{nearest(key, ATTRIBUTES)}")
+    check_branch(subset.custom_attributes, where)
     if subset.custom_attributes.get("diff_output_preservation"):
         raise PairError(
             f"{where}: diff_output_preservation replaces the target by the base model's output; "

@@ -44,6 +44,18 @@ def test_bucket_sizes_worked_by_hand():
     assert cover((200, 100), (128, 128)).left_top == (64, 0)
 
 
+def test_pairs_of_a_subset_may_share_a_content_branch(pairs, options):
+    entry = pairs["datasets"][0]
+    alone = make_dataset_group(pairs, options(), 0)
+    shared = {**entry["subsets"][0]["custom_attributes"], "content_branch": "shared"}
+    together = make_dataset_group(
+        {"datasets": [{**entry, "subsets": [{**entry["subsets"][0], "custom_attributes": shared}]}]}, options(), 0
+    )
+    assert alone.num_pairs > 1 and together.num_pairs == 1
+    assert {sample.pair_index for sample in together.samples} == {0}
+    assert len(together.samples) == len(alone.samples) and len(together.pair_captions()) == 1
+
+
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
@@ -77,6 +89,7 @@ def change(settings, where, key, value):
         ("dataset", "batchsize", 1, ["'batchsize'", "did you mean batch_size?"]),
         ("subset", "num_repeat", 1, ["did you mean num_repeats?", "subset 1"]),
         ("attributes", "content_dirs", "x", ["did you mean content_dir?"]),
+        ("attributes", "content_branch", "none", ["content_branch = 'none'", 'write "shared"']),
         ("attributes", "content_dir", 3, ["content_dir", "a text"]),
         ("subset", "num_repeats", "3", ["num_repeats", "a whole number"]),
         ("subset", "num_repeats", True, ["num_repeats", "a whole number"]),

@@ -1,0 +1,1 @@
+"""Pairs out of one pair: the change from photo to painting, learnt by pixels and made to other pictures."""

@@ -1,0 +1,200 @@
+"""``python -m pair_network pairs``: many training pairs out of one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pair_network.errors import PairError
+from pair_network.images import list_images, open_image
+from pair_network.sampling.cli.models import default_cfg, load_pipeline, place, set_sampler
+from pair_network.sampling.cli.options import Parser, number, whole
+from pair_network.training.pairs import check_pair
+
+from .folder import DATASET, MadePair, check_empty, write_pairs
+from .gate import Trial, best, try_maps
+
+MULTIPLE = 8
+CAPTION = ".txt"
+
+
+def parser() -> Parser:
+    """All options of the verb."""
+    found = Parser(prog="python -m pair_network pairs", allow_abbrev=False, description=(
+        "Fits the change from photo to painting by its pixels, checks it on held-out parts of the pair, makes it to "
+        "other pictures, and writes a folder of pairs to train on."
+    ))  # fmt: skip
+    pair = found.add_argument_group("the pair")
+    pair.add_argument("--content", type=Path, required=True, help="the photo")
+    pair.add_argument("--style", type=Path, required=True, help="the same picture in the style")
+    pair.add_argument("--content_prompt", required=True, help='its caption, e.g. "a photo of a sbu dog"')
+    pair.add_argument("--style_prompt", required=True, help='words added for the style, e.g. "in digital art style"')
+    source = found.add_argument_group("the other pictures: a folder, or a model and prompts")
+    source.add_argument("--pictures", type=Path, help="folder of pictures with a caption file (.txt) beside each")
+    source.add_argument("--model", help="diffusers folder, hub name, or one .safetensors checkpoint, to draw them with")
+    source.add_argument("--prompts", type=Path, help="text file, a prompt in each line, without the style words")
+    source.add_argument("--count", type=whole(1), default=48, help="how many pairs to make (default 48)")
+    source.add_argument("--resolution", type=whole(64), default=512, help="side of a square as large as they are (512)")
+    source.add_argument("--seed", type=whole(0), default=0, help="of the first picture drawn")
+    source.add_argument("--steps", type=whole(1), default=30)
+    source.add_argument("--cfg", type=number(0), help="default: 5; FLUX 1")
+    source.add_argument("--negative", default="", help="negative prompt")
+    source.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    source.add_argument("--device", default="auto")
+    source.add_argument("--low_memory", action="store_true", help="offload models to the CPU")
+    gate = found.add_argument_group("the check")
+    gate.add_argument("--limit", type=number(0, 1), default=0.5,
+                      help="largest error on held-out parts of the pair; 1: the photo unchanged (0.5)")  # fmt: skip
+    gate.add_argument("--check_only", action="store_true", help="print the errors and write nothing")
+    output = found.add_argument_group("output")
+    output.add_argument("--out", type=Path, help="new folder")
+    output.add_argument("--real_share", type=number(0.01, 0.99), default=0.5, help="of a run's samples (0.5)")
+    return found
+
+
+def run(argv: Sequence[str]) -> Path | None:
+    """Writes the folder of pairs and returns it; None with --check_only.
+
+    Raises:
+        PairError: A mistake in the options or files, or a style that the map does not reproduce.
+    """
+    args = parser().parse_args(list(argv))
+    _check(args)
+    content, style = read_pair(args.content, args.style, args.resolution)
+    trials = try_maps(content, style)
+    chosen = best(trials)
+    print(report(trials, chosen), flush=True)
+    if args.check_only:
+        return None
+    error = max(chosen.blocks, chosen.colours)
+    if not error <= args.limit:
+        raise PairError(
+            f"{args.style}: on held-out parts of the pair the best map is {error:.2f} of the change away from the "
+            f"style (--limit {args.limit:g}); train on the pair alone"
+        )
+    made = [
+        MadePair(picture, to_image(chosen.style_map(to_tensor(picture))), caption)
+        for picture, caption in pictures(args)
+    ]
+    write_pairs(
+        args.out,
+        (args.content, args.style),
+        args.content_prompt,
+        args.style_prompt,
+        made,
+        args.resolution,
+        args.real_share,
+    )
+    print(f"{args.out}: {len(made)} pairs beside the real one; look at sheet.png, then train with\n"
+          f"  --dataset_config {(args.out / DATASET).as_posix()} --style_prompt \"{args.style_prompt}\"")  # fmt: skip
+    return args.out
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Finds mistakes before anything is computed."""
+    if bool(args.pictures) == bool(args.model) and not args.check_only:
+        raise PairError("give either --pictures FOLDER, or --model and --prompts to draw them with")
+    if args.model and not args.prompts:
+        raise PairError("--model needs --prompts: a text file with a prompt in each line")
+    if args.prompts:
+        read_prompts(args.prompts)
+    if args.pictures:
+        for picture in list_images(args.pictures):
+            _caption(picture)
+    if not args.check_only:
+        if args.out is None:
+            raise PairError("--out is missing: name a new folder for the pairs")
+        check_empty(args.out)
+
+
+def report(trials: Sequence[Trial], chosen: Trial) -> str:
+    """The errors of all maps."""
+    lines = ["error on held-out parts of the pair (0: the style, 1: the photo unchanged):"]
+    for trial in trials:
+        mark = "  <- taken" if trial is chosen else ""
+        lines.append(f"  {trial.style_map.name:20} blocks {trial.blocks:.2f}  colours {trial.colours:.2f}{mark}")
+    return "\n".join(lines)
+
+
+def read_pair(content: Path, style: Path, resolution: int) -> tuple[Tensor, Tensor]:
+    """Both images, (3, height, width) in [0, 1], at the size that pictures have.
+
+    Raises:
+        PairError: Unreadable images, or two shapes.
+    """
+    check_pair(content, style)
+    first, second = resized(open_image(content), resolution), open_image(style)
+    if second.size != first.size:
+        second = second.resize(first.size, Image.Resampling.LANCZOS)
+    return to_tensor(first), to_tensor(second)
+
+
+def resized(picture: Image.Image, resolution: int) -> Image.Image:
+    """The picture with the area of a square of that side, in multiples of 8 pixels."""
+    factor = resolution / (picture.width * picture.height) ** 0.5
+    width, height = (max(MULTIPLE, round(side * factor / MULTIPLE) * MULTIPLE) for side in picture.size)
+    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    return Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def pictures(args: argparse.Namespace) -> Iterator[tuple[Image.Image, str]]:
+    """The other pictures and their captions: from the folder, or drawn by the model."""
+    if args.pictures:
+        for path in list_images(args.pictures)[: args.count]:
+            yield resized(open_image(path), args.resolution), _caption(path)
+        return
+    pipe = load_pipeline(args)
+    set_sampler(pipe, None)
+    place(pipe, args)
+    scale = default_cfg(pipe) if args.cfg is None else args.cfg
+    name = "true_cfg_scale" if type(pipe).__name__.startswith("Flux") else "guidance_scale"
+    settings = {"num_inference_steps": args.steps, name: scale}
+    if scale > 1:
+        settings["negative_prompt"] = args.negative
+    prompts = read_prompts(args.prompts)
+    side = max(MULTIPLE, args.resolution // MULTIPLE * MULTIPLE)
+    for i in range(args.count):
+        prompt = prompts[i % len(prompts)]
+        generator = torch.Generator("cpu").manual_seed(args.seed + i)
+        picture = pipe(prompt=prompt, width=side, height=side, generator=generator, **settings).images[0]
+        print(f"drawn {i + 1} of {args.count}", end="\r", flush=True)
+        yield picture.convert("RGB"), prompt
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file that are neither empty nor begin with #.
+
+    Raises:
+        PairError: No such file, not UTF-8 text, or no prompt in it.
+    """
+    if not path.is_file():
+        raise PairError(f"--prompts {path}: no such file")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as cause:
+        raise PairError(f"--prompts {path}: not UTF-8 text ({cause}); save it as UTF-8") from cause
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise PairError(f"--prompts {path}: the file holds no prompt")
+    return prompts
+
+
+def _caption(picture: Path) -> str:
+    file = picture.with_suffix(CAPTION)
+    text = file.read_text(encoding="utf-8-sig", errors="replace").strip() if file.is_file() else ""
+    if not text:
+        raise PairError(f"--pictures: {picture} has no caption; write what it shows to {file.name} beside it")
+    return text.splitlines()[0]
