@@ -25,6 +25,7 @@ VERBS = {
     "check": [["-m", "pair_network", "check"]],
     "generate": [["-m", "pair_network", "generate"]],
     "restyle": [["-m", "pair_network", "restyle"]],
+    "pairs": [["-m", "pair_network", "pairs"]],
     "convert": [["-m", "convert"]],
     "package": [["-m", "convert", "package"]],
     "lint": [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"], ["-m", "mypy"]],

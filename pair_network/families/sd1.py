@@ -18,7 +18,7 @@ FAMILY = Family(
     diffusers_class="UNet2DConditionModel",
     pipelines=("StableDiffusion",),
     marks=("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",),
-    presets=("sd15", "sd15_vpred_zsnr"),
+    presets=("sd15", "paper_sd15", "sd15_vpred_zsnr"),
     sd_scripts=SdScripts(
         "sd",
         "train_network",
