@@ -18,7 +18,7 @@ FINEST = 0.7  # pixels, standard deviation of the finest blur; each next one has
 WIDEST_SHARE = 1 / 11  # of the shorter side: the coarsest blur
 CHROMA_SCALES = (0.0, 1.4, 2.8)
 # A lattice: periods between these, in pixels, and how much of what is left each of its waves must explain.
-PERIODS = (2.05, 24.0)
+PERIODS = (2.05, 16.0)
 MAX_WAVES, WAVE_SHARE = 4, 0.05
 FINER_SPECTRUM = 8
 
@@ -51,24 +51,31 @@ def luminance(image: Tensor) -> Tensor:
     return (image * torch.tensor(LUMINANCE).to(image)[:, None, None]).sum(0, keepdim=True)
 
 
-def tone_features(image: Tensor, waves: Sequence[Wave] = ()) -> Tensor:
-    """Brightness, detail and edges at every scale, and each wave's phase: (pixels, features).
+def scales_of(image: Tensor) -> tuple[float, ...]:
+    """The blurs (standard deviations in pixels) that suit a picture of this size; other pictures take the same."""
+    widest = max(FINEST, WIDEST_SHARE * min(image.shape[1:]))
+    return tuple(FINEST * 2**step for step in range(1 + int(math.log2(widest / FINEST))))
+
+
+def tone_features(image: Tensor, scales: Sequence[float], waves: Sequence[Wave] = ()) -> Tensor:
+    """Brightness, detail and edges at every scale, each wave's phase, and it times the brightness: (pixels, features).
 
     Args:
         image: (3, height, width) in [0, 1].
+        scales: Of ``scales_of`` the pair.
         waves: Of ``find_waves``.
     """
     light = luminance(image)
     found = [light]
-    sigma = FINEST
-    while sigma <= max(FINEST, WIDEST_SHARE * min(image.shape[1:])):
+    for sigma in scales:
         smooth = blurred(image, sigma)
         found += [luminance(smooth), luminance(smooth) - light, _slope(smooth).amax(0, keepdim=True) * sigma]
-        sigma *= 2
     y, x = _places(image)
+    # Strokes are darker or wider where the picture is: a linear map needs that product.
+    near = luminance(blurred(image, 2 * FINEST))
     for down, across in waves:
         phase = 2 * math.pi * (down * y + across * x)
-        found += [phase.cos()[None], phase.sin()[None]]
+        found += [factor * wave()[None] for wave in (phase.cos, phase.sin) for factor in (1, near)]
     return torch.cat(found).flatten(1).T
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .features import find_waves, luminance
+from .features import find_waves, luminance, scales_of
 from .style_map import KINDS, Inputs, StyleMap, fit, inputs_of
 
 BLOCKS = 6  # blocks along each side of the frame, held out like the fields of a chessboard
-TRIAL_STEPS = 200
+STEPS, TRIAL_STEPS = 500, 200  # updates of a network on the whole pair, and on a part of it
 # A map with more inputs has to be better than a simpler one by this factor.
 SIMPLER_WINS = 0.9
 # With so small an error no further map is tried.
@@ -70,7 +70,8 @@ def best(trials: list[Trial]) -> Trial:
 
 
 def _trial(kind: str, content: Tensor, style: Tensor, waves: tuple[tuple[float, float], ...]) -> Trial:
-    inputs, wanted, before = inputs_of(content, waves), style.flatten(1).T, content.flatten(1).T
+    scales = scales_of(content)
+    inputs, wanted, before = inputs_of(content, scales, waves), style.flatten(1).T, content.flatten(1).T
     errors = [
         sum(_missed(kind, inputs, wanted, before, held) for held in parts)
         for parts in (block_parts(content), colour_parts(content))
@@ -80,7 +81,7 @@ def _trial(kind: str, content: Tensor, style: Tensor, waves: tuple[tuple[float, 
         for parts in (block_parts(content), colour_parts(content))
     ]
     blocks, colours = ((e / max(c, 1e-9)) ** 0.5 for e, c in zip(errors, changes, strict=True))
-    return Trial(StyleMap(fit(kind, inputs, wanted), waves), blocks, colours)
+    return Trial(StyleMap(fit(kind, inputs, wanted, STEPS), scales, waves), blocks, colours)
 
 
 @torch.no_grad()

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from .features import Wave, chroma_features, tone_features
 
-KINDS = ("tone", "colour", "linear")
+KINDS = ("linear", "tone", "colour")  # the cheapest and simplest first
 HIDDEN = 48
 BATCH = 1024
-STEPS = 500
 RATE, DECAY = 5e-3, 1e-2
 RIDGE = 1e-3
 PART = 1 << 17  # pixels at a time, for the memory
@@ -33,9 +32,9 @@ class Inputs:
 class PixelMap(nn.Module):
     """Colour of a pixel from its features.
 
-    ``tone``: a small network of brightness, edges and lattice alone, so that the pair's few hues say all. ``colour``:
-    the same, plus the pixel's own chroma times gains that the network gives, which reach hues that the pair lacks.
-    ``linear``: linear in everything, with one gain for each scale of the chroma.
+    ``linear``: linear in everything, with one gain for each scale of the pixel's own chroma. ``tone``: a small network
+    of brightness, edges and lattice alone, so that the pair's few hues say all. ``colour``: the same, plus the chroma
+    times gains that the network gives, which reach hues that the pair lacks.
     """
 
     def __init__(self, kind: str, inputs: Inputs):
@@ -69,10 +68,12 @@ class StyleMap:
 
     Attributes:
         net: Its pixels' colours.
+        scales: At which it sees brightness and edges.
         waves: The lattice it knows.
     """
 
     net: PixelMap
+    scales: tuple[float, ...]
     waves: tuple[Wave, ...]
 
     @property
@@ -82,16 +83,16 @@ class StyleMap:
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         """The picture in the style: (3, height, width) in [0, 1] to the same."""
-        inputs = inputs_of(image, self.waves)
+        inputs = inputs_of(image, self.scales, self.waves)
         parts = [self.net(inputs.at(slice(i, i + PART))) for i in range(0, len(inputs.tone), PART)]
         return torch.cat(parts).T.reshape(image.shape).clamp(0, 1)
 
 
-def inputs_of(image: Tensor, waves: Sequence[Wave] = ()) -> Inputs:
-    return Inputs(tone_features(image, waves), chroma_features(image))
+def inputs_of(image: Tensor, scales: Sequence[float], waves: Sequence[Wave] = ()) -> Inputs:
+    return Inputs(tone_features(image, scales, waves), chroma_features(image))
 
 
-def fit(kind: str, inputs: Inputs, wanted: Tensor, steps: int = STEPS) -> PixelMap:
+def fit(kind: str, inputs: Inputs, wanted: Tensor, steps: int) -> PixelMap:
     """The map of a kind with the least squared error, from a private random stream.
 
     Args:

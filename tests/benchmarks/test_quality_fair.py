@@ -17,7 +17,7 @@ from demo.far_styles import FAR_STYLES
 from demo.scenes import render_scene
 from demo.styles import HELD_OUT_STYLES
 from pair_network import create_network
-from pair_network.pseudo_pairs import gate, style_map
+from pair_network.pseudo_pairs import gate
 from pair_network.sampling.pipelines import Style, style_guidance
 
 
@@ -28,7 +28,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "STEPS", 2)
     monkeypatch.setattr(judge, "STEPS", 4)
     monkeypatch.setattr(judge, "POOL", 8)
-    monkeypatch.setattr(style_map, "STEPS", 20)
+    monkeypatch.setattr(gate, "STEPS", 20)
     monkeypatch.setattr(gate, "TRIAL_STEPS", 10)
     monkeypatch.setattr(fair, "MADE", 2)
     monkeypatch.setattr(fair, "MADE_LIMIT", 9.0)
