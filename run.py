@@ -16,18 +16,23 @@ REQUIREMENTS = ROOT / "requirements.txt"
 STAMP = VENV / "installed-requirements.sha256"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
+# Runs a package of ours. "-m" would search the current folder first, and a torch.py that lies there is not ours to run.
+START = (
+    f"import sys; sys.path[0] = {str(ROOT)!r}; import runpy; runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
+)
+
 # Every verb's commands, after the virtual environment's Python. Further arguments go to the last one.
 VERBS = {
     "setup": [],
     "demo": [["-m", "demo"]],
     "test": [["-m", "pytest"]],
     "train": [[str(ROOT / "train_pair_network.py")]],
-    "check": [["-m", "pair_network", "check"]],
-    "generate": [["-m", "pair_network", "generate"]],
-    "restyle": [["-m", "pair_network", "restyle"]],
-    "pairs": [["-m", "pair_network", "pairs"]],
-    "convert": [["-m", "convert"]],
-    "package": [["-m", "convert", "package"]],
+    "check": [["-c", START, "pair_network", "check"]],
+    "generate": [["-c", START, "pair_network", "generate"]],
+    "restyle": [["-c", START, "pair_network", "restyle"]],
+    "pairs": [["-c", START, "pair_network", "pairs"]],
+    "convert": [["-c", START, "convert"]],
+    "package": [["-c", START, "convert", "package"]],
     "lint": [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"], ["-m", "mypy"]],
 }
 USAGE = f"usage: python run.py {{{','.join(VERBS)}}} [arguments]"
@@ -45,9 +50,12 @@ def main(argv: list[str]) -> int:
     commands = [list(command) for command in VERBS[verb]]
     if commands:
         commands[-1] += further
-    for command in commands:
-        # Paths that a user names are relative to where they are; the project's own commands run in its folder.
-        status = status or call([str(PYTHON), *command], ROOT if verb in ("demo", "test", "lint") else None)
+    # Paths that a user names are relative to where they are; the project's own commands run in its folder.
+    folder = ROOT if verb in ("demo", "test", "lint") else None
+    for command in commands[:-1]:
+        status = status or call([str(PYTHON), *command], folder)
+    if status == 0 and commands:
+        status = become([str(PYTHON), *commands[-1]], folder)
     return status
 
 
@@ -72,17 +80,39 @@ def set_up() -> int:
     return 0
 
 
+def environment() -> dict[str, str]:
+    """The child's variables. An empty entry of PYTHONPATH would mean the current folder."""
+    search_path = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))}
+
+
+def become(command: list[str], folder: Path | None = None) -> int:
+    """Runs a command in the place of this program: it gets every signal itself, and its status is this one's."""
+    if os.name == "nt":  # where the caller would go on at once
+        return call(command, folder)
+    sys.stdout.flush()
+    if folder is not None:
+        os.chdir(folder)
+    os.execve(command[0], command, environment())
+
+
 def call(command: list[str], folder: Path | None = None) -> int:
-    """Exit status of a command. Ctrl-C and SIGTERM reach it too, so that a training can save before it ends."""
-    search_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": search_path})
+    """Exit status of a command; 128 + n when signal n ended it, as shells count."""
+    process = subprocess.Popen(command, cwd=folder, env=environment())
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+    try:
+        while True:
+            try:
+                status = process.wait()
+                return 128 - status if status < 0 else status
+            except KeyboardInterrupt:  # a terminal tells the command too
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # accelerate launch starts scripts from anywhere
 
 from pair_network.errors import PairError
+from pair_network.signals import run_main
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,9 +19,6 @@ def main(argv: list[str] | None = None) -> int:
     except PairError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped before the first step; nothing was trained", file=sys.stderr)
-        return 130
     except OSError as cause:
         print(
             f"error: {cause.filename or 'a file'}: {cause.strerror or cause}; check space and permissions",
@@ -30,4 +28,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main))

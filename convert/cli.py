@@ -79,8 +79,6 @@ def _run(options: argparse.Namespace, rest: list[str]) -> int:
         return 1
     except OSError as error:
         return report(os_reason(error, options.verb))
-    except KeyboardInterrupt:
-        return report("stopped; no half-written file is left") + 129
 
 
 def os_reason(error: OSError, verb: str) -> str:

@@ -23,8 +23,10 @@ from demo.one_pair import OUTPUT_DIR, ROOT, pair_files, style_words, train_style
 from demo.scenes import to_picture
 from demo.styles import HELD_OUT_STYLES
 from pair_network import PairError
+from pair_network.images import open_image
 from pair_network.sampling.pipelines import Style, style_guidance
 from pair_network.sampling.previews import grid, save_picture
+from pair_network.signals import run_main
 
 PROMPTS = (
     "a photo of a green tree on a blue background",
@@ -80,7 +82,7 @@ def paint(args: argparse.Namespace, content: Path, style: Path) -> Image.Image:
     pipe.load_lora_weights(file)
     lora = sample(pipe, [f"{prompt} {words}" for prompt in PROMPTS], args.steps)
     truth = [to_picture(HELD_OUT_STYLES[args.style](np.asarray(image, np.float32) / 255)) for image in base]
-    pair = [Image.open(content), Image.open(style)]
+    pair = [open_image(content), open_image(style)]
     rows = [[pair[0], *base], [pair[1], *lora], [None, *guided], [None, *truth]]
     labels = ["base model", "style LoRA", f"style guidance {args.scale:g}", "true answer"]
     columns = ["the pair", *(prompt.split(" on ")[0].removeprefix("a photo of ") for prompt in PROMPTS)]
@@ -98,7 +100,7 @@ if __name__ == "__main__":
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     try:
-        sys.exit(main())
+        sys.exit(run_main(main))
     except PairError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)

@@ -6,7 +6,15 @@ torch comes with the first use of a network.
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.argv[:1] == ["-m"] and "-mpair_network" in "".join(sys.orig_argv):
+    # ``python -m pair_network`` searches the current folder first; a torch.py that lies there is not ours to run.
+    _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if sys.path and os.path.realpath(sys.path[0]) == os.path.realpath(os.getcwd()) != os.path.realpath(_root):
+        del sys.path[0]
 
 from .errors import PairError
 

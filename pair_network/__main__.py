@@ -9,9 +9,9 @@ from pathlib import Path
 
 from . import __version__
 from .errors import PairError, is_out_of_memory, nearest
+from .signals import exit_status, run_main
 
 Run = Callable[[list[str]], int]
-STOPPED = 130  # 128 + SIGINT, as shells count
 
 
 def train(argv: list[str]) -> int:
@@ -111,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         remedy = "--gradient_checkpointing or a smaller --resolution" if verb == "train" else "--low_memory, or smaller"
         remedy += "" if verb == "train" else " --width and --height"
         return failed(f"too little memory ({reason}); {remedy}")
-    except KeyboardInterrupt:
-        print(f"{verb}: stopped", file=sys.stderr)
-        return STOPPED
+    except KeyboardInterrupt as stop:
+        print(f"{verb}: stopped; what was saved before is whole", file=sys.stderr)
+        return exit_status(stop)
 
 
 def failed(sentence: str) -> int:
@@ -122,5 +122,10 @@ def failed(sentence: str) -> int:
     return 2
 
 
+def command() -> int:
+    """The installed command ``pair-network``: signals end it cleanly."""
+    return run_main(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

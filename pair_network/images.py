@@ -2,30 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import unicodedata
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from .errors import PairError
+from .errors import PairError, printable
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+logger = logging.getLogger(__name__)
+
+# What a picture's bytes may be, whatever its name says: Pillow would also hand an EPS to Ghostscript, which runs it.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+UNREAD_SUFFIXES = (".jxl", ".heic", ".heif", ".gif", ".jp2", ".psd", ".tga", ".dng", ".svg", ".eps")
+MAX_PIXELS = 1 << 27  # decoded to RGB, 400 MB
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_ORIENTATION = 0x0112
 
 
 def list_images(folder: str | Path) -> list[Path]:
-    """The images of a folder, sorted by name.
+    """The images of a folder, sorted by name. Hidden files are none, as macOS' ``._photo.png`` beside ``photo.png``.
 
     Raises:
         PairError: No such folder, or no image in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise PairError(f"{folder}: no such folder")
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        raise PairError(f"{printable(folder)}: no such folder")
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    for path in files:
+        if path.suffix.lower() in UNREAD_SUFFIXES:
+            logger.warning("%s is left out: %s is not read; save it as PNG to use it", path, path.suffix)
     if not images:
-        raise PairError(f"{folder}: no image in this folder; put .png, .jpg, .webp or .bmp files there")
+        raise PairError(f"{printable(folder)}: no image in this folder; put .png, .jpg, .webp or .bmp files there")
     return images
+
+
+def same_text(name: str) -> str:
+    """A name in the one form that all its Unicode spellings share: macOS writes é as two characters."""
+    return unicodedata.normalize("NFC", name)
+
+
+def file_beside(image: Path, suffix: str) -> Path | None:
+    """The file of the image's name with another suffix, in any Unicode form and any case of the suffix, or None."""
+    exact = image.with_name(image.stem + suffix)
+    if exact.is_file():
+        return exact
+    wanted = (same_text(image.stem), suffix.lower())
+    found = (p for p in image.parent.iterdir() if (same_text(p.stem), p.suffix.lower()) == wanted and p.is_file())
+    return next(found, None)
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """The stored image, of one of ``FORMATS``, its pixels not yet read.
+
+    Raises:
+        PairError: The file is missing, empty, too large, or damaged: also where the block finds that out.
+    """
+    path = Path(path)
+    name = printable(path)
+    if not path.is_file():
+        raise PairError(f"{name}: no such image")
+    if path.stat().st_size == 0:
+        raise PairError(f"{name}: the file is empty; save or copy it again")
+    Image.init()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's about large pictures and damaged marks; the limit is below
+            with Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise PairError(
+                        f"{name}: {image.width}x{image.height} pixels are more than {MAX_PIXELS // 10**6} million; "
+                        "save a smaller copy"
+                    )
+                yield image
+    except PairError:
+        raise
+    except Image.UnidentifiedImageError as cause:
+        raise PairError(f"{name}: not a readable image of a kind that is read ({', '.join(FORMATS)})") from cause
+    except OSError as cause:
+        if cause.errno is not None:
+            raise PairError(f"{name}: cannot be read ({cause.strerror}); check its permissions") from cause
+        raise PairError(_damaged(name, cause)) from cause
+    except Exception as cause:  # Pillow raises whatever damaged bytes make of it
+        raise PairError(_damaged(name, cause)) from cause
+
+
+def _damaged(name: str, cause: Exception) -> str:
+    return f"{name}: not a readable image ({printable(cause, 200)}); save it again as PNG or JPEG"
+
+
+def orientation(image: Image.Image) -> int:
+    """The rotation mark of a camera, 1 to 8; 1 (upright) where there is none or it cannot be read."""
+    try:
+        mark = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # the marks of a sound picture may be damaged in any way
+        return 1
+    return mark if mark in range(1, 9) else 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its camera's mark says."""
+    turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270"}
+    turns |= {7: "TRANSVERSE", 8: "ROTATE_90"}
+    turn = turns.get(orientation(image))
+    return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -35,22 +122,13 @@ def open_image(path: str | Path) -> Image.Image:
         PairError: The file is missing, empty, cut off or no image, has more than 8 bits for a colour, or carries a
             rotation that trainers do not apply.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PairError(f"{path}: no such image")
-    if path.stat().st_size == 0:
-        raise PairError(f"{path}: the file is empty; save or copy it again")
-    try:
-        with Image.open(path) as image:
-            if image.mode in DEEP_MODES:
-                raise PairError(f"{path}: more than 8 bits per pixel (mode {image.mode}); save it as an 8-bit image")
-            if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
-                raise PairError(f"{path}: the camera stored it rotated (EXIF), which trainers ignore; save it upright")
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
-        if isinstance(cause, PairError):
-            raise
-        raise PairError(f"{path}: not a readable image ({cause}); save it again as PNG or JPEG") from cause
+    with opened(path) as image:
+        name = printable(Path(path))
+        if image.mode in DEEP_MODES:
+            raise PairError(f"{name}: more than 8 bits per pixel (mode {image.mode}); save it as an 8-bit image")
+        if orientation(image) != 1:
+            raise PairError(f"{name}: the camera stored it rotated (EXIF), which trainers ignore; save it upright")
+        return image.convert("RGB")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def run(tmp_path, monkeypatch):
             module.PYTHON.touch()
         return module.status.get(kind, 0)
 
-    module.call = call
+    module.call = module.become = call
     return module
 
 
@@ -64,6 +65,21 @@ def test_further_arguments_reach_the_command_and_its_status_comes_back(run):
     run.status["check"] = 3  # ruff check: what follows it is not run
     run.calls.clear()
     assert run.main(["lint"]) == 3 and len(run.calls) == 1
+
+
+def test_an_empty_entry_of_the_search_path_is_left_out(run, monkeypatch):
+    """``export PYTHONPATH=$PYTHONPATH:DIR`` leaves one, and it means the current folder."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep + "elsewhere")
+    assert run.environment()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "elsewhere"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals to end a process with")
+def test_a_command_ended_by_a_signal_gives_128_plus_n():
+    spec = importlib.util.spec_from_file_location("run_script", ROOT / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ended = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert module.call([sys.executable, "-c", ended]) == 137
 
 
 def test_usage_names_every_verb(run, capsys):

@@ -17,6 +17,7 @@ from benchmarks.quality.curves import at_level, curve, interval
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.sampler import MODES
 from demo.scenes import to_picture
+from pair_network.images import open_image
 
 Jobs = list[dict[str, Any]]
 MEASURES = ("accuracy", "leak", "structure", "background_error")
@@ -79,7 +80,7 @@ def save_sheet(strips: Path, file: Path) -> None:
         file: the sheet.
     """
     found = {(name, job[0]): strips / f"{name}-{job[0]}.webp" for name in METHODS for job in SHOWN}
-    opened = {key: Image.open(path).convert("RGB") for key, path in found.items() if path.exists()}
+    opened = {key: open_image(path) for key, path in found.items() if path.exists()}
     operators = [job[0] for job in SHOWN if ("ours", job[0]) in opened]
     if not operators:
         return

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from convert.files.header import printable
 from convert.files.storage import file_hash
 from convert.notes import notes
 from pair_network.errors import PairError

@@ -11,12 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 from convert import paths
-from convert.files.header import printable
 from convert.files.links import leads_out
 from convert.formats.checkpoints import base_model
 from convert.formats.official_folder import official_files
 from convert.formats.peft_folder import COMPONENTS, CONFIG, WEIGHTS
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 
 from . import jobs

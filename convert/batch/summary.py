@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.files.header import printable
+from pair_network.errors import printable
 
 from . import log as batch_log
 from .log import Logs

@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 
 MAX_HEADER = 100_000_000  # safetensors' own limit, in bytes
@@ -93,12 +93,6 @@ def check_header(path: Path, file: IO[bytes], size: int) -> Header:
     except _Refused as cause:
         reason = f"not an intact safetensors file: {cause}; copy or download it again"
         raise PairError(f"{printable(str(path))}: {reason}") from None
-
-
-def printable(text: str, limit: int = 300) -> str:
-    """Text of a foreign file as one line that a terminal shows as it is."""
-    shown = text if text.isprintable() else ascii(text)[1:-1]
-    return shown if len(shown) <= limit else shown[:limit] + "…"
 
 
 def _check_kind(path: Path) -> None:

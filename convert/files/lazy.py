@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 
 from .finite import BAD_INPUT, is_finite
-from .header import Stored, printable
+from .header import Stored
 
 HALVES = (torch.float16, torch.bfloat16)
 

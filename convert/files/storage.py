@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 
 from .finite import BAD_INPUT
-from .header import printable, read_header
+from .header import read_header
 from .lazy import Lazy, from_stored, from_tensor
 
 CHUNK = 1 << 23

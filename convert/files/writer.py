@@ -11,11 +11,11 @@ from typing import IO
 
 import torch
 
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 from pair_network.files import atomic_file
 
 from .finite import BAD_INPUT, BAD_OUTPUT, Bytes, is_finite
-from .header import DTYPE_NAMES, Stored, printable
+from .header import DTYPE_NAMES, Stored
 from .lazy import Lazy
 
 CHUNK = 1 << 22

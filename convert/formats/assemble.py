@@ -11,9 +11,8 @@ from torch import Tensor
 
 from convert.files import lazy
 from convert.files.dtypes import promoted
-from convert.files.header import printable
 from convert.files.lazy import Lazy, read_stored
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 from pair_network.families import Family
 
 from .layers import Branch, Layer, needs_swap, row_ranges, swap_halves

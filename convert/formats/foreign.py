@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from convert.files.header import printable
+from pair_network.errors import printable
 
 from .parse import Parsed, normal_name
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convert.files.header import printable
 from convert.files.lazy import Lazy
 from convert.files.storage import open_tensors
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 
 from .families import FAMILIES, family_by_name
 from .parse import suffix_of

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from convert.files.header import printable, read_header
+from convert.files.header import read_header
 from convert.files.lazy import Lazy
 from convert.files.storage import open_tensors
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 from pair_network.families import Family, family_of_metadata
 from pair_network.files import PICKLES
 from pair_network.network import checkpoint

@@ -133,6 +133,8 @@ def _results(waiting: list[Job], count: int) -> Iterator[tuple[Job, dict[str, An
     if count == 1 or len(waiting) <= 1:
         yield from ((job, jobs.run(job)) for job in waiting)
         return
+    # The workers' Python would search the current folder first, where models from anywhere lie.
+    os.environ["PYTHONSAFEPATH"] = "1"
     left = iter(waiting)
     with ProcessPoolExecutor(min(count, len(waiting)), mp_context=get_context("spawn")) as pool:
         # No more is handed over than can run: after Ctrl-C the pool would still work off what it holds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convert.files.header import printable
+from pair_network.errors import printable
 
 
 def text_of(report: Mapping[str, Any], with_blocks: bool) -> str:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from convert.formats.layers import Adapter
 from convert.formats.metadata import trigger_words
 from convert.paths import stem_of
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
+from pair_network.images import opened
 
 PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
 TEXTS = (
@@ -139,12 +138,12 @@ def _beside(source: Path) -> Path | None:
 def _png(path: Path, size: int | None) -> bytes:
     """The picture as PNG; at full size a PNG keeps its bytes, and so the prompt that UIs store in it."""
     try:
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             image = picture.convert("RGB")
             if size is None and picture.format == "PNG":
                 return path.read_bytes()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as cause:
-        raise PairError(f"{path}: cannot be read as a picture; give another with --preview, or --no-card") from cause
+    except PairError as cause:
+        raise PairError(f"{cause}; give another picture with --preview, or --no-card") from cause
     if size is not None:
         image.thumbnail((size, size))
     buffer = io.BytesIO()

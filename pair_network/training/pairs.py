@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pair_network.errors import PairError
-from pair_network.images import image_size, list_images
+from pair_network.images import image_size, list_images, same_text
 
 SHARED_BRANCH = "shared"
 
@@ -22,8 +22,15 @@ def check_branch(attributes: Mapping[str, Any], where: str) -> None:
         )
 
 
-def find_content_image(style_image: str | Path, content_folder: str | Path) -> Path:
-    """The content image with the same base name as the style image, whatever its suffix.
+def find_content_image(
+    style_image: str | Path, content_folder: str | Path, listed: Sequence[Path] | None = None
+) -> Path:
+    """The content image with the same base name as the style image, whatever its suffix and Unicode form.
+
+    Args:
+        style_image: The style image.
+        content_folder: Where it is looked for.
+        listed: The folder's images, when they are known already.
 
     Raises:
         PairError: There is none, or more than one.
@@ -31,7 +38,8 @@ def find_content_image(style_image: str | Path, content_folder: str | Path) -> P
     style_image, content_folder = Path(style_image), Path(content_folder)
     if not content_folder.is_dir():
         raise PairError(f"{content_folder}: no such folder (content_dir of {style_image.parent})")
-    found = [path for path in list_images(content_folder) if path.stem == style_image.stem]
+    images = list_images(content_folder) if listed is None else listed
+    found = [path for path in images if same_text(path.stem) == same_text(style_image.stem)]
     if not found:
         raise PairError(
             f"{style_image}: no content image named {style_image.stem}.* in {content_folder}; pairs match by name"
@@ -57,7 +65,7 @@ def check_pair(content: str | Path, style: str | Path) -> tuple[tuple[int, int],
 
 def check_no_orphans(style_images: Iterable[Path], content_folder: str | Path) -> None:
     """Raises PairError when a content image has no style image: its pair would silently be missing."""
-    names = {path.stem for path in style_images}
+    names = {same_text(path.stem) for path in style_images}
     for image in list_images(content_folder):
-        if image.stem not in names:
+        if same_text(image.stem) not in names:
             raise PairError(f"{image}: no style image has this name; add it in the style or move it away")

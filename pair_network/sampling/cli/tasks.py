@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pair_network.errors import PairError
-from pair_network.images import DEEP_MODES
+from pair_network.images import DEEP_MODES, opened, upright
 
 from .models import diffusers
 
@@ -157,15 +157,13 @@ def open_picture(option: str, path: Path, width: int | None = None, height: int 
     Raises:
         PairError: No such file, or not a picture with 8 bits for a colour.
     """
-    if not path.is_file():
-        raise PairError(f"{option} {path}: no such file")
     try:
-        stored = ImageOps.exif_transpose(Image.open(path))  # cameras turn pictures by a mark in the file
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
-        raise PairError(f"{option} {path}: not a picture that Pillow can read ({cause})") from cause
-    if stored.mode in DEEP_MODES:
-        raise PairError(f"{option} {path}: more than 8 bits per pixel (mode {stored.mode}); save it as an 8-bit image")
-    picture = stored.convert("RGB")
+        with opened(path) as stored:
+            if stored.mode in DEEP_MODES:
+                raise PairError(f"{path}: more than 8 bits per pixel (mode {stored.mode}); save it as an 8-bit image")
+            picture = upright(stored).convert("RGB")
+    except PairError as mistake:
+        raise PairError(f"{option} {mistake}") from mistake
     shape = picture.width / picture.height
     sides = (
         width or (round(height * shape) if height else picture.width),

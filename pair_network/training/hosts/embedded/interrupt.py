@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-import sys
+import time
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from pair_network import signals
+
 
 class Interrupt:
-    """Inside the block, the first signal is only noted; a second one ends the program at once."""
+    """Inside the block the first signal is only noted; one more than ``signals.GRACE`` seconds later ends at once."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.signum = 0
-        self.before: dict[int, Any] = {}
+        self._first = 0.0
+        self._may_break_off = False
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Interrupt:
-        for name in ("SIGINT", "SIGTERM"):
-            signum = getattr(signal, name)
-            try:
-                self.before[signum] = signal.signal(signum, self._note)
-            except ValueError:
-                # not the main thread: a signal ends the program the usual way
-                continue
+        self._open.enter_context(signals.handled(self._note))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for signum, handler in self.before.items():
-            signal.signal(signum, handler)
+        self._open.close()
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = self.signum or signum
-        signal.signal(signum, signal.SIG_DFL)
-        if self.accelerator.is_local_main_process:
-            print("\nfinishing this step, then saving; once more to stop at once", file=sys.stderr, flush=True)
+        signals.outlive_terminal(signum)
+        if self.signum == 0:
+            self.signum, self._first = signum, time.monotonic()
+            if self.accelerator.is_local_main_process:
+                signals.say("finishing this step, then saving; the same again in a few seconds stops at once")
+            if self._may_break_off:
+                raise signals.Interrupted(signum)
+        elif time.monotonic() - self._first > signals.GRACE:
+            for each in signals.signals():
+                signal.signal(each, signal.SIG_DFL)
+            raise SystemExit(128 + signum)  # an exception, so that half-written files are removed
+
+    @contextlib.contextmanager
+    def may_break_off(self) -> Iterator[None]:
+        """Nothing depends on what runs inside: the first signal ends the block, and the program goes on behind it."""
+        try:
+            self._may_break_off = True
+            yield
+        except signals.Interrupted:
+            pass
+        finally:
+            self._may_break_off = False
 
     def requested(self) -> bool:
         """Whether any process of the run got a signal; all processes call this after the same step."""

@@ -35,6 +35,7 @@ class TrainingLoop:
         self.num_epochs = -(-self.args.max_train_steps // session.steps_per_epoch)
         self.saver = Saver(trainer, session, self.num_epochs)
         self.use_train_weights, self.use_eval_weights = train_eval_switches(self.args, session.optimizer.optimizer)
+        self.interrupt = Interrupt(session.accelerator)
         self.losses: deque[float] = deque(maxlen=AVERAGED_LOSSES)
         self.global_step = 0
         self.epoch = 0
@@ -49,18 +50,21 @@ class TrainingLoop:
         """
         self._announce()
         init_trackers(self.accelerator, self.args)
-        # nothing may draw random numbers between this and the first step
-        self._resume()
-        if self.global_step == 0:
-            self.use_eval_weights()
-            self._previews(0)
-            self.use_train_weights()
-        with Interrupt(self.accelerator) as interrupt, self._progress_bar() as progress:
-            while self.epoch < self.num_epochs:
-                self._run_epoch(interrupt, progress)
-                self._after_epoch()
-                self.epoch += 1
-        self._finish()
+        with self.interrupt:
+            # nothing may draw random numbers between this and the first step
+            self._resume()
+            if self.global_step == 0:
+                self.use_eval_weights()
+                self._previews(0)
+                self.use_train_weights()
+                if self.interrupt.requested():
+                    self._leave("stopped before the first step; nothing was trained")
+            with self._progress_bar() as progress:
+                while self.epoch < self.num_epochs:
+                    self._run_epoch(progress)
+                    self._after_epoch()
+                    self.epoch += 1
+            self._finish()
 
     def _announce(self) -> None:
         session = self.session
@@ -82,7 +86,7 @@ class TrainingLoop:
             disable=not self.accelerator.is_local_main_process,
         )
 
-    def _run_epoch(self, interrupt: Interrupt, progress: Any) -> None:
+    def _run_epoch(self, progress: Any) -> None:
         session, accelerator = self.session, self.accelerator
         session.bare_network.on_epoch_start(session.text_encoder, session.unet)
         skip = self.epoch_steps_done * self.accumulation
@@ -96,9 +100,9 @@ class TrainingLoop:
             if accelerator.sync_gradients:
                 self._after_step(progress)
                 # Asked of all processes first; after the last step there is nothing left to resume.
-                if interrupt.requested() and self.global_step < self.args.max_train_steps:
+                if self.interrupt.requested() and self.global_step < self.args.max_train_steps:
                     progress.close()
-                    self._stop(interrupt.exit_code)
+                    self._stop()
 
     def _run_batch(self, number: int, batch: Batch) -> None:
         """Forward and backward of one batch, and the optimizer step when it is the last of its group."""
@@ -178,26 +182,35 @@ class TrainingLoop:
         finished = self.global_step == self.num_epochs * self.session.steps_per_epoch
         self.saver.save_last(self._state(epoch_finished=finished))
         self._previews(None)
+        if self.interrupt.requested():
+            self._leave("stopped after the last step: all files are written, previews may be missing")
         self.accelerator.end_training()
 
-    def _stop(self, exit_code: int) -> None:
+    def _stop(self) -> None:
         """Saves weights and state where the run stands, and leaves."""
         name = step_name(self.args, self.global_step)
         self.use_eval_weights()
         self.saver.save(name, self._state(), with_state=True)
-        self.accelerator.print(
+        self._leave(
             f"stopped after step {self.global_step}; to continue: the same options and "
             f'--resume "{self.saver.state_folder(name)}"'
         )
+
+    def _leave(self, words: str) -> None:
+        self.accelerator.print(words)
         self.accelerator.end_training()
-        raise SystemExit(exit_code)
+        raise SystemExit(self.interrupt.exit_code)
 
     def _previews(self, epoch: int | None) -> None:
+        """Pictures to look at: a signal breaks them off, or keeps them from beginning."""
+        if self.interrupt.signum:
+            return
         s = self.session
-        device = s.accelerator.device
-        self.trainer.sample_images(
-            s.accelerator, s.args, epoch, self.global_step, device, s.vae, s.tokenizers, s.text_encoder, s.unet
-        )
+        with self.interrupt.may_break_off():
+            self.trainer.sample_images(
+                s.accelerator, s.args, epoch, self.global_step, s.accelerator.device, s.vae, s.tokenizers,
+                s.text_encoder, s.unet,
+            )  # fmt: skip
 
     def _state(self, epoch_finished: bool = False) -> TrainState:
         assert self.args.seed is not None  # drawn at the start where none is given

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pair_network.errors import PairError
 from pair_network.families import PreviewInputs, SdScripts
+from pair_network.images import open_image
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import BASE_ROW, Row
 from pair_network.sampling.guidance import is_in_interval, style_shift
@@ -94,7 +95,7 @@ class StylePreviews:
                 own = with_prompts(args, [given], Path(folder))
                 own.output_dir = folder
                 super(StylePreviews, self).sample_images(accelerator, own, epoch, step, *models)  # type: ignore[misc]
-                return [opened(path) for path in sorted(Path(folder, "sample").glob("*.png"))]
+                return [open_image(path) for path in sorted(Path(folder, "sample").glob("*.png"))]
 
         with network.route([BASE_ROW]):
             pictures = sampled(prompt)
@@ -256,11 +257,6 @@ def sheet_path(args: argparse.Namespace, epoch: int | None, step: int, number: i
     """Named as kohya names its samples, without the time of day."""
     when = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
     return Path(args.output_dir) / "sample" / f"{args.output_name or 'last'}_{when}_{number:02d}_{seed}.png"
-
-
-def opened(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.copy()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,94 @@
+"""Signals that ask a program to end: Ctrl-C, SIGTERM, a closed terminal. Until something else is agreed they end it
+cleanly: temporary files are removed, one line is said, and the status is 128 + the signal's number.
+
+``timeout``, a terminal and SLURM signal a whole process group, some of its members twice; launchers pass on what they
+got. So several signals within ``GRACE`` seconds are one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+GRACE = 2.0
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last one is Windows' Ctrl-Break
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended what was running."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"signal {signum}")
+        self.signum = signum
+
+
+def exit_status(stop: KeyboardInterrupt) -> int:
+    """128 + signal, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
+
+
+def signals() -> list[int]:
+    """Those that this system has and that nobody has turned off (``nohup`` ignores the terminal's end)."""
+    numbers = [int(getattr(signal, name)) for name in NAMES if hasattr(signal, name)]
+    hangup = getattr(signal, "SIGHUP", None)
+    return [n for n in numbers if n != hangup or signal.getsignal(n) is not signal.SIG_IGN]
+
+
+@contextlib.contextmanager
+def handled(handler: Handler | signal.Handlers) -> Iterator[None]:
+    """Inside the block the signals come to ``handler``; outside the main thread nothing changes."""
+    before = {}
+    for signum in signals():
+        with contextlib.suppress(ValueError):  # not the main thread: a signal ends the program the usual way
+            before[signum] = signal.signal(signum, handler)
+    try:
+        yield
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, signal.SIG_DFL if old is None else old)
+
+
+def end_cleanly() -> None:
+    """From here on a signal raises ``Interrupted`` where the program is, and a closed terminal is no error."""
+    for signum in signals():
+        signal.signal(signum, _raise)
+
+
+def _raise(signum: int, frame: FrameType | None) -> None:
+    outlive_terminal(signum)
+    raise Interrupted(signum)
+
+
+def outlive_terminal(signum: int) -> None:
+    """After SIGHUP, output to the terminal goes nowhere; writing to it would be an error now."""
+    if signum == getattr(signal, "SIGHUP", None):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            with contextlib.suppress(OSError):
+                if os.isatty(stream):
+                    os.dup2(nowhere, stream)
+        os.close(nowhere)
+
+
+def say(text: str) -> None:
+    """A line on stderr from within a handler, where Python's own streams may be in the middle of a write."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+
+
+def run_main(main: Callable[[], int]) -> int:
+    """A program's exit status; a signal that ends it is one line and no traceback."""
+    end_cleanly()
+    try:
+        return main()
+    except KeyboardInterrupt as stop:
+        for signum in signals():
+            signal.signal(signum, signal.SIG_IGN)  # told once more, there is nothing left to end
+        print("stopped; what was saved before is whole", file=sys.stderr)
+        return exit_status(stop)

@@ -1,0 +1,136 @@
+"""What lies in the current folder, or hides in a picture, is never run."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from pair_network import images
+from pair_network.errors import PairError
+
+ROOT = Path(__file__).parents[1]
+TRAPS = ["safetensors", "torch", "numpy", "PIL", "diffusers", "transformers", "tqdm", "toml"]  # what we import
+TRAPS += ["json", "signal", "argparse"]  # and Python's own
+RUN_PY = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("run_script", {str(ROOT / "run.py")!r})
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+run.PYTHON, run.set_up = sys.executable, lambda: 0  # the Python that runs the tests, as it is
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def trapped(tmp_path):
+    """A folder of models in which someone left modules that many programs import; each notes that it was run."""
+    for name in TRAPS:
+        ran = str(tmp_path / "RAN")
+        (tmp_path / f"{name}.py").write_text(f"open({ran!r}, 'a').write({name!r})\nraise SystemExit('run')\n")
+    return tmp_path
+
+
+def start(folder, *command):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment.pop("PYTHONSAFEPATH", None)
+    return subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+DRIVER = "driver.py"
+ENTRIES = {
+    "run.py convert": (DRIVER, "convert", "info", "missing.safetensors"),
+    "run.py generate": (DRIVER, "generate", "--help"),
+    "run.py restyle": (DRIVER, "restyle", "--help"),
+    "run.py train": (DRIVER, "train", "--host", "embedded", "--help"),
+    "python -m convert": ("-m", "convert", "info", "missing.safetensors"),
+    "python -m pair_network": ("-m", "pair_network", "generate", "--help"),
+    "a module of the package": ("-m", "pair_network.training.hosts.contract"),
+    "train_pair_network.py": (str(ROOT / "train_pair_network.py"), "--host", "embedded", "--help"),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_modules_in_the_current_folder_are_not_run(trapped, tmp_path_factory, entry):
+    driver = tmp_path_factory.mktemp("elsewhere") / DRIVER
+    driver.write_text(RUN_PY)
+    command = [str(driver) if part == DRIVER else part for part in ENTRIES[entry]]
+    done = start(trapped, *command)
+    assert not (trapped / "RAN").exists(), f"{(trapped / 'RAN').read_text()} ran: {done.stderr}"
+    assert "usage" in done.stdout + done.stderr or "no such file" in done.stderr, done.stderr
+
+
+def test_workers_of_a_batch_do_not_run_them_either(trapped, tmp_path_factory):
+    import torch
+    from safetensors.torch import save_file
+
+    key = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{key}.lora_down.weight": torch.ones(2, 8), f"{key}.lora_up.weight": torch.ones(8, 2)}
+    for name in ("a", "b"):
+        save_file(tensors, str(trapped / f"{name}.safetensors"))
+    (trapped / "threading.py").write_text((trapped / "json.py").read_text())
+    out = tmp_path_factory.mktemp("out")
+    done = start(trapped, "-m", "convert", "batch", "diffusers", ".", "-o", str(out), "--jobs", "2")
+    assert not (trapped / "RAN").exists(), (trapped / "RAN").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_trap_works(trapped):
+    """Without what the package does about it, python -m would run them."""
+    (trapped / "plain").mkdir()
+    (trapped / "plain" / "__init__.py").touch()
+    (trapped / "plain" / "__main__.py").write_text("import safetensors")
+    start(trapped, "-m", "plain")
+    assert (trapped / "RAN").read_text() == "safetensors"
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(RAN) (w) file closefile showpage\n%%EOF\n"
+
+
+def test_a_picture_is_one_of_the_known_kinds_whatever_its_name_says(tmp_path, monkeypatch):
+    file = tmp_path / "cat.png"
+    file.write_bytes(EPS)
+    with Image.open(file) as image:
+        assert image.format == "EPS"  # Pillow's own answer, and decoding it starts Ghostscript
+    started = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **named: started.append(args))
+    with pytest.raises(PairError, match=r"cat\.png: not a readable image"):
+        images.open_image(file)
+    assert not started
+
+
+def test_every_picture_is_opened_in_one_place():
+    folders = ("pair_network", "convert", "demo", "benchmarks")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    users = [str(path.relative_to(ROOT)) for path in files if "Image.open(" in path.read_text(encoding="utf-8")]
+    assert [user.replace(os.sep, "/") for user in users] == ["pair_network/images.py"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF"])
+def test_the_known_kinds_are_read(tmp_path, kind):
+    file = tmp_path / f"cat.{kind.lower()}"
+    try:
+        Image.new("RGB", (16, 8), (200, 10, 10)).save(file, kind)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow does not write {kind}")
+    assert images.open_image(file).size == (16, 8)
+
+
+def test_large_and_damaged_pictures_are_one_line(tmp_path):
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (13_100, 13_100)).save(bomb)  # 170 million pixels in 30 kB
+    with pytest.raises(PairError, match=r"bomb\.png: 13100x13100 pixels are more than 134 million"):
+        images.open_image(bomb)
+    damaged = Image.new("RGB", (8, 8))
+    buffer = io.BytesIO()
+    damaged.save(buffer, "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\0\x03" * 3)
+    (tmp_path / "exif.png").write_bytes(buffer.getvalue())
+    assert images.open_image(tmp_path / "exif.png").size == (8, 8)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("x", "y" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "text.png", pnginfo=text)
+    with pytest.raises(PairError, match=r"text\.png: not a readable image"):
+        images.open_image(tmp_path / "text.png")

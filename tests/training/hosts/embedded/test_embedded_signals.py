@@ -1,0 +1,159 @@
+"""Signals as they really come: to a whole process group, twice, during previews, and before the first step."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import toml
+
+from pair_network import signals
+from pair_network.training.hosts.embedded.interrupt import Interrupt
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without telling it")
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+ENTRY = (sys.executable, str(REPOSITORY / "train_pair_network.py"), "--host", "embedded")
+RUN_PY = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("run_script", {str(REPOSITORY / "run.py")!r})
+run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run)
+run.PYTHON, run.set_up = sys.executable, lambda: 0  # the Python that runs the tests, as it is
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def dataset_file(tmp_path, pairs):
+    path = tmp_path / "data.toml"
+    path.write_text(toml.dumps(pairs), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def start(model, tmp_path, dataset_file):
+    """start(*launcher, options=…): a training in a process group of its own, its output in out.txt."""
+
+    def run(*launcher, options=()):
+        command = [*launcher, "--pretrained_model_name_or_path", str(model), "--dataset_config", str(dataset_file)]
+        command += ["--output_dir", str(tmp_path / "out"), "--output_name", "x", "--network_dim", "2", "--seed", "7"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONUNBUFFERED": "1"}
+        environment.pop("SD_SCRIPTS_DIR", None)
+        log = (tmp_path / "out.txt").open("w")
+        return subprocess.Popen(
+            [*command, *options], env=environment, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
+        )
+
+    return run
+
+
+def wait_for(process, text_file, pattern, seconds=90):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        text = text_file.read_text(errors="replace")
+        if re.search(pattern, text):
+            return
+        assert process.poll() is None, text
+        time.sleep(0.02)
+    raise AssertionError(text)
+
+
+def ways_to_train():
+    through_run_py = [sys.executable, "-c", RUN_PY, "train", "--host", "embedded"]
+    return {"run.py": through_run_py, "timeout": ["timeout", "300", *through_run_py], "script": list(ENTRY)}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("way", ["run.py", "timeout", "script"])
+def test_a_signal_to_the_whole_group_saves_once_and_gives_128_plus_n(start, tmp_path, way, sent):
+    if way == "timeout" and sent == signal.SIGHUP:
+        pytest.skip("timeout itself ends by SIGHUP as by SIGTERM, with 124")
+    process = start(*ways_to_train()[way], options=["--max_train_steps", "100000", "--cache_latents"])
+    wait_for(process, tmp_path / "out.txt", r" [3-9]/100000|\d\d/100000")
+    os.killpg(process.pid, sent)
+    os.killpg(process.pid, sent)  # a launcher that passes on what its child has got already
+    status = process.wait(timeout=60)
+    text = (tmp_path / "out.txt").read_text()
+    assert "Traceback" not in text and text.count("finishing this step") == 1, text
+    assert re.search(r'stopped after step (\d+).*--resume "(.+)"', text), text
+    step = int(re.search(r"stopped after step (\d+)", text)[1])
+    stem = f"x-step{step:08d}"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {f"{stem}-state", f"{stem}.safetensors", f"{stem}.pair.safetensors"}
+    if way != "timeout":  # which has its own: 124
+        assert status == 128 + sent, text
+
+
+def test_timeout_itself_ends_a_training_with_its_state_saved(start, tmp_path):
+    """``timeout`` signals its child and then the child's group: the child gets two at once."""
+    way = [sys.executable, "-c", RUN_PY, "train", "--host", "embedded"]
+    process = start("timeout", "25", *way, options=["--max_train_steps", "1000000", "--cache_latents"])
+    assert process.wait(timeout=90) == 124
+    assert "--resume" in (tmp_path / "out.txt").read_text()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_previews_ends_them_and_says_that_all_is_written(start, tmp_path, sent):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a photo of a dog --w 64 --h 64 --s 900\n")
+    options = ["--max_train_steps", "2", "--sample_prompts", str(prompts), "--save_state_on_train_end"]
+    process = start(*ENTRY, options=options)
+    state = tmp_path / "out" / "x-state" / "train_state.json"
+    end = time.monotonic() + 90
+    while not state.exists() and time.monotonic() < end:
+        assert process.poll() is None, (tmp_path / "out.txt").read_text()
+        time.sleep(0.02)
+    time.sleep(0.3)
+    os.killpg(process.pid, sent)
+    assert process.wait(timeout=20) == 128 + sent
+    text = (tmp_path / "out.txt").read_text()
+    assert "all files are written" in text and "nothing was trained" not in text and "Traceback" not in text
+    names = {path.name for path in (tmp_path / "out").rglob("*") if path.parent.name != "x-state"}
+    assert {"x.safetensors", "x.pair.safetensors", "x-state"} <= names <= {*names, "sample"}
+    assert not [name for name in names if "tmp" in name]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_is_one_line(start, tmp_path, sent):
+    process = start(*ways_to_train()["run.py"])
+    time.sleep(1.5)  # imports of torch, diffusers and transformers
+    os.killpg(process.pid, sent)
+    assert process.wait(timeout=30) == 128 + sent
+    text = (tmp_path / "out.txt").read_text()
+    assert "Traceback" not in text and text.count("stopped") == 1, text
+
+
+class OneProcess:
+    is_local_main_process = True
+    num_processes = 1
+
+
+def test_a_second_signal_is_the_same_one_unless_it_comes_later(monkeypatch, capfd):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Interrupt(OneProcess()) as interrupt:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested() and interrupt.exit_code == 143
+        now[0] += signals.GRACE + 0.1
+        with pytest.raises(SystemExit) as left:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert left.value.code == 130
+    assert capfd.readouterr().err.count("finishing") == 1
+
+
+def test_handlers_are_put_back_and_an_ignored_hangup_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        held = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        with Interrupt(OneProcess()) as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.requested()
+        assert {signum: signal.getsignal(signum) for signum in held} == held
+    finally:
+        signal.signal(signal.SIGHUP, before)
