@@ -1,36 +1,191 @@
-"""Files that are written whole or not at all, and those that are never read."""
+"""Files and folders that are written whole or not at all, and those that are never read.
+
+What is written gets a temporary name in the target's folder, ``.NAME.HOST-PROCESS-xxxxxxxx.tmp``, goes to the disk
+(fsync; ``PAIR_NETWORK_FSYNC=0`` leaves that to the system) and then takes its name. A run that is killed leaves its
+temporary file behind; the next one that writes into the folder removes it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from . import leftovers
+from .errors import PairError, printable
 
 # Pickled weights can run code when they are loaded.
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 # diffusers' names of weights: NAME.safetensors, NAME.VARIANT.safetensors, and either in parts.
 _WEIGHTS = re.compile(r"[^.]+?(-\d+-of-\d+)?(\.(?P<variant>[^.]+?))?(-\d+-of-\d+)?\.safetensors")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries say it that write by themselves: safetensors, and torch's zip files.
+FULL_WORDS = ("No space left", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path in the target's folder that takes the target's name when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
+def atomic_file(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A temporary path in the target's folder that takes the target's name when the block ends well.
+
+    Args:
+        path: The target; a file there is replaced, a link too.
+        needed: Bytes that will be written, where that is known.
+
+    Raises:
+        PairError: The disk is full; the target is as it was.
+    """
+    with atomic_files([path], needed) as temporary:
+        yield temporary[0]
+
+
+@contextlib.contextmanager
+def atomic_files(paths: Sequence[Path], needed: int = 0) -> Iterator[list[Path]]:
+    """Temporary paths for files that belong together: all take their names when the block ends well, or none does."""
+    temporary: list[Path] = []
     try:
-        yield temporary
-        # mkstemp makes files private; a saved model gets the permissions that any new file gets.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, path)
+        with _explained(paths[0], needed, temporary):
+            for path in paths:
+                _prepare(path.parent, needed, path)
+                descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=leftovers.prefix(path.name), suffix=".tmp")
+                os.close(descriptor)
+                temporary.append(Path(name))
+            yield temporary
+            for file in temporary:
+                # mkstemp makes files private; a saved model gets the permissions that any new file gets.
+                file.chmod(0o666 & ~_umask())
+                _to_disk(file)
+            for file, path in zip(temporary, paths, strict=True):
+                os.replace(file, path)
+            for folder in {path.parent for path in paths}:
+                _to_disk(folder)
     finally:
-        temporary.unlink(missing_ok=True)
+        for file in temporary:
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A temporary folder beside the target that takes its place when the block ends well.
+
+    Raises:
+        PairError: A file has the folder's name, or the disk is full; the target is as it was.
+    """
+    if path.exists() and not path.is_dir():
+        raise PairError(f"{printable(path)}: is a file where a folder is to be written; name another output")
+    temporary: list[Path] = []
+    try:
+        with _explained(path, needed, temporary):
+            _prepare(path.parent, needed, path)
+            temporary.append(temporary_folder(path))
+            yield temporary[0]
+            replace_folder(temporary[0], path)
+    finally:
+        for folder in temporary:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_folder(path: Path) -> Path:
+    """An empty folder beside ``path``, with a name that says whose it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=leftovers.prefix(path.name), suffix=".tmp"))
+    folder.chmod(0o777 & ~_umask())
+    return folder
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Moves ``new``, which has a temporary name beside it, to ``folder``, whose content is gone then.
+
+    One of the two is there under the final name at every instant where the system can exchange names (Linux, macOS);
+    elsewhere a run that is killed between two renames leaves the old one aside, and the next run puts it back.
+    """
+    for entry in [*new.rglob("*"), new]:
+        _to_disk(entry)
+    if folder.exists() and not leftovers.exchange(new, folder):
+        old = new.with_suffix(leftovers.OLD)
+        os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            os.replace(old, folder)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    elif not folder.exists():
+        os.replace(new, folder)
+    _to_disk(folder.parent)
+    shutil.rmtree(new, ignore_errors=True)  # after an exchange, what was there before
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder and its content: it loses its name first, so that no part of it is ever taken for the whole."""
+    if not folder.exists():
+        return
+    doomed = temporary_folder(folder)
+    os.replace(folder, doomed / folder.name)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def check_space(path: Path, needed: int) -> None:
+    """Raises PairError when the disk of ``path``, or of the nearest folder above it, has fewer bytes left."""
+    folder = next((place for place in (path, *path.absolute().parents) if place.is_dir()), Path())
+    usage = shutil.disk_usage(folder)
+    if usage.total and usage.free < needed:  # some network drives say nothing
+        raise PairError(_full(path, needed, usage.free))
+
+
+def _prepare(folder: Path, needed: int, target: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    leftovers.clean_once(os.path.abspath(folder))
+    if needed:
+        check_space(target, needed)
+
+
+@contextlib.contextmanager
+def _explained(path: Path, needed: int, temporary: Sequence[Path]) -> Iterator[None]:
+    """Errors of the block by the target's name; a full disk with what would be needed."""
+    try:
+        yield
+    except PairError:
+        raise
+    except Exception as cause:  # of the libraries that write into the block's files
+        number = getattr(cause, "errno", None)
+        if number in FULL or any(words in str(cause) for words in FULL_WORDS):
+            written = sum(map(leftovers.size_of, temporary))
+            free = shutil.disk_usage(path.parent).free
+            raise PairError(_full(path, max(needed, written), free, number == errno.EFBIG)) from cause
+        if isinstance(cause, OSError) and Path(str(cause.filename)).name.startswith(leftovers.prefix(path.name)):
+            raise type(cause)(number, cause.strerror, str(path)) from cause
+        raise
+
+
+def _full(path: Path, needed: int, free: int, is_limit: bool = False) -> str:
+    problem = "the file is larger than this system allows" if is_limit else f"the disk is full ({free:,} bytes free)"
+    return f"{printable(path)}: {problem}, at least {needed:,} bytes are needed; free space or name another folder"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _to_disk(path: Path) -> None:
+    """Returns when the file's bytes, or the folder's names, would outlive a power cut."""
+    if os.environ.get("PAIR_NETWORK_FSYNC") == "0" or path.is_symlink() or (os.name == "nt" and path.is_dir()):
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as cause:
+        if cause.errno in FULL or cause.errno == errno.EIO:
+            raise
+        # some network and FUSE drives cannot, which is no error of ours
+    finally:
+        os.close(descriptor)
 
 
 def weights_of(folder: Path) -> tuple[str | None, list[Path]]:

@@ -16,7 +16,7 @@ import torch
 
 from convert.files.storage import file_hash
 from convert.notes import notes
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,8 @@
-"""Opens files of tensors, hashes them, and replaces folders whole or not at all."""
+"""Opens files of tensors, and hashes them."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -53,33 +48,6 @@ def _open_pickle(path: Path) -> dict[str, Lazy]:
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise PairError(f"{path}: {printable(str(key), 80)} {BAD_INPUT}")
     return {str(key): from_tensor(value.contiguous()) for key, value in values.items()}
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside the target that takes its place when the block ends well.
-
-    Raises:
-        PairError: A file has the folder's name.
-    """
-    if path.exists() and not path.is_dir():
-        raise PairError(f"{path}: is a file where a folder is to be written; name another output with -o")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    old = temporary.with_suffix(".old")
-    try:
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)
-        yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def data_hash(path: Path) -> str:

@@ -41,7 +41,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str
     # Wide types first: every tensor then begins at a multiple of its element size, as safetensors wants.
     order = sorted(tensors, key=lambda key: -tensors[key].dtype.itemsize)
     header = _header(tensors, order, values)
-    with atomic_file(path) as temporary, temporary.open("wb", buffering=CHUNK) as file:
+    needed = len(header) + sum(tensor.nbytes for tensor in tensors.values())
+    with atomic_file(path, needed) as temporary, temporary.open("wb", buffering=CHUNK) as file:
         file.write(header)
         with ThreadPoolExecutor(1) as pool:
             digest = _Digest(pool if hashed else None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from convert.files.storage import atomic_folder
 from pair_network.errors import PairError
+from pair_network.files import atomic_folder
 
 HERE = Path(__file__).parents[1]
 FOLDER_NAMES = {"webui": "sd-webui-pair-network", "comfyui": "comfyui-pair-network"}

@@ -19,7 +19,7 @@ from convert import paths
 from convert.files.dtypes import same_bits
 from convert.files.lazy import Lazy
 from convert.files.links import leads_out
-from convert.files.storage import atomic_folder, open_tensors
+from convert.files.storage import open_tensors
 from convert.files.writer import write_tensors
 from convert.formats.checkpoints import BaseModel, Place, base_model
 from convert.formats.layers import Branch, by_module, delta, join, needs_swap, swap_halves
@@ -28,7 +28,7 @@ from convert.formats.read import is_lora
 from convert.options import add_branch, add_reading, chosen_branch, read_source, replaced
 from pair_network.errors import PairError
 from pair_network.families import Family
-from pair_network.files import PICKLES
+from pair_network.files import PICKLES, atomic_folder
 
 from .blend import summed, weighted
 
@@ -230,8 +230,9 @@ def _merge_folder(target: Path, options: argparse.Namespace, model: BaseModel, b
     if target.exists():
         raise PairError(f"{target}: exists already; a model folder is never replaced, name a new one with -o")
     components = {file.parent for file in model.files}
-    with atomic_folder(target) as folder:
-        for file in _plain_files(source):
+    files = [*_plain_files(source)]
+    with atomic_folder(target, sum(file.stat().st_size for file in files)) as folder:
+        for file in files:
             if file.parent in components and _is_weights(file, model):
                 logger.warning("%s: left out, another form of weights that are merged", file)
             elif file not in model.files:

@@ -14,13 +14,13 @@ import torch
 
 from convert.files import lazy
 from convert.files.lazy import Lazy, from_tensor
-from convert.files.storage import atomic_folder
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, Layer, fold_alpha, join, split
 from convert.formats.names import XFLUX_DOUBLE, XFLUX_SINGLE_PROJ, XFLUX_SINGLE_QKV, xflux_targets
 from convert.options import of_pair, read_source
 from pair_network.errors import PairError
+from pair_network.files import atomic_folder
 
 from .diffusers import diffusers_tensors, folded
 

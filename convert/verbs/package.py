@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from convert.files.storage import atomic_folder
+from pair_network.files import atomic_folder
 from pair_network.errors import PairError
 
 from .install import HERE

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.files.storage import atomic_folder
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Layer, by_module
 from convert.formats.peft_folder import CONFIG, ROOT, WEIGHTS
 from convert.options import add_branch, chosen_branch, read_source
+from pair_network.files import atomic_folder
 
 HELP = "any LoRA into PEFT's adapter folder, exactly"
 SUFFIX = "-peft"

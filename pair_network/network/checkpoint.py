@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pair_network.errors import PairError
-from pair_network.files import PICKLES, atomic_file
+from pair_network.files import PICKLES, atomic_files
 
 from .config import PairConfig
 
@@ -75,19 +75,33 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
-    """Writes a safetensors file whole or not at all, with kohya's content hash (sshs_model_hash) in its metadata.
+    """``write_together`` for one file."""
+    write_together({Path(path): (tensors, metadata)})
+
+
+def write_together(files: Mapping[Path, tuple[Mapping[str, Tensor], Mapping[str, object]]]) -> None:
+    """Writes safetensors files whole, all or none, with kohya's content hash (sshs_model_hash) in their metadata.
+
+    Args:
+        files: Tensors and metadata by path.
 
     Raises:
-        PairError: A tensor holds NaN or infinity: the file on disk is left as it was.
+        PairError: A tensor holds NaN or infinity, or the disk is full: the files on disk are left as they were.
     """
+    contents = [_content(path, tensors, metadata) for path, (tensors, metadata) in files.items()]
+    with atomic_files(list(files), sum(map(len, contents))) as temporary:
+        for file, content in zip(temporary, contents, strict=True):
+            file.write_bytes(content)
+
+
+def _content(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> bytes:
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise PairError(f"{path}: {key} is not finite, nothing was written; lower the learning rate")
     values = {key: value if isinstance(value, str) else _metadata_text(value) for key, value in metadata.items()}
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     values["sshs_model_hash"] = _data_hash(save(contiguous))
-    with atomic_file(Path(path)) as temporary:
-        temporary.write_bytes(save(contiguous, values))
+    return save(contiguous, values)
 
 
 def _metadata_text(value: object) -> str:

@@ -266,7 +266,7 @@ class PairNetwork(nn.Module):
         return tensors
 
     def save_weights(self, file: str, dtype: torch.dtype | None, metadata: dict[str, Any] | None) -> None:
-        """Writes the style LoRA to ``file`` and the coupled checkpoint beside it, each whole or not at all.
+        """Writes the style LoRA to ``file`` and the coupled checkpoint beside it, both whole or neither.
 
         Raises:
             PairError: ``file`` is no .safetensors, or a weight is not finite.
@@ -275,11 +275,12 @@ class PairNetwork(nn.Module):
             raise PairError(f"{file}: only .safetensors is written; set save_model_as to safetensors")
         report = {f"pair_network_{name}": f"{value:.3e}" for name, value in self.orthogonality_report().items()}
         metadata = {**(metadata or {}), **report}
-        checkpoint.write(file, self.style_tensors(dtype), metadata)
-        if self.is_plain:
-            return
-        config = {checkpoint.CONFIG_KEY: self.config.to_json()}
-        checkpoint.write(checkpoint.pair_path(file), self.pair_tensors(dtype), {**metadata, **config})
+        files: dict[Path, tuple[dict[str, Tensor], dict[str, Any]]]
+        files = {Path(file): (self.style_tensors(dtype), metadata)}
+        if not self.is_plain:
+            config = {checkpoint.CONFIG_KEY: self.config.to_json()}
+            files[checkpoint.pair_path(file)] = (self.pair_tensors(dtype), {**metadata, **config})
+        checkpoint.write_together(files)
 
     def load_weights(self, file: str) -> str:
         """Loads a coupled checkpoint, or a plain kohya LoRA into the style branch; returns what was loaded.

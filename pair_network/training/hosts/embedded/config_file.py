@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import toml
 
+from pair_network import leftovers
 from pair_network.errors import PairError, nearest
 
 from .config import EmbeddedOptions
@@ -172,6 +174,8 @@ def _verify_files(args: EmbeddedOptions) -> None:
             raise PairError(
                 f"{name}: there is no such file; --network_weights and --base_weights take .safetensors files"
             )
+    if args.resume:
+        leftovers.clean_once(os.path.abspath(Path(args.resume).parent))  # it may have to be put back
     if args.resume and not (Path(args.resume) / "train_state.json").is_file():
         raise PairError(f"{args.resume}: not a saved state (no train_state.json); name a folder that ends in -state")
     if args.sample_prompts and not Path(args.sample_prompts).is_file():

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pair_network import leftovers
 from pair_network.errors import PairError
+from pair_network.files import check_space, remove_folder
 
 from .config import EmbeddedOptions
 from .hooks import TrainerHooks
 from .metadata import stringified, training_metadata
 from .session import DTYPES, Session
-from .state import TrainState, save_state
+from .state import TrainState, save_state, state_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Saver:
             self.session.bare_network.save_weights(str(self.folder / f"{name}.safetensors"), dtype, texts)
         accelerator.wait_for_everyone()
         if with_state:
-            save_state(accelerator, self.state_folder(name), state)
+            save_state(accelerator, self.state_folder(name), state, self._state_bytes())
 
     def save_step(self, state: TrainState) -> None:
         """The save of --save_every_n_steps; removes what --save_last_n_steps no longer keeps."""
@@ -120,6 +121,12 @@ class Saver:
             raise PairError(f"{self.folder}: --output_dir cannot be made ({cause}); name another folder") from cause
         if not os.access(self.folder, os.W_OK):
             raise PairError(f"{self.folder}: --output_dir is not writable; name another folder")
+        if self.session.accelerator.is_main_process:
+            leftovers.clean_once(os.path.abspath(self.folder))
+            check_space(self.folder, self._state_bytes())
+
+    def _state_bytes(self) -> int:
+        return state_bytes(self.session.bare_network, self.session.optimizer)
 
     def state_folder(self, name: str) -> Path:
         return self.folder / f"{name}-state"
@@ -130,7 +137,7 @@ class Saver:
         if weights is not None:
             remove_weights(self.folder, name(self.args, weights))
         if state is not None:
-            shutil.rmtree(self.state_folder(name(self.args, state)), ignore_errors=True)
+            remove_folder(self.state_folder(name(self.args, state)))
 
 
 def remove_weights(folder: Path, name: str) -> None:

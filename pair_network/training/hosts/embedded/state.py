@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
 import secrets
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
+from torch import Tensor
 
 from pair_network.errors import PairError
+from pair_network.files import atomic_folder
 
 from .config import EmbeddedOptions
 
@@ -40,30 +42,29 @@ class TrainState:
     num_processes: int
 
 
-def save_state(accelerator: Accelerator, folder: Path, state: TrainState) -> None:
-    """Writes the state to a temporary folder and then gives it its name; called by all processes."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
-    if accelerator.is_main_process:
-        (temporary / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        replace_folder(temporary, folder)
+def save_state(accelerator: Accelerator, folder: Path, state: TrainState, needed: int = 0) -> None:
+    """Writes the state whole or not at all; called by all processes.
+
+    Raises:
+        PairError: The disk is full; an earlier state of this name is as it was.
+    """
+    with contextlib.ExitStack() as written:
+        temporary = None
+        if accelerator.is_main_process:
+            temporary = written.enter_context(atomic_folder(folder, needed))
+        temporary = broadcast_object_list([temporary])[0]
+        accelerator.save_state(str(temporary))
+        if accelerator.is_main_process:
+            (temporary / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+        accelerator.wait_for_everyone()
     accelerator.wait_for_everyone()
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Moves ``new`` to ``folder``; what was there is removed last, so that one of the two always exists."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+def state_bytes(network: Any, optimizer: Any) -> int:
+    """About how much a state takes on disk: the network, what the optimizer remembers of it, and a little more."""
+    remembered = (value for values in optimizer.state.values() for value in values.values())
+    tensors = [*network.state_dict().values(), *(value for value in remembered if isinstance(value, Tensor))]
+    return (1 << 16) + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def read_train_state(folder: Path) -> TrainState:
