@@ -31,12 +31,12 @@ def full_disk(*_args, **_named):
 def test_a_full_disk_is_one_line_with_path_and_size_and_leaves_the_file(tmp_path):
     target = tmp_path / "x.safetensors"
     target.write_text("before")
-    with pytest.raises(
-        PairError, match=r"x\.safetensors: the disk is full \([\d,]+ bytes free\), at least 1,234 bytes"
+    with (
+        pytest.raises(PairError, match=r"x\.safetensors: the disk is full \([\d,]+ bytes free\), at least 1,234 bytes"),
+        files.atomic_file(target) as temporary,
     ):
-        with files.atomic_file(target) as temporary:
-            temporary.write_bytes(bytes(1234))
-            full_disk()
+        temporary.write_bytes(bytes(1234))
+        full_disk()
     assert target.read_text() == "before" and os.listdir(tmp_path) == ["x.safetensors"]
 
 

@@ -16,7 +16,7 @@ from pair_network.training.hosts.embedded.interrupt import Interrupt
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without telling it")
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[4]
 ENTRY = (sys.executable, str(REPOSITORY / "train_pair_network.py"), "--host", "embedded")
 RUN_PY = f"""
 import importlib.util, sys
