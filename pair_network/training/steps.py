@@ -168,5 +168,15 @@ def steps_of_state(resume: str | None) -> int:
     for name, key in ((STATE_FILE, "pair_step"), ("train_state.json", "current_step")):
         state = Path(resume) / name if resume else None
         if state is not None and state.is_file():
-            return int(json.loads(state.read_text(encoding="utf-8"))[key])
+            return _count(state, key)
     return 0
+
+
+def _count(file: Path, key: str) -> int:
+    try:
+        count = json.loads(file.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as cause:
+        raise PairError(f"{file}: damaged, it holds no {key}; resume from another state") from cause
+    if type(count) is not int or not 0 <= count < 1 << 48:
+        raise PairError(f"{file}: damaged, its {key} is no number of steps; resume from another state")
+    return count

@@ -15,10 +15,10 @@ from ...protocols import Batch, StepInputs
 from .dataset import place_batches
 from .hooks import TrainerHooks
 from .interrupt import Interrupt
-from .optimizers import train_eval_switches
+from .resume import RATES, apply_rates, compare, facts_of, initial_rates
 from .saving import Saver, step_name
 from .session import Session, init_trackers
-from .state import TrainState, load_state, read_train_state, warn_of_changes
+from .state import TrainState, check_finite, load_state, read_train_state
 
 AVERAGED_LOSSES = 100
 
@@ -34,7 +34,8 @@ class TrainingLoop:
         self.accumulation = self.args.gradient_accumulation_steps
         self.num_epochs = -(-self.args.max_train_steps // session.steps_per_epoch)
         self.saver = Saver(trainer, session, self.num_epochs)
-        self.use_train_weights, self.use_eval_weights = train_eval_switches(self.args, session.optimizer.optimizer)
+        self.facts = facts_of(session, self.saver.metadata)
+        self.use_train_weights, self.use_eval_weights = self.saver.use_train_weights, self.saver.use_eval_weights
         self.interrupt = Interrupt(session.accelerator)
         self.losses: deque[float] = deque(maxlen=AVERAGED_LOSSES)
         self.global_step = 0
@@ -222,6 +223,7 @@ class TrainingLoop:
             batches_per_epoch=self.session.dataset.batches_per_epoch,
             gradient_accumulation_steps=self.accumulation,
             num_processes=self.accelerator.num_processes,
+            facts=self.facts,
         )
 
     def _resume(self) -> None:
@@ -234,8 +236,12 @@ class TrainingLoop:
                 f"{folder} is at step {saved.current_step}, so --max_train_steps {self.args.max_train_steps} leaves "
                 "nothing to do; raise it"
             )
-        warn_of_changes(saved, self._state())
+        rates = initial_rates(self.session)
+        changed = compare(folder, saved.facts, self.facts)
         load_state(self.accelerator, folder)
+        check_finite(folder, self.session.bare_network, self.session.optimizer)
+        if RATES & {*changed}:
+            apply_rates(self.session, rates)
         self.use_train_weights()
         self.global_step = saved.current_step
         self.epoch = saved.current_epoch - (0 if saved.epoch_finished else 1)

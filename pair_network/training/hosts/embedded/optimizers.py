@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from diffusers.optimization import get_scheduler
+from torch import Tensor
 from torch.optim import Optimizer
 
 from pair_network.errors import PairError, nearest
@@ -137,7 +139,32 @@ def train_eval_switches(args: EmbeddedOptions, optimizer: Any) -> tuple[Callable
     """(before training, before sampling or saving): they matter for schedule-free optimizers only."""
     if not is_schedule_free(args):
         return lambda: None, lambda: None
-    return optimizer.train, optimizer.eval
+    weights = _TwoSets(optimizer)
+    return weights.train, weights.evaluate
+
+
+class _TwoSets:
+    """The two sets of weights of a schedule-free optimizer. It computes one from the other, which rounds: the training
+    weights are kept meanwhile, so that a save or a preview changes nothing, not even the last bit."""
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+        self.kept: list[Tensor] = []
+
+    def _params(self) -> list[Tensor]:
+        return [param for group in self.optimizer.param_groups for param in group["params"]]
+
+    def evaluate(self) -> None:
+        if not self.kept:
+            self.kept = [param.detach().clone() for param in self._params()]
+            self.optimizer.eval()
+
+    def train(self) -> None:
+        self.optimizer.train()
+        with torch.no_grad():
+            for param, kept in zip(self._params(), self.kept, strict=False):
+                param.copy_(kept)
+        self.kept = []
 
 
 def get_lr_scheduler(args: EmbeddedOptions, optimizer: Optimizer, num_processes: int) -> Any:

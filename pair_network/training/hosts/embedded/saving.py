@@ -15,6 +15,7 @@ from pair_network.files import check_space, remove_folder
 from .config import EmbeddedOptions
 from .hooks import TrainerHooks
 from .metadata import stringified, training_metadata
+from .optimizers import train_eval_switches
 from .session import DTYPES, Session
 from .state import TrainState, save_state, state_bytes
 
@@ -63,6 +64,7 @@ class Saver:
         self.session = session
         self.args = session.args
         self.folder = Path(session.args.output_dir)
+        self.use_train_weights, self.use_eval_weights = train_eval_switches(self.args, session.optimizer.optimizer)
         self._make_folder()
         facts = {
             "session_id": time.time_ns() % 2**32,
@@ -90,7 +92,9 @@ class Saver:
             self.session.bare_network.save_weights(str(self.folder / f"{name}.safetensors"), dtype, texts)
         accelerator.wait_for_everyone()
         if with_state:
+            self.use_train_weights()  # a schedule-free optimizer goes on from these
             save_state(accelerator, self.state_folder(name), state, self._state_bytes())
+            self.use_eval_weights()
 
     def save_step(self, state: TrainState) -> None:
         """The save of --save_every_n_steps; removes what --save_last_n_steps no longer keeps."""

@@ -18,7 +18,7 @@ from .model_files import find_model
 from .optimizers import with_own_schedule
 from .session import steps_per_epoch
 from .setup import attach_network, load_session
-from .state import seed_of
+from .state import seed_of, style_start_of
 
 
 class EmbeddedTrainer(TrainerHooks):
@@ -48,8 +48,8 @@ class EmbeddedTrainer(TrainerHooks):
 def completed(options: EmbeddedOptions) -> EmbeddedOptions:
     """The options with what they leave to the model, the optimizer and the state to resume."""
     files = find_model(options)
-    facts = read_model_facts(files.folder, files.checkpoint)
-    return replace(with_own_schedule(with_model_facts(options, facts)), seed=seed_of(options))
+    options = with_own_schedule(with_model_facts(options, read_model_facts(files.folder, files.checkpoint)))
+    return replace(options, seed=seed_of(options), style_start_step=style_start_of(options))
 
 
 def with_steps(options: EmbeddedOptions, dataset: DatasetGroup) -> EmbeddedOptions:
