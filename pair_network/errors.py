@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
+
+LONGEST = 1000  # characters of an error
+LONGEST_WORD = 250
 
 
 class PairError(ValueError):
-    """A mistake in a user's input: one line that names the file or option, the cause and the remedy."""
+    """A mistake in a user's input: one line that names the file or option, the cause and the remedy.
+
+    What the user or a file gave stands in it as a terminal shows it: without control characters, and cut where it is
+    long, so that the remedy at the end stays in sight.
+    """
+
+    def __init__(self, words: object):
+        line = printable(words, 100_000)
+        line = re.sub(rf"[^\s/\\]{{{LONGEST_WORD + 1},}}", lambda word: word[0][:LONGEST_WORD] + "…", line)
+        super().__init__(line if len(line) <= LONGEST else line[: LONGEST - 300] + " … " + line[-290:])
 
 
 def printable(value: object, limit: int = 300) -> str:
     """What a user or a file gave, as one line that a terminal shows as it is: no control characters, no long text."""
     text = str(value)
-    shown = text if text.isprintable() else ascii(text)[1:-1]
+    shown = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return shown if len(shown) <= limit else shown[:limit] + "…"
 
 

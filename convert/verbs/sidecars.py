@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import base64
+import html
 import io
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,11 @@ TEXTS = (
     "description",
     "sd version",
 )
+NUMBERS = ("preferred weight", "style guidance scale")
 MAX_SCALE = 20.0  # of the web UIs' λ
+# What runs in a page; a description may have other markup.
+ACTIVE_TAGS = r"<\s*/?\s*(script|iframe|object|embed|svg|link|meta|base|form)\b"
+ACTIVE_HTML = re.compile(rf"{ACTIVE_TAGS}|\bon\w+\s*=|javascript:", re.IGNORECASE)
 COVER_SIZE = 256  # pixels: ComfyUI refuses to show a header above 1 MB
 
 
@@ -115,7 +122,22 @@ def _texts_beside(source: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except (ValueError, RecursionError):
         values = {}  # whatever it is, it is no card
-    return {key: values[key] for key in TEXTS if values.get(key)} if isinstance(values, dict) else {}
+    return _harmless(values) if isinstance(values, dict) else {}
+
+
+def _harmless(values: dict[str, Any]) -> dict[str, Any]:
+    """The card's texts and numbers as what they are. A1111 and Forge put the weight into a script as it stands, and the
+    description into their page as HTML where a setting says so; they quote all else."""
+    kept: dict[str, Any] = {}
+    for key in TEXTS:
+        value = values.get(key)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if value and (is_number if key in NUMBERS else isinstance(value, str)):
+            kept[key] = value
+
+    if ACTIVE_HTML.search(kept.get("description", "")):
+        kept["description"] = html.escape(kept["description"], quote=False)
+    return kept
 
 
 def _existing(file: Path) -> dict[str, Any]:

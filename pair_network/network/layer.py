@@ -73,6 +73,12 @@ class CoupledLayer(nn.Module):
     def _initial_down(self, width: int) -> Tensor:
         generator = layer_generator(self.config.basis_seed, self.name)
         count = self.content_rank + self.style_rank
+        largest = max(self.content_rank, self.style_rank) // max(1, len(self.splits))
+        if largest > width:
+            raise PairError(
+                f"{self.name}: rank {largest} is more than the {width} inputs of the layer; lower network_dim or "
+                "content_dim, or give this block a smaller rank with block_dims"
+            )
         if not self.config.trains_downs:
             return orthonormal_rows(count, width, generator, layer_name=self.name)
         # kohya's own initialisation, kaiming_uniform_(a=√5), is uniform within ±1/√width.

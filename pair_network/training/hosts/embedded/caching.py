@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pair_network.errors import PairError
-
 from .dataset import DatasetGroup
 from .images import load_pixels
+from .numbers import check_latents
 from .pairs import ImageRecord, Sample
 
 
@@ -47,9 +46,7 @@ def _cache_chunk(chunk: Sequence[tuple[Sample, ImageRecord, bool]], vae: Any, se
         generator = torch.Generator().manual_seed((seed * 1_000_003 + sample.pair_index * 2 + flipped) % 2**63)
         noise = torch.randn(posterior.mean[row].shape, generator=generator)
         latents = posterior.mean[row].float().cpu() + posterior.std[row].float().cpu() * noise
-        if not torch.isfinite(latents).all():
-            raise PairError(f"{image.path}: the VAE gives no finite latents for it; use --no_half_vae")
-        image.latents[flipped] = latents
+        image.latents[flipped] = check_latents(latents, [image.path])
 
 
 def cache_captions(group: DatasetGroup, encode: Callable[[list[Tensor]], list[Tensor]], batch_size: int = 16) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from pair_network.errors import PairError, nearest
 
 from .config import EmbeddedOptions
 from .model_files import TAKEN, check_model, find_model, refuse_pickle
+from .numbers import check_options
 from .optimizers import check_lr_scheduler, optimizer_class, parse_key_values
 
 logger = logging.getLogger(__name__)
+
+LARGEST_TOML = 1_000_000  # bytes
+BACKSLASHES = (
+    r"a backslash in double quotes begins an escape (\n, \t): write a Windows path as 'C:\pairs' in single quotes, or "
+    "with slashes, C:/pairs"
+)
 
 # Keys of files that either host can run, and what this one does instead.
 NOT_NEEDED = {
@@ -67,10 +75,36 @@ def load_toml(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise PairError(f"{path}: there is no such file")
+    if path.stat().st_size > LARGEST_TOML:
+        raise PairError(f"{path}: more than {LARGEST_TOML:,} bytes are no settings; name another file")
+    text = ""
     try:
-        return toml.loads(path.read_text(encoding="utf-8-sig"))
-    except (toml.TomlDecodeError, UnicodeDecodeError, IndexError) as cause:
-        raise PairError(f"{path}: not a TOML file ({cause})") from cause
+        text = path.read_text(encoding="utf-8-sig")
+        content = toml.loads(text)
+    except Exception as cause:  # the toml package raises whatever a broken file makes of it
+        hint = f"; {BACKSLASHES}" if _has_backslash_in_quotes(text) else ""
+        raise PairError(f"{path}: not a TOML file ({cause or type(cause).__name__}){hint}") from cause
+    for value in _texts(content):
+        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+            raise PairError(f"{path}: {value[:100]!r} holds a control character; {BACKSLASHES}")
+    return content
+
+
+def _has_backslash_in_quotes(text: str) -> bool:
+    return re.search(r'"[^"\n]*\\[^"\n]*', text) is not None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a table, its keys too."""
+    entries = [value]
+    while entries:
+        entry = entries.pop()
+        if isinstance(entry, str):
+            yield entry
+        elif isinstance(entry, Mapping):
+            entries += [*entry.keys(), *entry.values()]
+        elif isinstance(entry, list):
+            entries += entry
 
 
 def _flatten(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -142,6 +176,7 @@ def verify(args: EmbeddedOptions) -> None:
 
 
 def _verify_ranges(args: EmbeddedOptions) -> None:
+    check_options(vars(args))
     at_least_one = (
         ["max_train_steps", "max_train_epochs", "train_batch_size", "dataset_repeats", "gradient_accumulation_steps"]
         + ["vae_batch_size", "clip_skip", "network_dim", "lr_scheduler_num_cycles"]

@@ -46,7 +46,9 @@ REFUSED = {
     "color_aug": "it changes colours, which are part of the style",
     "conditioning_data_dir": "the content images are named by custom_attributes = { content_dir = … }",
 }
-WORDS = {str: "a text in quotes", int: "a whole number", bool: "true or false", dict: "a table { … }"}
+WORDS = {str: "a text in quotes", int: "a whole number", bool: "true or false", dict: "a table { … }", list: "a list"}
+LARGEST_COUNT = 1_000_000
+LARGEST_SIDE = 16_384  # pixels
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,11 @@ def read_dataset_config(source: str | Path | Mapping[str, Any], args: EmbeddedOp
 
 
 def _option_defaults(args: EmbeddedOptions) -> dict[str, Any]:
-    values = {}
-    for key in [*DATASET_KEYS, *SUBSET_KEYS]:
+    values, accepted = {}, {**DATASET_KEYS, **SUBSET_KEYS}
+    for key in accepted:
         value = getattr(args, OPTION_OF.get(key, key), None)
         if value is not None:
-            values[key] = _typed(_parsed_resolution(value) if key == "resolution" else value, key, f"--{key}")
+            values[key] = _typed(_parsed_resolution(value) if key == "resolution" else value, key, f"--{key}", accepted)
     return values
 
 
@@ -185,12 +187,12 @@ def _section(entry: Any, accepted: Mapping[str, type], where: str) -> dict[str, 
                 f"{where}: unknown key {key!r}{nearest(key, accepted)}; if sd-scripts has it, use --host sd-scripts"
             )
         else:
-            values[key] = _typed(value, key, f"{where}: {key}")
+            values[key] = _typed(value, key, f"{where}: {key}", accepted)
     return values
 
 
-def _typed(value: Any, key: str, where: str) -> Any:
-    kind = {**DATASET_KEYS, **SUBSET_KEYS}.get(key)
+def _typed(value: Any, key: str, where: str, accepted: Mapping[str, type]) -> Any:
+    kind = accepted.get(key)
     if key == "resolution":
         sides = value if isinstance(value, (list, tuple)) else [value, value]
         sides = [sides[0], sides[0]] if len(sides) == 1 else sides
@@ -199,6 +201,12 @@ def _typed(value: Any, key: str, where: str) -> Any:
         return (sides[0], sides[1])
     if kind and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise PairError(f"{where} must be {WORDS[kind]}, not {value!r}")
+    if kind is int and abs(value) > LARGEST_COUNT:
+        raise PairError(f"{where} is {value}: more than {LARGEST_COUNT:,} is no count of pictures or pixels")
+    if key == "caption_extension":
+        if not value.strip(".") or any(character in value for character in "/\\"):
+            raise PairError(f"{where} is {value!r}: an extension is needed, such as .txt")
+        return value if value.startswith(".") else f".{value}"
     return value
 
 
@@ -208,6 +216,8 @@ def _check_sizes(dataset: DatasetConfig, where: str) -> None:
     if dataset.batch_size < 1:
         raise PairError(f"{where}: batch_size must be at least 1, not {dataset.batch_size}")
     width, height = dataset.resolution
+    if max(width, height) > LARGEST_SIDE:
+        raise PairError(f"{where}: resolution {width}x{height} is more than {LARGEST_SIDE} pixels a side")
     if min(width, height) < VAE_FACTOR or width % VAE_FACTOR or height % VAE_FACTOR:
         raise PairError(f"{where}: resolution {width}x{height} is not a multiple of {VAE_FACTOR} pixels")
     if not dataset.enable_bucket:

@@ -30,6 +30,7 @@ from .model import (
 )
 from .model_files import find_model
 from .sdxl import SdxlTextEncodingStrategy, SdxlTokenizeStrategy, unet_inputs
+from .numbers import check_latents
 
 
 class TrainerHooks:
@@ -265,7 +266,7 @@ class TrainerHooks:
         assert pixels is not None  # a batch has latents or images
         images = pixels.to(accelerator.device, dtype=vae_dtype)
         chunks = [self.encode_images_to_latents(args, vae, chunk) for chunk in images.split(args.vae_batch_size)]
-        return torch.cat(chunks).float()
+        return check_latents(torch.cat(chunks).float(), batch["captions"])
 
     def generate_step_logs(
         self,

@@ -23,6 +23,7 @@ from pair_network.files import weights_of
 from ..sd_scripts.families import tensor_names
 from .config import EmbeddedOptions
 from .model_files import ModelFiles, read_json
+from .numbers import check_schedule, check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def read_model_facts(folder: Path, checkpoint: Path | None = None) -> ModelFacts
         PairError: The model predicts something other than noise or velocity.
     """
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    check_schedule(scheduler, folder / "scheduler" / "scheduler_config.json")
     unet = read_json(folder / "unet" / "config.json")
     marks = set(tensor_names(checkpoint)) if checkpoint is not None else set()
     prediction_type = "v_prediction" if V_MARK in marks else scheduler.get("prediction_type", "epsilon")
@@ -149,6 +151,7 @@ def _load(files: ModelFiles, checkpoint: dict[str, Tensor], part: str, kind: Any
             model = kind.from_single_file(
                 dict(checkpoint), config=str(files.folder), subfolder=part, local_files_only=True, **options
             )
+    check_weights(model, files.checkpoint or folder)
     return model.requires_grad_(False).eval()
 
 

@@ -142,8 +142,11 @@ def _check_weights(folder: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; PairError when it cannot be read."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as cause:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("no table of settings")
+        return content
+    except (OSError, ValueError, TypeError, RecursionError) as cause:
         raise PairError(f"{path}: cannot be read ({cause}); download the model again") from cause
 
 

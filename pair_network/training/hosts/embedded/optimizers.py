@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import logging
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -84,9 +85,13 @@ def parse_key_values(entries: Iterable[str] | None, option: str) -> dict[str, An
         try:
             if not separator:
                 raise ValueError("no '=' in it")
-            values[key.strip()] = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError) as cause:
-            raise PairError(f"{option}: {entry!r} is not KEY=VALUE with a Python number, tuple or text") from cause
+            value = ast.literal_eval(text.strip())
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError("no finite number")
+            values[key.strip()] = value
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as cause:
+            words = "is not KEY=VALUE with a finite Python number, a tuple or a text"
+            raise PairError(f"{option}: {entry!r} {words}") from cause
     return values
 
 
@@ -102,12 +107,15 @@ def optimizer_class(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as cause:
-        raise PairError(
-            f"--optimizer_type {name} needs a package that is not installed: pip install {package}"
-        ) from cause
-    except AttributeError as cause:
+        # A config file from elsewhere must not talk anyone into installing a package that nobody here knows.
+        if package in {known for _, _, known in OPTIMIZERS.values()}:
+            remedy = f"needs a package that is not installed: pip install {package}"
+        else:
+            remedy = f"there is no module {module} in this Python{nearest(name.lower(), OPTIMIZERS)}"
+        raise PairError(f"--optimizer_type {name}: {remedy}") from cause
+    except (AttributeError, ValueError, TypeError) as cause:
         hint = nearest(name.lower(), OPTIMIZERS)
-        raise PairError(f"--optimizer_type {name}: {module} has no {attribute}{hint}") from cause
+        raise PairError(f"--optimizer_type {name}: {module} has no such optimizer{hint}") from cause
 
 
 def _prepare_adafactor(args: EmbeddedOptions, params: Any, kwargs: dict[str, Any]) -> tuple[Any, float | None]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from pair_network.errors import PairError
-from pair_network.images import image_size, list_images
+from pair_network.images import file_beside, image_size, list_images
 
 from ...pairs import check_no_orphans, check_pair, find_content_image
 from .buckets import Frame, Size, bucket_sizes, cover, nearest_bucket, shrunk_bucket
 from .dataset_config import DatasetConfig, SubsetConfig
+
+logger = logging.getLogger(__name__)
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+MOST_CUT_OFF = 16  # times the training image's pixels
 
 
 @dataclass
@@ -81,7 +87,7 @@ def find_samples(dataset: DatasetConfig, subset: SubsetConfig, indices: dict[tup
 def choose_frame(image: ImageRecord, dataset: DatasetConfig) -> Frame:
     """Training size and cut of an image under the dataset's bucket settings."""
     if not dataset.enable_bucket:
-        return cover(image.size, dataset.resolution)
+        return _checked(image, cover(image.size, dataset.resolution))
     step = dataset.bucket_reso_steps
     if dataset.bucket_no_upscale:
         frame = shrunk_bucket(image.size, dataset.resolution, step)
@@ -89,7 +95,18 @@ def choose_frame(image: ImageRecord, dataset: DatasetConfig) -> Frame:
             raise PairError(f"{image.path}: {image.size[0]}x{image.size[1]} pixels are too few for bucket_no_upscale")
         return frame
     sizes = bucket_sizes(dataset.resolution, dataset.min_bucket_reso, dataset.max_bucket_reso, step)
-    return nearest_bucket(image.size, sizes)
+    return _checked(image, nearest_bucket(image.size, sizes))
+
+
+def _checked(image: ImageRecord, frame: Frame) -> Frame:
+    """The frame, unless most of the image would be cut off, after it was enlarged to many times the memory."""
+    width, height = frame.resized
+    if width * height > MOST_CUT_OFF * frame.bucket[0] * frame.bucket[1]:
+        raise PairError(
+            f"{image.path}: {image.size[0]}x{image.size[1]} pixels are too long and narrow for a training size of "
+            f"{frame.bucket[0]}x{frame.bucket[1]}; crop the pictures of the pair"
+        )
+    return frame
 
 
 def read_caption(path: Path, subset: SubsetConfig, tokens: str | None, setting: str) -> str:
@@ -98,10 +115,11 @@ def read_caption(path: Path, subset: SubsetConfig, tokens: str | None, setting: 
     Raises:
         PairError: There is neither, or the caption file is empty or not UTF-8 text.
     """
-    file = path.with_suffix(subset.caption_extension)
-    if not file.is_file():
+    file = caption_file(path, subset.caption_extension)
+    if file is None:
         if tokens is None:
-            raise PairError(f"{path}: no caption: write one to {file.name} beside it, or set {setting}")
+            wanted = path.with_suffix(subset.caption_extension).name
+            raise PairError(f"{path}: no caption: write one to {wanted} beside it, or set {setting}")
         return tokens
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -110,6 +128,18 @@ def read_caption(path: Path, subset: SubsetConfig, tokens: str | None, setting: 
     if not lines:
         raise PairError(f"{file}: an empty caption file; write the caption into it or remove it")
     return lines[0]
+
+
+def caption_file(image: Path, suffix: str) -> Path | None:
+    """The caption file beside an image: of the wanted suffix, else of one of the usual ones, which is said."""
+    exact = file_beside(image, suffix)
+    if exact is not None:
+        return exact
+    others = (file_beside(image, other) for other in CAPTION_SUFFIXES if other != suffix)
+    found = next((file for file in others if file is not None), None)
+    if found is not None:
+        logger.warning("%s is read as a caption; caption_extension = %r says so", found, found.suffix)
+    return found
 
 
 def _content_record(path: Path, size: Size, subset: SubsetConfig) -> ImageRecord:

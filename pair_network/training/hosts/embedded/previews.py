@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from pair_network.sampling.previews import grid, save_picture
 from .config import EmbeddedOptions
 from .model import skipped_layers
 from .model_files import find_model
+from .prompt_files import lines_of
 
 _FLAGS = {"n": str, "w": int, "h": int, "d": int, "s": int, "l": float}
 
@@ -52,7 +54,8 @@ class Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Prompts of a text file, one in a line; empty lines and lines that start with # are skipped.
+    """Prompts of a text file, one in a line; empty lines and lines that start with # are skipped. Or of sd-scripts'
+    TOML or JSON form.
 
     Raises:
         PairError: The file is missing, holds no prompt, or a flag is unknown or unusable.
@@ -60,6 +63,8 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     path = Path(path)
     if not path.is_file():
         raise PairError(f"--sample_prompts {path}: no such file")
+    if path.suffix.lower() in (".toml", ".json"):
+        return [parse_prompt(line, f"{path}") for line in lines_of(path)]
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as cause:
@@ -83,6 +88,12 @@ def parse_prompt(line: str, source: str) -> Prompt:
             values[name] = _FLAGS[name](value.strip())
         except ValueError as cause:
             raise PairError(f"{source}: --{name} {value} in {line!r} is not a number") from cause
+    if not -(2**63) <= values.get("d", 0) < 2**63:
+        raise PairError(f"{source}: --d {values['d']} in {line!r}: a seed has at most 19 digits")
+    if max(values.get("w", 0), values.get("h", 0)) > 8192 or values.get("s", 0) > 1000:
+        raise PairError(f"{source}: {line!r}: at most 8192 pixels a side and 1000 steps")
+    if not math.isfinite(values.get("l", 0.0)):
+        raise PairError(f"{source}: --l {values['l']} in {line!r} is no finite number")
     for flag, unit in (("w", 8), ("h", 8), ("s", 1)):
         if values.get(flag, unit) < unit or values.get(flag, unit) % unit:
             raise PairError(f"{source}: --{flag} {values[flag]} in {line!r} must be a positive multiple of {unit}")

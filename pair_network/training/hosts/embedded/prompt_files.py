@@ -1,0 +1,58 @@
+"""sd-scripts' sample prompts as TOML and JSON, as lines of its text form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pair_network.errors import PairError, nearest
+
+from .config_file import load_toml
+
+FLAGS = {
+    "negative_prompt": "n", "width": "w", "height": "h", "seed": "d", "sample_steps": "s", "scale": "l",
+}  # fmt: skip
+
+
+def lines_of(path: Path) -> list[str]:
+    """Every prompt of a .toml file ([prompt] with [[prompt.subset]]) or of a .json list, one in a line.
+
+    Raises:
+        PairError: The file is broken, or has an unknown key.
+    """
+    if path.suffix.lower() == ".json":
+        entries: Any = _json(path)
+    else:
+        content = load_toml(path).get("prompt")
+        if not isinstance(content, Mapping):
+            raise PairError(f"--sample_prompts {path}: there is no [prompt] in it")
+        shared = {key: value for key, value in content.items() if key != "subset"}
+        subsets = content.get("subset", [{}])
+        if not isinstance(subsets, list):
+            raise PairError(f"--sample_prompts {path}: write its prompts as [[prompt.subset]]")
+        entries = [{**shared, **each} if isinstance(each, Mapping) else each for each in subsets]
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        raise PairError(f"--sample_prompts {path}: a list of prompts, each a table, is needed")
+    return [_line(entry, path) for entry in entries]
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as cause:
+        raise PairError(f"--sample_prompts {path}: not a JSON file ({cause})") from cause
+
+
+def _line(entry: Mapping[str, Any], path: Path) -> str:
+    known = ("prompt", *FLAGS)
+    for key, value in entry.items():
+        if key not in known:
+            raise PairError(f"--sample_prompts {path}: unknown key {key!r}{nearest(key, known)}")
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)) or "\n" in str(value):
+            raise PairError(f"--sample_prompts {path}: {key} = {value!r} is neither a number nor a line of text")
+    if not str(entry.get("prompt", "")).strip():
+        raise PairError(f"--sample_prompts {path}: a prompt is missing or empty")
+    flags = [f"--{FLAGS[key]} {value}" for key, value in entry.items() if key in FLAGS]
+    return " ".join([str(entry["prompt"]).strip(), *flags])
