@@ -1,0 +1,87 @@
+"""kill -9 at random moments of trainings and conversions."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import train_pair_network
+from convert.cli import main as convert
+from pair_network import leftovers
+
+from .trials import Score, make_pairs, start, temporary_files, timed, training, wait, whole_files
+
+STEPS = 8
+RESUMED_EVERY = 5  # trials
+
+
+def run(folder: Path, trials: int, seed: int, until: float) -> Score:
+    """Kills trainings (two of three) and conversions into folders that keep their files from trial to trial."""
+    score, generator = Score("kills"), random.Random(seed)
+    make_pairs(folder, seed)
+    with timed(score):
+        length = {"train": _length(folder, "train", score), "convert": _length(folder, "convert", score)}
+        while score.trials < trials and time.monotonic() < until:
+            kind = "convert" if score.trials % 3 == 2 else "train"
+            _trial(folder, kind, generator.uniform(0, length[kind] * 1.05), score)
+            if kind == "train" and score.trials % RESUMED_EVERY == 0:
+                _resume(folder, score)
+            score.trials += 1
+        for place in (folder / "train", folder / "convert"):
+            leftovers.clean(place)
+        left = temporary_files(folder)
+        score.check(not left, f"left behind after the next run: {[path.name for path in left][:3]}")
+    return score
+
+
+def _command(folder: Path, kind: str) -> tuple:
+    if kind == "train":
+        options = ["--max_train_steps", STEPS, "--save_every_n_steps", 1, "--save_last_n_steps", 2]
+        return train_pair_network.main, training(folder, folder / "train", *options)
+    source = folder / "train" / "x.safetensors"
+    out = folder / "convert"
+    out.mkdir(exist_ok=True)
+    return convert, ["diffusers", str(source), "-o", str(out / "y.safetensors"), "--overwrite", "--no-card"]
+
+
+def _length(folder: Path, kind: str, score: Score) -> float:
+    """Seconds of an undisturbed run."""
+    begun = time.monotonic()
+    log = folder / "log.txt"
+    status = wait(start(*_command(folder, kind), log), 300)
+    score.check(status == 0, f"{kind} without a kill ended with {status}: {log.read_text()[-300:]}")
+    return time.monotonic() - begun
+
+
+def _trial(folder: Path, kind: str, delay: float, score: Score) -> None:
+    place = folder / kind
+    before = whole_files(place, score)
+    child = start(*_command(folder, kind), folder / "log.txt")
+    time.sleep(delay)
+    os.kill(child, signal.SIGKILL)
+    ended = wait(child, 30)
+    score.count(f"{kind} {'killed' if ended == 137 else 'had ended'}")
+    score.count("left temporary files", bool(temporary_files(place)))
+    after = whole_files(place, score)
+    had, has = ({name for name in names if name.endswith("-state")} for names in (before, after))
+    score.check(bool(has) or not had, f"{kind}: no state is left after a kill at {delay:.2f} s")
+    score.check("x.safetensors" in after or "x.safetensors" not in before, f"{kind}: the last LoRA is gone")
+
+
+def _resume(folder: Path, score: Score) -> None:
+    """The newest state can be gone on from, and the run that does leaves nothing behind."""
+    states = sorted((folder / "train").glob("x-step*-state"))
+    if not states:
+        return
+    log = folder / "resumed.txt"
+    log.write_text("")
+    argv = training(folder, folder / "train", "--max_train_steps", STEPS + 1, "--resume", states[-1])
+    status = wait(start(train_pair_network.main, argv, log), 120)
+    score.count("resumed")
+    score.check(status == 0, f"{states[-1].name} could not be resumed ({status}): {log.read_text()[-300:]}")
+    score.check("identically" not in log.read_text(), f"resumed otherwise: {log.read_text()[-300:]}")
+    left = temporary_files(folder / "train")
+    score.check(not left, f"the next run left {[path.name for path in left][:3]}")

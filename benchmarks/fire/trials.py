@@ -1,0 +1,149 @@
+"""What every part shares: children that run the real programs, and what must be true when they have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from convert.files.header import read_header
+from convert.files.lazy import read_stored
+from pair_network import leftovers
+from pair_network.training.hosts.embedded.state import read_train_state
+
+MODEL = Path(__file__).resolve().parents[2] / "demo" / "model"
+SLOWEST = 10.0  # seconds that one broken input may take
+
+
+@dataclass
+class Score:
+    """What a part has found.
+
+    Attributes:
+        trials: Trials made.
+        counts: What they were, by kind.
+        failures: A sentence for everything that did not hold.
+    """
+
+    name: str
+    trials: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def count(self, kind: str, number: int = 1) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + number
+
+    def check(self, holds: object, words: str) -> None:
+        if not holds:
+            self.failures.append(" ".join(words.split())[:400])
+
+
+@contextlib.contextmanager
+def timed(score: Score) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        score.seconds += time.monotonic() - start
+
+
+def make_pairs(folder: Path, seed: int) -> None:
+    """Two pairs of 64 × 64 pixels."""
+    generator = random.Random(seed)
+    for side in ("content", "style"):
+        (folder / side).mkdir(parents=True, exist_ok=True)
+        for name in ("cat", "dog"):
+            Image.frombytes("RGB", (64, 64), generator.randbytes(64 * 64 * 3)).save(folder / side / f"{name}.png")
+
+
+def training(pairs: Path, out: Path, *further: object) -> list[str]:
+    """A command line that trains the demo's model, without previews of any length."""
+    options = ["--host", "embedded", "--pretrained_model_name_or_path", MODEL]
+    options += ["--output_dir", out, "--output_name", "x"]
+    options += ["--content", pairs / "content", "--style", pairs / "style", "--content_prompt", "a photo of a cat"]
+    options += ["--style_prompt", "in ink style", "--resolution", 64, "--network_dim", 2, "--network_alpha", 2]
+    options += ["--learning_rate", "1e-3", "--seed", 7, "--cache_latents", "--save_state", "--style_start_step", 1]
+    options += ["--sample_prompts", pairs / "prompts.txt"]
+    (pairs / "prompts.txt").write_text("a cat --s 1 --w 64 --h 64\n")
+    return [str(option) for option in (*options, *further)]
+
+
+def start(
+    program: Callable[[list[str]], int], argv: list[str], log: Path, before: Callable[[], None] | None = None
+) -> int:
+    """Starts a program in a forked child with a process group of its own; returns the child's number."""
+    child = os.fork()
+    if child:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpgid(child, child)
+        return child
+    status = 70
+    try:
+        os.setpgid(0, 0)
+        target = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        if before is not None:
+            before()
+        status = program(argv)
+    except SystemExit as left:
+        status = left.code if isinstance(left.code, int) else 1
+    except BaseException:  # what a shell would show as a traceback
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """The child's status, 128 + n when signal n ended it; None: it still runs, and is killed."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            return 128 - code if code < 0 else code
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return None
+
+
+def whole_files(folder: Path, score: Score) -> set[str]:
+    """Names of the finished files and states below a folder; each is read to its end, and what is not whole is said."""
+    names = set()
+    for path in sorted(folder.rglob("*.safetensors")):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        names.add(str(path.relative_to(folder)))
+        try:
+            for stored in read_header(path).tensors.values():
+                read_stored(stored)
+        except Exception as cause:  # whatever it is, the file is not whole
+            score.check(False, f"{path.name} is not whole: {cause}")
+    for state in sorted(folder.glob("*-state")):
+        names.add(state.name)
+        try:
+            read_train_state(state)
+            missing = [name for name in ("model.safetensors", "optimizer.bin", "random_states_0.pkl") if not
+                       (state / name).is_file()]  # fmt: skip
+            score.check(not missing, f"{state.name} lacks {missing}")
+        except Exception as cause:
+            score.check(False, f"{state.name} is not whole: {cause}")
+    return names
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """What killed runs have left below a folder."""
+    return [path for path in folder.rglob("*") if leftovers.PATTERN.fullmatch(path.name)]
