@@ -161,7 +161,7 @@ def _differences(name: str, before: Any, after: Any) -> Iterator[str]:
     """Sentences; a table is taken apart, and pictures are named."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         before, after = {name: before}, {name: after}
-    for key in sorted({*before, *after}):
+    for key in dict.fromkeys((*before, *after)):
         if before.get(key) == after.get(key):
             continue
         what = f"{name}: {key}" if key != name else name
