@@ -267,3 +267,19 @@ def test_checkpoints_are_no_loras_and_pickled_ones_no_checkpoints(lora, run, tmp
     torch.save({"x": torch.ones(1)}, tmp_path / "model.ckpt")
     errors = run("merge", tmp_path / "model.ckpt", lora("sd1", keys=KEYS), "--allow-pickle")[2]
     assert "save it as that" in errors and "--allow-pickle" not in errors
+
+
+def test_a_foreign_card_runs_nothing(lora, run, tmp_path):
+    """A1111 and Forge put the weight into a script unquoted, and with a setting the description into their page."""
+    source, out = lora("sd1", keys=KEYS), tmp_path / "out.safetensors"
+    card = {"preferred weight": "alert(1)", "notes": ["x"], "activation text": "<b>ink</b>", "style guidance scale": True}
+    source.with_suffix(".json").write_text(json.dumps({**card, "description": "<img src=x onerror=alert(1)>"}))
+    run("a1111", source, "-o", out)
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert "preferred weight" not in written and "notes" not in written and "style guidance scale" not in written
+    assert written["activation text"] == "<b>ink</b>"  # the UIs quote it
+    assert written["description"] == "&lt;img src=x onerror=alert(1)&gt;"
+    harmless = {"preferred weight": 0.8, "description": "<b>ink</b> on paper, best at 0.8"}
+    source.with_suffix(".json").write_text(json.dumps(harmless))
+    run("a1111", source, "-o", out, "--overwrite")
+    assert json.loads(out.with_suffix(".json").read_text()).items() >= {"preferred weight": 0.8}.items()
