@@ -272,7 +272,8 @@ def test_checkpoints_are_no_loras_and_pickled_ones_no_checkpoints(lora, run, tmp
 def test_a_foreign_card_runs_nothing(lora, run, tmp_path):
     """A1111 and Forge put the weight into a script unquoted, and with a setting the description into their page."""
     source, out = lora("sd1", keys=KEYS), tmp_path / "out.safetensors"
-    card = {"preferred weight": "alert(1)", "notes": ["x"], "activation text": "<b>ink</b>", "style guidance scale": True}
+    card = {"preferred weight": "alert(1)", "notes": ["x"], "style guidance scale": True}
+    card["activation text"] = "<b>ink</b>"
     source.with_suffix(".json").write_text(json.dumps({**card, "description": "<img src=x onerror=alert(1)>"}))
     run("a1111", source, "-o", out)
     written = json.loads(out.with_suffix(".json").read_text())
