@@ -60,7 +60,8 @@ def test_modules_in_the_current_folder_are_not_run(trapped, tmp_path_factory, en
     command = [str(driver) if part == DRIVER else part for part in ENTRIES[entry]]
     done = start(trapped, *command)
     assert not (trapped / "RAN").exists(), f"{(trapped / 'RAN').read_text()} ran: {done.stderr}"
-    assert "usage" in done.stdout + done.stderr or "no such file" in done.stderr, done.stderr
+    said = done.stdout + done.stderr
+    assert "usage" in said or "no such file" in said, said
 
 
 def test_workers_of_a_batch_do_not_run_them_either(trapped, tmp_path_factory):

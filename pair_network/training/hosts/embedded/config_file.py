@@ -23,6 +23,7 @@ from .optimizers import check_lr_scheduler, optimizer_class, parse_key_values
 logger = logging.getLogger(__name__)
 
 LARGEST_TOML = 1_000_000  # bytes
+DEEPEST = 20
 BACKSLASHES = (
     r"a backslash in double quotes begins an escape (\n, \t): write a Windows path as 'C:\pairs' in single quotes, or "
     "with slashes, C:/pairs"
@@ -84,7 +85,9 @@ def load_toml(path: Path) -> dict[str, Any]:
     except Exception as cause:  # the toml package raises whatever a broken file makes of it
         hint = f"; {BACKSLASHES}" if _has_backslash_in_quotes(text) else ""
         raise PairError(f"{path}: not a TOML file ({cause or type(cause).__name__}){hint}") from cause
-    for value in _texts(content):
+    for value, depth in _texts(content):
+        if depth > DEEPEST:
+            raise PairError(f"{path}: tables or lists stand more than {DEEPEST} deep in each other; no settings do")
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise PairError(f"{path}: {value[:100]!r} holds a control character; {BACKSLASHES}")
     return content
@@ -94,17 +97,18 @@ def _has_backslash_in_quotes(text: str) -> bool:
     return re.search(r'"[^"\n]*\\[^"\n]*', text) is not None
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a table, its keys too."""
-    entries = [value]
+def _texts(value: Any) -> Iterator[tuple[str, int]]:
+    """Every text in a table, its keys too, and how deep it stands; an empty text for each list."""
+    entries = [(value, 0)]
     while entries:
-        entry = entries.pop()
+        entry, depth = entries.pop()
         if isinstance(entry, str):
-            yield entry
+            yield entry, depth
         elif isinstance(entry, Mapping):
-            entries += [*entry.keys(), *entry.values()]
+            entries += [(part, depth + 1) for part in (*entry.keys(), *entry.values())]
         elif isinstance(entry, list):
-            entries += entry
+            yield "", depth
+            entries += [(part, depth + 1) for part in entry]
 
 
 def _flatten(content: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -274,9 +274,9 @@ def noise_source() -> str:
 @pytest.fixture
 def noise_by_row(monkeypatch: pytest.MonkeyPatch, noise_source: str) -> None:
     """Makes runs in this process use ``noise_source``."""
-    from pair_network.training.hosts.embedded import trainer
+    from pair_network.training.hosts.embedded import hooks
 
     functions: dict = {}
     exec(noise_source, functions)
-    monkeypatch.setattr(trainer, "draw_noise", functions["draw_noise"])
-    monkeypatch.setattr(trainer, "draw_timesteps", functions["draw_timesteps"])
+    monkeypatch.setattr(hooks, "draw_noise", functions["draw_noise"])
+    monkeypatch.setattr(hooks, "draw_timesteps", functions["draw_timesteps"])

@@ -74,9 +74,9 @@ def run_script(tmp_path, noise_source):
     script = tmp_path / "run.py"
     body = """
 import sys
-from pair_network.training.hosts.embedded import entry, trainer
+from pair_network.training.hosts.embedded import entry, hooks, trainer
 entry.PairTrainer.sample_images = trainer.EmbeddedTrainer.sample_images
-trainer.draw_noise, trainer.draw_timesteps = draw_noise, draw_timesteps
+hooks.draw_noise, hooks.draw_timesteps = draw_noise, draw_timesteps
 sys.exit(entry.train_pairs(sys.argv[1:]))
 """
     script.write_text(noise_source + body, encoding="utf-8")

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pair_network.errors import PairError
 from pair_network.training.hosts.embedded import resume
-from pair_network.training.hosts.embedded.state import adopt_seed, read_train_state
+from pair_network.training.hosts.embedded.config import frozen
+from pair_network.training.hosts.embedded.state import read_train_state, seed_of, style_start_of
 
 ROOT = Path(__file__).resolve().parents[4]
 ARGV = ("--style_start_step", "1", "--cache_latents", "--save_state")
@@ -118,12 +119,11 @@ def test_the_style_begins_where_it_was_meant_to(train, pairs, options):
     """Its default is a third of the run: with more steps it would move, and the style would wait once more."""
     first = train(pairs, "--cache_latents", "--save_state", "--max_train_steps", "6")
     assert read_train_state(first / "x-state").facts["style_start_step"] == 2
-    longer = options("--resume", str(first / "x-state"), "--max_train_steps", "60")
-    adopt_seed(longer)
-    assert (longer.style_start_step, longer.seed) == (2, 7)
-    given = options("--resume", str(first / "x-state"), "--max_train_steps", "60", "--style_start_step", "9")
-    adopt_seed(given)
-    assert given.style_start_step == 9
+    longer = ["--resume", str(first / "x-state"), "--max_train_steps", "60"]
+    args = frozen(options(*longer))
+    assert (style_start_of(args), seed_of(args)) == (2, 7)
+    assert style_start_of(frozen(options(*longer, "--style_start_step", "9"))) == 9
+    assert style_start_of(frozen(options("--max_train_steps", "60"))) is None
 
 
 @pytest.mark.parametrize("name", ["AdamWScheduleFree", "RAdamScheduleFree"])
