@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pair_network.files import atomic_folder
 from pair_network.errors import PairError
+from pair_network.files import atomic_folder
 
 from .install import HERE
 

@@ -29,8 +29,8 @@ from .model import (
     use_xformers,
 )
 from .model_files import find_model
-from .sdxl import SdxlTextEncodingStrategy, SdxlTokenizeStrategy, unet_inputs
 from .numbers import check_latents
+from .sdxl import SdxlTextEncodingStrategy, SdxlTokenizeStrategy, unet_inputs
 
 
 class TrainerHooks:
