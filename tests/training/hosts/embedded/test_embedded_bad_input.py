@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from pair_network.errors import LONGEST, PairError
 from pair_network.training.hosts.embedded.config_file import load_toml, verify
 from pair_network.training.hosts.embedded.dataset import make_dataset_group
-from pair_network.training.hosts.embedded.model import check_model_folder, read_model_facts
+from pair_network.training.hosts.embedded.model import read_model_facts
+from pair_network.training.hosts.embedded.model_files import check_model_folder
 from pair_network.training.hosts.embedded.previews import read_prompts
 
 

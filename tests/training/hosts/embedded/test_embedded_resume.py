@@ -201,7 +201,15 @@ def test_every_option_is_compared_or_changes_nothing_that_is_learned(options):
     said = {"pretrained_model_name_or_path", "network_dim", "network_alpha", "network_args", "network_dropout"}
     said |= {"train_batch_size", "dataset_repeats", "dataset_config", "content", "style", "content_prompt"}
     said |= {"style_prompt", "caption_extension", "caption_prefix", "caption_suffix", "max_train_epochs"}
-    said |= {"network_train_unet_only", "network_train_text_encoder_only", "dim_from_weights", "network_weights", "v2"}
+    said |= {
+        "network_train_unet_only",
+        "network_train_text_encoder_only",
+        "dim_from_weights",
+        "network_weights",
+        "v2",
+        "model_type",
+    }
+    said |= {"model_config"}
     free = {"config_file", "resume", "sdpa", "xformers", "gradient_checkpointing", "vae_batch_size"}
     prefixes = ("save_", "sample_", "log", "output_", "metadata_", "no_metadata", "training_comment", "wandb_")
     unknown = {name for name in names - set(resume.VERDICTS) - said - free if not name.startswith(prefixes)}
