@@ -30,10 +30,9 @@ from convert.files.lazy import Lazy  # noqa: E402
 from convert.files.writer import write_tensors  # noqa: E402
 from convert.formats.checkpoints import single_file_places  # noqa: E402
 from convert.formats.families import FAMILIES  # noqa: E402
-from convert.formats.names import kohya_entries, row_share  # noqa: E402
+from convert.formats.names import kohya_entries, names_of  # noqa: E402
 
 VERBS = {"kohya": ".safetensors", "a1111": ".safetensors", "diffusers": ".safetensors", "peft": ""}
-WIDTH = 1280
 
 
 def random_lazy(*shape: int, dtype: torch.dtype = torch.float16) -> Lazy:
@@ -41,12 +40,12 @@ def random_lazy(*shape: int, dtype: torch.dtype = torch.float16) -> Lazy:
 
 
 def make_lora(path: Path, rank: int) -> None:
-    """An SDXL attention LoRA, every layer 1280 wide, alpha = rank."""
-    tensors = {}
+    """An SDXL attention LoRA at its real widths, alpha = rank."""
+    names, tensors = names_of(FAMILIES["sdxl"]), {}
     for key, (modules, _) in kohya_entries(FAMILIES["sdxl"]).items():
         if ".attn" in modules[0]:
-            tensors[f"{key}.lora_down.weight"] = random_lazy(rank, WIDTH)
-            tensors[f"{key}.lora_up.weight"] = random_lazy(WIDTH, rank)
+            tensors[f"{key}.lora_down.weight"] = random_lazy(rank, names[key].columns.numbers[0])
+            tensors[f"{key}.lora_up.weight"] = random_lazy(names[key].rows.numbers[0], rank)
             tensors[f"{key}.alpha"] = Lazy((), torch.float32, lambda: torch.tensor(float(rank)))
     write_tensors(path, tensors, {"ss_base_model_version": "sdxl_base_v1-0"})
 
@@ -54,11 +53,11 @@ def make_lora(path: Path, rank: int) -> None:
 def make_checkpoint(path: Path, gigabytes: float) -> None:
     """A FLUX-shaped fp16 checkpoint of about this size: real names, the real 3072 width, as many blocks as fit."""
     hidden, tensors, size = 3072, {}, 0.0
-    for key, place in single_file_places(FAMILIES["flux"], "").items():
+    for key in single_file_places(FAMILIES["flux"], ""):
         if "_blocks." not in key or size > gigabytes * 1e9:
             continue
-        rows = hidden * sum(row_share(module) for module in place.modules)
-        columns = hidden * (5 if key.endswith("linear2") else 1)
+        name = names_of(FAMILIES["flux"])[f"diffusion_model.{key}"]
+        rows, columns = (int(width.multiples[0] * hidden) for width in (name.rows, name.columns))
         tensors[f"{key}.weight"] = random_lazy(rows, columns)
         size += 2 * rows * columns
     write_tensors(path, tensors, {}, hashed=False)

@@ -12,6 +12,7 @@ import torch
 from pair_network.errors import PairError
 
 from .files import lazy
+from .files.header import printable
 from .formats.families import FAMILIES
 from .formats.foreign import UNKNOWN, in_words
 from .formats.layers import Adapter, Branch, Layer, concatenated, fold_alpha
@@ -54,6 +55,9 @@ def read_source(source: Path, options: argparse.Namespace, carries: bool = False
     """
     adapter = read_adapter(source, options.family, options.allow_pickle, options.skip_unknown)
     _check_skipped(adapter)
+    if not adapter.is_sure and len(adapter.fits) > 1:
+        titles = ", ".join(FAMILIES[name].title for name in adapter.fits)
+        logger.warning(printable(f"{source}: fits {titles}; read as {adapter.family.title} (--family sets it)"))
     if adapter.left_out:
         logger.warning("%s: left out: %s", source, in_words(adapter.left_out))
     if not carries:

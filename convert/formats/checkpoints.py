@@ -10,15 +10,16 @@ from pathlib import Path
 from convert.files.header import Header, read_header
 from pair_network.errors import PairError
 from pair_network.families import Family, TextEncoder
+from pair_network.families.layers import total
 from pair_network.families.text_encoders import OPEN_CLIP, OPEN_CLIP_JOINT, OPEN_CLIP_JOINT_NAME
 from pair_network.files import PICKLES, weights_of
 
 from .families import FAMILIES
-from .names import Modules
+from .names import Modules, Name
+from .proof import misfit
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-SD2_WIDTH = 1024
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,47 @@ def family_of_checkpoint(header: Header) -> tuple[Family, str]:
         PairError: None of the known layouts.
     """
     for prefix in DENOISER_PREFIXES:
-        # SDXL's U-Net has what SD's has, so the wider families go first.
-        for family in reversed(FAMILIES.values()):
-            for mark in family.marks:
-                stored = header.tensors.get(prefix + mark)
-                if stored is not None:
-                    return _of_two(family, stored.shape), prefix
+        shapes = {
+            layer_key(key).removeprefix(prefix): stored.shape
+            for key, stored in header.tensors.items()
+            if key.startswith(prefix) and key.endswith(".weight")
+        }
+        family = family_of_weights(shapes, "native")
+        if family is not None:
+            return family, prefix
     raise PairError(
-        f"{header.path}: is no checkpoint of a known layout (SD 1, 2, XL, 3 or FLUX.1 in the original names); for "
-        "diffusers' models give the folder with model_index.json"
+        f"{header.path}: is no checkpoint of a known layout ({', '.join(each.title for each in FAMILIES.values())} in "
+        "the original names); for diffusers' models give the folder with model_index.json"
     )
 
 
-def _of_two(family: Family, shape: Sequence[int]) -> Family:
-    """SD 1 or 2, whose layers have the same names, by the width of the text that attn2 reads."""
-    if family.name not in ("sd1", "sd2"):
-        return family
-    return FAMILIES["sd2" if shape[1] == SD2_WIDTH else "sd1"]
+def family_of_weights(shapes: Mapping[str, Sequence[int]], layout: str) -> Family | None:
+    """The family whose denoiser these are the weights of, by names and widths; None: of none that is known.
+
+    Args:
+        shapes: By dotted path in the model.
+        layout: "native", the original's names, or "modules", diffusers'.
+    """
+    matrices = {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) in (2, 4)}
+    found: dict[str, int] = {}
+    for family in FAMILIES.values():
+        known = _weight_names(family, layout)
+        own = {name: shape for name, shape in matrices.items() if name in known}
+        # A model has few matrices that no LoRA can carry; another's parts must not be taken for it.
+        if 2 * len(own) > len(matrices) and misfit(family, {name: known[name] for name in own}, own) is None:
+            found[family.name] = len(own)
+    return FAMILIES[max(found, key=lambda name: found[name])] if found else None
+
+
+@lru_cache
+def _weight_names(family: Family, layout: str) -> dict[str, Name]:
+    if layout == "native":
+        return {entry.native: Name((), rows=total(entry.rows), columns=entry.columns) for entry in family.entries}
+    return {
+        module: Name((), rows=rows, columns=entry.columns)
+        for entry in family.entries
+        for module, rows in zip(entry.modules, entry.rows, strict=True)
+    }
 
 
 @lru_cache
@@ -175,12 +200,17 @@ def _stored(header: Header, places: Mapping[str, Place]) -> dict[str, Place]:
 
 
 def family_of_folder(files: Mapping[str, Collection[Path]]) -> Family:
-    """The family of a diffusers folder, from the shapes of its denoiser."""
-    if "transformer" in files:
-        keys = {key for file in files["transformer"] for key in read_header(file).tensors}
-        return FAMILIES["flux" if any(key.startswith("single_transformer_blocks.") for key in keys) else "sd3"]
-    shapes = {key: stored.shape for file in files.get("unet", []) for key, stored in read_header(file).tensors.items()}
-    if "text_encoder_2" in files or "add_embedding.linear_1.weight" in shapes:
-        return FAMILIES["sdxl"]
-    widths = {shape[1] for key, shape in shapes.items() if key.endswith("attn2.to_k.weight")}
-    return FAMILIES["sd2" if SD2_WIDTH in widths else "sd1"]
+    """The family of a diffusers folder, from the weights of its denoiser.
+
+    Raises:
+        PairError: It is of no model that is known here.
+    """
+    denoiser = [*files.get("transformer", []), *files.get("unet", [])]
+    stored = [item for file in denoiser for item in read_header(file).tensors.items()]
+    family = family_of_weights({layer_key(key): each.shape for key, each in stored}, "modules")
+    if family is None:
+        named = denoiser[0] if denoiser else next(file for own in files.values() for file in own)
+        raise PairError(
+            f"{named}: is of no model that is known here ({', '.join(each.title for each in FAMILIES.values())})"
+        )
+    return family

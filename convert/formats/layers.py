@@ -74,7 +74,8 @@ class Adapter:
         format: Name of the format it was read from.
         is_sure: The family follows from the file; otherwise it is the likeliest of several.
         config: Settings of a coupled checkpoint.
-        styles: Key styles found, for ``info``.
+        styles: Styles of names found.
+        fits: Families that names and widths fit, the chosen one among them.
         embeddings: Bundled textual inversions, by key.
         additions: Differences beside the factors (norms, biases, whole weights), by key.
         left_out: What was left out on request, key -> what it is.
@@ -92,6 +93,7 @@ class Adapter:
     embeddings: dict[str, Lazy] = field(default_factory=dict)
     additions: dict[str, Lazy] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    fits: tuple[str, ...] = ()
 
 
 def fold_alpha(layer: Layer) -> Layer:

@@ -1,11 +1,13 @@
 """How many of a file's tensors each UI takes, and what it does with the rest.
 
-The rules were read from A1111 1.10.1, Forge dfdcbab6, ComfyUI 0.19.3 and diffusers 0.42.1 and measured there; none of
-the three UIs looks at metadata to accept a file, so counting names is all the check there is.
+The rules were read from A1111 1.10.1, Forge dfdcbab6, ComfyUI and diffusers 0.42.1 and measured there; Forge Neo's are
+those of Forge for the models that it has, and were not run. None of the UIs looks at metadata to accept a file, so
+counting names is all the check there is. Which UI has a model, and which names it takes there, the families say.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +16,7 @@ from pair_network.families import Family
 from .names import Name, names_of
 from .parse import normal_name, suffix_of
 
-UIS = ("A1111", "Forge", "ComfyUI", "diffusers")
+UIS = ("A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers")
 FORGE_LIMIT = 12  # unmatched keys beyond which Forge loads nothing of the file
 KOHYA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 SGM, BLOCKS = ("input_blocks", "middle_block", "output_blocks"), ("down_blocks", "mid_block", "up_blocks")
@@ -45,10 +47,21 @@ class Match:
 def match_all(keys: Iterable[str], family: Family, metadata: Mapping[str, str]) -> list[Match]:
     """Each UI's verdict on a file with these tensor names, loaded with a model of this family."""
     rules: dict[str, Callable[[list[str], Family, Mapping[str, str]], Match]] = {
-        "A1111": _a1111, "Forge": _forge, "ComfyUI": _comfyui, "diffusers": _diffusers,
+        "A1111": _a1111, "Forge": _forge, "Forge Neo": _forge_neo, "ComfyUI": _comfyui, "diffusers": _diffusers,
     }  # fmt: skip
     listed = list(keys)
-    return [rules[ui](listed, family, metadata) for ui in UIS]
+    return [
+        rules[ui](listed, family, metadata)
+        if ui in family.reads
+        else _result(ui, listed, listed, "", _absent(ui, family))
+        for ui in UIS
+    ]
+
+
+def _absent(ui: str, family: Family) -> str:
+    if ui == "diffusers":
+        return f"has no loader of LoRAs for {family.title}; nothing is applied"
+    return f"has no {family.title}; nothing is applied"
 
 
 def _name(key: str, family: Family) -> tuple[Name | None, str, str]:
@@ -67,8 +80,6 @@ def _result(ui: str, keys: list[str], lost: list[str], silent: str, refused: str
 
 
 def _a1111(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
-    if family.name == "flux":
-        return _result("A1111", keys, keys, "", "has no FLUX; nothing is applied")
     if family.name == "sd3" and any(key.count(".") < 2 for key in keys):
         return _result(
             "A1111", keys, keys, "", "raises on a name with fewer than two dots (every kohya alpha); not loaded"
@@ -110,19 +121,24 @@ def _incomplete_attention(keys: list[str], family: Family) -> set[str]:
 
 
 def _forge(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
-    lost = [key for key in keys if not _comfy_takes(key, family, forge=True)]
+    lost = [key for key in keys if not _comfy_takes(key, family, "Forge")]
     refused = None
     if len(lost) > FORGE_LIMIT:
         refused = f"refuses the whole file: {len(lost)} unmatched tensors are more than {FORGE_LIMIT}"
     return _result("Forge", keys, lost, "prints the names; the rest is applied", refused)
 
 
+def _forge_neo(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
+    lost = [key for key in keys if not _comfy_takes(key, family, "Forge Neo")]
+    return _result("Forge Neo", keys, lost, "leaves them out; the rest is applied (read, not run)")
+
+
 def _comfyui(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
-    lost = [key for key in keys if not _comfy_takes(key, family, forge=False)]
+    lost = [key for key in keys if not _comfy_takes(key, family, "ComfyUI")]
     return _result("ComfyUI", keys, lost, "one warning for each (lora key not loaded); the rest is applied")
 
 
-def _comfy_takes(key: str, family: Family, forge: bool) -> bool:
+def _comfy_takes(key: str, family: Family, ui: str) -> bool:
     name, layer, _ = _name(key, family)
     if name is None:
         return False
@@ -130,14 +146,15 @@ def _comfy_takes(key: str, family: Family, forge: bool) -> bool:
         return (
             "text_model" in layer or name.modules[0].startswith("text_encoder_3") or "encoder.block" in name.modules[0]
         )
-    if name.style in ("kohya", "kohya-native", "native"):
-        return True
     if family.component == "unet":
+        if name.style in ("kohya", "kohya-native", "native"):
+            return True
         # diffusers' names are known as unet.….processor.to_q, or under kohya's underscores.
         return name.style == "kohya-diffusers" or (layer.startswith("unet.") and not _is_attention(layer)) or (
             ".processor." in layer
         )  # fmt: skip
-    return name.style in ("dotted", "onetrainer") and not (forge and family.name == "sd3")
+    is_unread = layer.startswith("lora_unet_") and ui in family.unread and re.search(family.unread[ui], layer)
+    return name.style in family.reads[ui] and not is_unread
 
 
 def _is_attention(layer: str) -> bool:
@@ -164,10 +181,10 @@ def _diffusers_takes(key: str, family: Family, is_kohya: bool) -> bool:
     name, layer, _ = _name(key, family)
     if name is None:
         return False
-    if name.style in ("kohya", "kohya-diffusers", "kohya-native"):
-        if layer.startswith("lora_te3") or (family.name == "flux" and layer.startswith("lora_te2")):
+    if family.component == "transformer":
+        if layer.startswith("lora_te3") or (family.name in ("flux", "chroma") and layer.startswith("lora_te2")):
             return False
-        return (is_kohya or family.name == "flux") and not (name.style == "kohya-native" and family.component == "unet")
-    if name.style == "xflux":
-        return family.name == "flux"
+        return name.style in family.reads["diffusers"] and not (name.style == "dotted" and key.endswith(".alpha"))
+    if name.style in ("kohya", "kohya-diffusers", "kohya-native"):
+        return is_kohya and name.style != "kohya-native"
     return name.style == "dotted" and not key.endswith(".alpha")

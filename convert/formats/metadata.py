@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from pair_network.families import Family, claims_of_metadata
 from pair_network.network.checkpoint import CONFIG_KEY
 
 from .layers import Adapter, Branch
@@ -68,20 +69,26 @@ def set_kohya(values: dict[str, str], adapter: Adapter, branch: Branch, output_n
     family = adapter.family
     set_rank(values, branch)
     if adapter.is_sure:
-        if not values.get("ss_base_model_version", "").startswith(family.words.version):
+        if not _means(values, "ss_base_model_version", family):
             values["ss_base_model_version"] = family.words.version
         values["ss_v2"] = str(family.is_v2)
-        if not _same_family(values.get("modelspec.architecture", ""), family.words.architecture):
+        if not _is_right(values, family):
             values["modelspec.architecture"] = family.words.architecture
     values["ss_network_module"] = "networks.lora"
     values["ss_output_name"] = safe_name(output_name)
 
 
-def _same_family(found: str, wanted: str) -> bool:
-    # Forge compares these two for equality; the other families have several spellings that are as right.
-    if wanted.startswith(("stable-diffusion-v1", "stable-diffusion-xl", "flux")):
+def _means(values: Mapping[str, str], key: str, family: Family) -> bool:
+    """Whether one statement of a file's metadata means the family already."""
+    return any(family.name in claim for claim in claims_of_metadata({key: values.get(key, "")}))
+
+
+def _is_right(values: Mapping[str, str], family: Family) -> bool:
+    found, wanted = values.get("modelspec.architecture", ""), family.words.architecture
+    # Forge compares these for equality; the other families have several spellings that are as right.
+    if family.name in ("sd1", "sdxl", "flux"):
         return found == wanted
-    return found.startswith(wanted[:18]) and found.endswith("/lora")
+    return found.endswith("/lora") and _means(values, "modelspec.architecture", family)
 
 
 def safe_name(name: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from pair_network.families import FAMILIES, Entry, Family
+from pair_network.families import FAMILIES, Entry, Family, Width
+from pair_network.families.layers import ANY, total
 
 Modules = tuple[str, ...]
 
@@ -17,17 +18,34 @@ class Name:
     Attributes:
         modules: diffusers layers with their component (``unet.…``) whose rows the layer's up covers, in order.
         swaps: Its rows may be (shift, scale), see ``Entry.swaps``.
-        style: Naming it belongs to: "kohya", "kohya-diffusers", "dotted", "native", "onetrainer" or "xflux".
+        style: Naming it belongs to: "kohya", "kohya-diffusers", "kohya-native", "dotted", "native", "native-split",
+            "onetrainer" or "xflux".
+        rows: Outputs of its up.
+        columns: Inputs of its down.
     """
 
     modules: Modules
     swaps: bool = False
     style: str = "dotted"
+    rows: Width = ANY
+    columns: Width = ANY
 
 
 def row_share(module: str) -> int:
-    """How many parts of a joint projection's rows this module takes, in units of the hidden width."""
-    return 4 if module.endswith("proj_mlp") else 1
+    """How many parts of a joint projection's rows a module (with component) takes, the smallest part being one."""
+    return _row_shares().get(module, 1)
+
+
+@lru_cache
+def _row_shares() -> dict[str, int]:
+    shares: dict[str, int] = {}
+    for family in FAMILIES.values():
+        for entry in family.entries:
+            if len(entry.modules) > 1:
+                multiples = [rows.multiples[0] for rows in entry.rows]
+                for module, multiple in zip(entry.modules, multiples, strict=True):
+                    shares[f"{family.component}.{module}"] = int(multiple / min(multiples))
+    return shares
 
 
 def underscored(name: str) -> str:
@@ -42,13 +60,13 @@ def names_of(family: Family) -> dict[str, Name]:
         _add_entry(names, family, entry)
     for encoder in family.text_encoders:
         for module in encoder.modules:
-            target = (f"{encoder.component}.{module}",)
+            target, widths = (f"{encoder.component}.{module}",), encoder.widths(module)
             flat = module.removeprefix("text_model.")  # transformers 5 dropped this level
             for form in (module, flat):
-                names[f"{encoder.prefix}_{underscored(form)}"] = Name(target, style="kohya")
-                names[f"{encoder.component}.{form}"] = Name(target)
-            if encoder.kind != "t5":
-                names.setdefault(_old_attention(target[0], "self_attn.to_"), Name(target))
+                names[f"{encoder.prefix}_{underscored(form)}"] = Name(target, False, "kohya", *widths)
+                names[f"{encoder.component}.{form}"] = Name(target, False, "dotted", *widths)
+            if encoder.kind in ("clip", "open_clip"):
+                names.setdefault(_old_attention(target[0], "self_attn.to_"), Name(target, False, "dotted", *widths))
     if family.name == "flux":
         names.update(_xflux_names())
     return names
@@ -57,18 +75,23 @@ def names_of(family: Family) -> dict[str, Name]:
 def _add_entry(names: dict[str, Name], family: Family, entry: Entry) -> None:
     target = tuple(f"{family.component}.{module}" for module in entry.modules)
     native_style, module_style = ("kohya", "kohya-diffusers") if family.kohya_is_native else ("kohya-native", "kohya")
-    names[f"lora_unet_{underscored(entry.native)}"] = Name(target, entry.swaps, native_style)
+    if family.component == "transformer" and entry.native in entry.modules:
+        native_style = "kohya"  # both models call it so
+    whole = Name(target, entry.swaps, native_style, total(entry.rows), entry.columns)
+    names[f"lora_unet_{underscored(entry.native)}"] = whole
     for prefix in ("diffusion_model.", "model.diffusion_model."):
-        names[prefix + entry.native] = Name(target, entry.swaps, "native")
-    for module, full in zip(entry.modules, target, strict=True):
-        one = (full,)
-        names.setdefault(f"lora_unet_{underscored(module)}", Name(one, style=module_style))
-        names[f"lora_{family.component}_{underscored(module)}"] = names.get(
-            f"lora_{family.component}_{underscored(module)}", Name(one, style="onetrainer")
-        )
-        names[full] = Name(one)
+        names[prefix + entry.native] = replace(whole, style="native")
+    for module, full, rows in zip(entry.modules, target, entry.rows, strict=True):
+        one = Name((full,), False, "dotted", rows, entry.columns)
+        # Transformers that kohya names by the original's names are never named by diffusers' under its prefix.
+        if family.component == "unet" or not family.kohya_is_native:
+            names.setdefault(f"lora_unet_{underscored(module)}", replace(one, style=module_style))
+        if not family.kohya_is_native and family.component == "transformer":
+            names.setdefault(f"diffusion_model.{module}", replace(one, style="native-split"))
+        names.setdefault(f"lora_{family.component}_{underscored(module)}", replace(one, style="onetrainer"))
+        names[full] = one
         if full.endswith(".to_out.0"):
-            names[full.removesuffix(".0")] = Name(one)
+            names[full.removesuffix(".0")] = one
 
 
 def _old_attention(module: str, replacement: str) -> str:
@@ -106,8 +129,10 @@ def xflux_targets() -> dict[str, Modules]:
 
 
 def _xflux_names() -> dict[str, Name]:
+    dotted = {f"transformer.{module}": rows for entry in FAMILIES["flux"].entries
+              for module, rows in zip(entry.modules, entry.rows, strict=True)}  # fmt: skip
     return {
-        prefix + name: Name(modules, style="xflux")
+        prefix + name: Name(modules, style="xflux", rows=total(dotted[module] for module in modules))
         for name, modules in xflux_targets().items()
         for prefix in ("", "diffusion_model.")
     }
@@ -119,12 +144,29 @@ def kohya_entries(family: Family) -> dict[str, tuple[Modules, bool]]:
     written: dict[str, tuple[Modules, bool]] = {}
     for entry in family.entries:
         target = tuple(f"{family.component}.{module}" for module in entry.modules)
-        name = entry.native if family.kohya_is_native else entry.modules[0]
-        written[f"lora_unet_{underscored(name)}"] = (target, entry.swaps and family.kohya_is_native)
-    for encoder in family.text_encoders:
-        for module in encoder.modules:
-            written[f"{encoder.prefix}_{underscored(module)}"] = ((f"{encoder.component}.{module}",), False)
-    return written
+        if family.kohya_is_native:
+            written[f"lora_unet_{underscored(entry.native)}"] = (target, entry.swaps)
+        else:
+            alone = zip(entry.modules, target, strict=True)
+            written.update({f"lora_unet_{underscored(module)}": ((full,), False) for module, full in alone})
+    return written | _encoder_entries(family)
+
+
+@lru_cache
+def original_entries(family: Family) -> dict[str, tuple[Modules, bool]]:
+    """The same under the original's names with dots and ComfyUI's prefix."""
+    return {
+        f"diffusion_model.{entry.native}": (tuple(f"{family.component}.{m}" for m in entry.modules), entry.swaps)
+        for entry in family.entries
+    } | _encoder_entries(family)
+
+
+def _encoder_entries(family: Family) -> dict[str, tuple[Modules, bool]]:
+    return {
+        f"{encoder.prefix}_{underscored(module)}": ((f"{encoder.component}.{module}",), False)
+        for encoder in family.text_encoders
+        for module in encoder.modules
+    }
 
 
 @lru_cache

@@ -17,12 +17,13 @@ from pair_network.files import PICKLES
 from pair_network.network import checkpoint
 
 from .assemble import alone, branch_of, names_in, own_rank, without
-from .families import FAMILIES, choose_family, family_by_name
+from .families import FAMILIES, family_by_name
 from .foreign import FULL_WEIGHT, UNKNOWN, Foreign, foreign_of, in_words
 from .layers import Adapter, Branch
 from .official_folder import official_files
-from .parse import Parsed, parse_keys, suffix_of
+from .parse import Parsed, RawLayer, parse_keys, suffix_of
 from .peft_folder import AlphaOf, check_settings, config_alphas, has_config, is_peft_key, open_peft, peft_folder
+from .proof import Proof, prove
 from .spelling import known_name
 
 SKIP = "pass --skip-unknown to leave {} out"
@@ -97,9 +98,10 @@ def _plain(
         left_out.update(dict.fromkeys(unknown, UNKNOWN))
         if not parsed.layers:
             raise PairError(f"{path}: holds no plain LoRA layer of a known model, only {in_words(left_out)}")
-    chosen, is_sure = find_family(parsed, metadata, family, path)
+    chosen, is_sure, fits = find_family(parsed, metadata, family, path)
     style, styles = branch_of(parsed, chosen, path, alphas)
     adapter = Adapter(chosen, style, {}, metadata, path, format_of(parsed, chosen), is_sure, styles=styles)
+    adapter.fits = fits
     adapter.left_out = left_out
     if not skip:
         adapter.embeddings = {key: tensors[key] for key in foreign.embeddings}
@@ -129,11 +131,11 @@ def _coupled(path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], 
             words = in_words(foreign_of(part).all)
             raise PairError(f"{path}: holds {words}, which no coupled checkpoint does; export it again")
         _check(part, Foreign(), path, False)
-    chosen, is_sure = find_family(parsed["style"], metadata, family, path)
+    chosen, is_sure, fits = find_family(parsed["style"], metadata, family, path)
     style, styles = branch_of(parsed["style"], chosen, path, own_rank)
     content, _ = branch_of(parsed["content"], _covering(parsed["content"], chosen, path), path, own_rank, True)
     _check_pairs(content, path)
-    return Adapter(chosen, style, content, metadata, path, "pair", is_sure, config, styles)
+    return Adapter(chosen, style, content, metadata, path, "pair", is_sure, config, styles, fits=fits)
 
 
 def _check_pairs(content: Branch, path: Path) -> None:
@@ -190,32 +192,46 @@ def _check(parsed: Parsed, foreign: Foreign, path: Path, skip: bool) -> None:
         )
 
 
-def find_family(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None, path: Path) -> tuple[Family, bool]:
-    """The family whose names cover every layer of the file, and whether that is certain.
+def find_family(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None, path: Path) -> Proof:
+    """The family of a file's layers; one that is wanted must know all their names, the others' widths must agree too.
 
     Raises:
-        PairError: No family does; the layer that the nearest one lacks is named.
+        PairError: No family has all the layers, or none has them so.
     """
-    families = _families(wanted)
-    names = {family.name: names_in(parsed, family) for family in families}
-    candidates = [family.name for family in families if len(names[family.name]) == len(parsed.layers)]
-    if not candidates:
-        nearest, missing = _nearest(parsed, metadata, wanted)
-        reason = "the family given (--family, or that of the other files)" if wanted else "the nearest family"
-        raise PairError(
-            f"{path}: {len(missing)} of {len(parsed.layers)} layers are unknown in {nearest.title}, "
-            f"{reason}; the first is {printable(missing[0], 100)}; {SKIP.format('them')}"
-        )
+    names = {family.name: names_in(parsed, family) for family in _families(wanted)}
+    covering = {name: known for name, known in names.items() if len(known) == len(parsed.layers)}
+    if not covering:
+        raise PairError(_unknown(parsed, metadata, wanted, path))
     if wanted:
-        return families[0], True
-    # Names that several families understand are most likely those of the family that writes them so.
-    candidates.sort(key=lambda name: any(known.style in FOREIGN for known in names[name].values()))
-    inputs = {
-        names[candidates[0]][name].modules[0]: layer.tensors["down"].shape
+        return Proof(family_by_name(wanted), True, (wanted,))
+    shapes = {
+        name: (layer.tensors["up"].shape[_rows_axis(layer)], layer.tensors["down"].shape[1])
         for name, layer in parsed.layers.items()
-        if "down" in layer.tensors
+        if {"down", "up"} <= layer.tensors.keys()
+        and len(layer.tensors["down"].shape) > 1
+        and len(layer.tensors["up"].shape) >= len(layer.tensors["down"].shape)
     }
-    return choose_family(candidates, inputs, metadata)
+    return prove(covering, shapes, metadata, path)
+
+
+def _rows_axis(layer: RawLayer) -> int:
+    """Axis of an up's rows: a content branch has its pairs before them."""
+    return len(layer.tensors["up"].shape) - len(layer.tensors["down"].shape)
+
+
+def _unknown(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None, path: Path) -> str:
+    nearest, missing = _nearest(parsed, metadata, wanted)
+    first = f"the first is {printable(missing[0], 100)}"
+    if wanted:
+        return (
+            f"{path}: {len(missing)} of {len(parsed.layers)} layers are unknown in {nearest.title}, "
+            f"the family given (--family, or that of the other files); {first}; {SKIP.format('them')}"
+        )
+    if len(missing) == len(parsed.layers):
+        known = ", ".join(family.title for family in FAMILIES.values())
+        return f"{path}: its layers are of no model that is known here ({known}); {first}"
+    count = f"{len(missing)} of {len(parsed.layers)} layers are unknown in {nearest.title}"
+    return f"{path}: {count}; {first}; {SKIP.format('them')}"
 
 
 def _families(wanted: str | None) -> list[Family]:
@@ -250,10 +266,9 @@ def _adapter_alphas(metadata: Mapping[str, str], path: Path, skip: bool = False)
     return config_alphas(configs, path)
 
 
-FOREIGN = ("kohya-native", "kohya-diffusers")
 FORMATS = {
     "kohya": "kohya", "kohya-diffusers": "kohya", "kohya-native": "kohya", "onetrainer": "onetrainer", "xflux": "xflux",
-    "native": "comfyui", "dotted": "diffusers",
+    "native": "comfyui", "native-split": "comfyui", "dotted": "diffusers",
 }  # fmt: skip
 
 

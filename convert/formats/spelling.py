@@ -63,6 +63,11 @@ def _spellings(name: str, family: Family) -> Iterator[tuple[str, str]]:
         yield f"lora_unet_{underscored(path)}", path
         if path.endswith("to_out"):
             yield f"lora_unet_{underscored(path)}_0", path
+        # kohya's own prefix stands before the original's names alone.
+        if not name.startswith("lora_unet_"):
+            yield f"lora_{family.component}_{underscored(path)}", path
+            if path.endswith("to_out"):
+                yield f"lora_{family.component}_{underscored(path)}_0", path
     for encoder, path in _encoders(name, family):
         yield f"{encoder.prefix}_{OLD_ATTENTION.sub(_new_attention, underscored(path))}", path
 

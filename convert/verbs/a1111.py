@@ -1,7 +1,8 @@
 """Any LoRA, or a branch of a coupled checkpoint → a plain LoRA for A1111, Forge or ComfyUI, with what their cards show.
 
-Names: kohya's, which all of them read whole. ``--ui a1111`` with SD3 writes the diffusers names that are the only ones
-A1111 reads there. The strength goes into alpha, so that no weight is rounded.
+Names: kohya's, which every UI that has the model reads whole, but for two: ``--ui a1111`` with SD3 writes the diffusers
+names that are the only ones A1111 reads there, ``--ui comfyui`` the original's where ComfyUI does not read all of
+kohya's. The strength goes into alpha, so that no weight is rounded.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from convert.files.lazy import Lazy
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, by_module, fold_alpha, strengthened
+from convert.formats.names import original_entries
 from convert.options import DTYPES, add_branch, chosen_branch, name_embeddings, read_source, refuse_additions
 from pair_network.errors import PairError
+from pair_network.families import Family
 
 from . import sidecars
 from .install import RESTART, install_webui, webui_lora_folder
-from .kohya import branch_of, carried, diffusers_keys, kohya_layers, tensors_of
+from .kohya import branch_of, carried, diffusers_keys, kohya_layers, tensors_of, written_layers
 
 HELP = "a plain style LoRA for A1111, Forge and ComfyUI"
 SUFFIX = "-a1111.safetensors"
@@ -91,10 +94,12 @@ def _shaped(branch: Branch, options: argparse.Namespace) -> Branch:
 def _tensors(adapter: Adapter, branch: Branch, options: argparse.Namespace) -> tuple[dict[str, Lazy], Branch]:
     """What is written, as tensors and as the layers that they are."""
     family, source = adapter.family, adapter.source
-    if options.ui == "a1111" and family.name == "flux":
-        raise PairError(f"{source}: A1111 has no FLUX; load it in Forge or ComfyUI (--ui forge)")
+    refuse_foreign(family, options.ui, source)
     if options.ui == "a1111" and family.name == "sd3":
         return _a1111_sd3(branch, source, options.drop_unmatched)
+    if options.ui == "comfyui" and "ComfyUI" in family.unread:
+        layers = dict(written_layers(branch, original_entries(family), source))
+        return tensors_of(layers.items()), branch_of(layers)
     is_diffusers = options.naming == "diffusers" and family.component == "unet"
     layers = dict((diffusers_keys if is_diffusers else kohya_layers)(branch, family, source))
     return tensors_of(layers.items()), branch_of(layers)
@@ -112,6 +117,22 @@ def _beside(adapter: Adapter, options: argparse.Namespace) -> dict[str, Lazy]:
     if options.naming == "diffusers" and adapter.family.kohya_is_native:
         refuse_additions(adapter)
     return carried(adapter, options.strength, DTYPES.get(options.dtype))
+
+
+def refuse_foreign(family: Family, ui: str, source: Path) -> None:
+    """Refuses a LoRA of a model that the UI does not have; "all": that neither A1111 nor Forge has.
+
+    Raises:
+        PairError: It has not.
+    """
+    wanted = {"all": ("A1111", "Forge"), "a1111": ("A1111",), "forge": ("Forge",), "comfyui": ("ComfyUI",)}[ui]
+    if not any(name in family.reads for name in wanted):
+        others = [name for name in ("Forge", "Forge Neo", "ComfyUI") if name in family.reads]
+        option = "forge" if "Forge" in others else "comfyui"
+        raise PairError(
+            f"{source}: {' and '.join(wanted)} {'has' if len(wanted) == 1 else 'have'} no {family.title}; "
+            f"load it in {', '.join(others)} (--ui {option})"
+        )
 
 
 def _a1111_sd3(branch: Branch, source: Path, drop: bool) -> tuple[dict[str, Lazy], Branch]:

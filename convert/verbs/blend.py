@@ -11,6 +11,7 @@ from tqdm import tqdm
 from convert import paths
 from convert.files.writer import write_tensors
 from convert.formats import metadata
+from convert.formats.families import FAMILIES
 from convert.formats.layers import Adapter, Branch, Layer, by_module, strengthened
 from convert.options import add_branch, add_reading, chosen_branch, read_source, stacked
 from pair_network.errors import PairError
@@ -41,11 +42,7 @@ def run(options: argparse.Namespace) -> int:
     for source in options.inputs:
         paths.check_target(source, options.output, options.overwrite)
     adapters = [read_source(source, options) for source in options.inputs]
-    families = {adapter.family.name for adapter in adapters}
-    if len(families) > 1:
-        raise PairError(
-            f"{options.inputs[0]} …: LoRAs of different families ({', '.join(sorted(families))}) cannot be blended"
-        )
+    adapters = of_one_family(adapters, options)
     branches = [chosen_branch(adapter, options) for adapter in adapters]
     branch = summed([weighted(b, weight) for b, weight in zip(branches, weights, strict=True)], options.output)
     layers = dict(kohya_layers(branch, adapters[0].family, options.output))
@@ -56,6 +53,26 @@ def run(options: argparse.Namespace) -> int:
     ranks = [layer.rank for layer in layers.values()]
     print(f"{options.output}: ranks {min(ranks)} to {max(ranks)}, relative error {loss:.4f}")
     return 0
+
+
+def of_one_family(adapters: list[Adapter], options: argparse.Namespace) -> list[Adapter]:
+    """The LoRAs, read again where a file that fits several models was taken for another than the rest is of.
+
+    Raises:
+        PairError: No model fits them all.
+    """
+    common = [name for name in FAMILIES if all(name in adapter.fits for adapter in adapters)]
+    certain = {adapter.family.name for adapter in adapters if adapter.is_sure}
+    if not common or not certain <= set(common) or len(certain) > 1:
+        found = ", ".join(dict.fromkeys(adapter.family.title for adapter in adapters))
+        raise PairError(f"{adapters[0].source} …: LoRAs of different families ({found}) cannot be blended")
+    name = next(iter(certain), common[0])
+    return [
+        adapter
+        if adapter.family.name == name
+        else read_source(adapter.source, argparse.Namespace(**{**vars(options), "family": name}))
+        for adapter in adapters
+    ]
 
 
 def weighted(branch: Branch, weight: float) -> Branch:

@@ -76,7 +76,17 @@ def kohya_layers(branch: Branch, family: Family, source: Path) -> Iterator[tuple
     Raises:
         PairError: A layer has no place in kohya's naming.
     """
-    entries = kohya_entries(family)
+    yield from written_layers(branch, kohya_entries(family), source)
+
+
+def written_layers(
+    branch: Branch, entries: Mapping[str, tuple[Modules, bool]], source: Path
+) -> Iterator[tuple[str, Layer]]:
+    """Layers under the keys of ``entries``, joined where one key covers several of them.
+
+    Raises:
+        PairError: A layer has no key.
+    """
     key_of = {module: key for key, (modules, _) in entries.items() for module in modules}
     gathered: dict[str, list[Layer]] = {}
     for layer in branch.values():
@@ -94,7 +104,7 @@ def _fitting(
     """The layer, or its parts where it covers more than one of kohya's layers."""
     keys = {key_of.get(module) for module in layer.modules}
     if None in keys:
-        raise PairError(f"{source}: kohya's naming has no layer {layer.modules[0]}")
+        raise PairError(f"{source}: this naming has no layer {layer.modules[0]}")
     return [layer] if len(keys) == 1 else split(layer, source)
 
 

@@ -17,7 +17,7 @@ from .text_encoders import TextEncoder
 
 __all__ = [
     "FAMILIES", "Blocks", "Entry", "Family", "Musubi", "PreviewInputs", "SdScripts", "TextEncoder", "Width", "Words",
-    "family_of_class", "family_of_metadata",
+    "claims_of_metadata", "family_of_class", "family_of_metadata",
 ]  # fmt: skip
 
 
@@ -39,16 +39,33 @@ def family_of_class(names: Iterable[str]) -> Family:
     return next((known[name] for name in names if name in known), FAMILIES["sd1"])
 
 
+def claims_of_metadata(metadata: Mapping[str, str]) -> list[frozenset[str]]:
+    """What a LoRA's own metadata says about its family, statement by statement.
+
+    Returns:
+        For ``modelspec.architecture`` and ``ss_base_model_version``, where they are there, the families that they can
+        mean: several where sizes of a model share a name, none where they name a model that is not known here.
+    """
+    said = []
+    architecture = metadata.get("modelspec.architecture", "").strip().lower()
+    if architecture:
+        said.append(_meant(architecture, {f.name: f.words.architectures for f in FAMILIES.values()}))
+    version = metadata.get("ss_base_model_version", "").strip().lower()
+    if version:
+        said.append(_meant(version, {f.name: f.words.versions for f in FAMILIES.values()}))
+    if not said and metadata.get("ss_v2") == "True":
+        said.append(frozenset(("sd2",)))
+    return said
+
+
+def _meant(text: str, beginnings: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    """The families with the longest beginning that the text has."""
+    longest = {name: max((len(s) for s in starts if text.startswith(s)), default=0)
+               for name, starts in beginnings.items()}  # fmt: skip
+    most = max(longest.values())
+    return frozenset(name for name, length in longest.items() if most and length == most)
+
+
 def family_of_metadata(metadata: Mapping[str, str]) -> str | None:
-    """The family that a LoRA's own metadata names, or None."""
-    architecture = metadata.get("modelspec.architecture", "").lower()
-    version = metadata.get("ss_base_model_version", "").lower()
-    named = _longest(architecture, {start: f.name for f in FAMILIES.values() for start in f.words.architectures})
-    named = named or _longest(version, {start: f.name for f in FAMILIES.values() for start in f.words.versions})
-    return named or ("sd2" if metadata.get("ss_v2") == "True" else None)
-
-
-def _longest(text: str, names: Mapping[str, str]) -> str | None:
-    """The name of the longest beginning that the text has."""
-    found = [start for start in names if text.startswith(start)]
-    return names[max(found, key=len)] if found else None
+    """The one family that a LoRA's own metadata names, or None."""
+    return next((next(iter(claim)) for claim in claims_of_metadata(metadata) if len(claim) == 1), None)

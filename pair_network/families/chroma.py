@@ -4,6 +4,16 @@ from dataclasses import replace
 
 from . import flux1
 from .family import Words
+from .layers import Blocks
+from .text_encoders import t5_xxl
+
+_OUTSIDE = """
+img_in                                  x_embedder                                  h   64
+txt_in                                  context_embedder                            h   4096
+final_layer.linear                      proj_out                                    64  h
+distilled_guidance_layer.in_proj        distilled_guidance_layer.in_proj            5120  64
+distilled_guidance_layer.out_proj       distilled_guidance_layer.out_proj           h     5120
+"""
 
 FAMILY = replace(
     flux1.FAMILY,
@@ -11,12 +21,22 @@ FAMILY = replace(
     title="Chroma",
     order=60,
     words=Words("chroma", "chroma/lora", ("chroma",), ("chroma",)),
-    blocks=(),
-    text_encoders=(),
+    blocks=(
+        Blocks(flux1.DOUBLE, "double_blocks.{}.", "transformer_blocks.{}.", 19),
+        Blocks(flux1.SINGLE, "single_blocks.{}.", "single_transformer_blocks.{}.", 38),
+        Blocks(_OUTSIDE),
+    ),
+    text_encoders=(t5_xxl("text_encoder"),),
     model_classes=("Chroma",),
     diffusers_class="ChromaTransformer2DModel",
     pipelines=("Chroma",),
     marks=("distilled_guidance_layer.in_proj.weight",),
+    reads={
+        "Forge": ("kohya", "native"),
+        "Forge Neo": ("kohya", "native"),
+        "ComfyUI": ("kohya", "native"),
+        "diffusers": ("kohya", "dotted"),
+    },
     presets=(),
     # sd-scripts' FLUX trainer trains it; its own --model_type tells the two apart.
     sd_scripts=replace(flux1.SD_SCRIPTS, model_type="chroma"),

@@ -116,6 +116,11 @@ class Family:
         diffusers_class: Class of its denoiser in diffusers.
         pipelines: Beginnings of its pipelines' class names in diffusers.
         marks: A tensor of a checkpoint, in the original layout or diffusers', that no other family's have.
+        reads: The UIs that have the model, and the styles of names that each takes of its denoiser's layers: "kohya"
+            (what its trainer writes), "kohya-native" and "kohya-diffusers" (the other model's names, likewise
+            underscored), "native" (``diffusion_model.``), "native-split" (the same before diffusers' names), "dotted"
+            (diffusers'), "onetrainer", "xflux". A U-Net's are finer: the converters' module ``match`` has them.
+        unread: Regular expression, by UI, of kohya's names that it does not take all the same.
         presets: Its presets.
         sd_scripts: Its trainer in sd-scripts.
         musubi: Its trainer in musubi-tuner.
@@ -136,6 +141,8 @@ class Family:
     diffusers_class: str = ""
     pipelines: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    unread: Mapping[str, str] = field(default_factory=dict, repr=False)
     presets: tuple[str, ...] = ()
     sd_scripts: SdScripts | None = field(default=None, repr=False)
     musubi: Musubi | None = field(default=None, repr=False)

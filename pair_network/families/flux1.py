@@ -69,6 +69,12 @@ FAMILY = Family(
     pipelines=("Flux",),
     # Of two layouts. Other families share most of the layers, but not the modulation of each block.
     marks=("double_blocks.0.img_mod.lin.weight", "single_transformer_blocks.0.attn.to_q.weight"),
+    reads={
+        "Forge": ("kohya", "native", "dotted", "onetrainer"),
+        "Forge Neo": ("kohya", "native", "dotted", "onetrainer"),
+        "ComfyUI": ("kohya", "native", "dotted", "onetrainer"),
+        "diffusers": ("kohya", "dotted", "xflux"),
+    },
     presets=("flux_12gb", "flux_16gb", "flux_24gb"),
     sd_scripts=SD_SCRIPTS,
 )

@@ -36,6 +36,27 @@ class Width:
                           for word in words if "h" in word)  # fmt: skip
         return cls(tuple(int(word) for word in words if "h" not in word), multiples)
 
+    def fits(self, found: int, hidden: int | None) -> bool:
+        """Whether it may be ``found``, in a model with this hidden width; None: multiples of h fit anything."""
+        if not self.numbers and not self.multiples:
+            return True
+        if self.multiples and hidden is None:
+            return True
+        return found in self.numbers or any(found == multiple * (hidden or 0) for multiple in self.multiples)
+
+
+ANY = Width()
+
+
+def total(widths: Iterable[Width]) -> Width:
+    """The width of several parts together; alternatives of a part are not followed."""
+    widths = list(widths)
+    if len(widths) == 1:
+        return widths[0]
+    if any(len(width.multiples) != 1 for width in widths):
+        return Width()
+    return Width(multiples=(sum((width.multiples[0] for width in widths), Fraction(0)),))
+
 
 @dataclass(frozen=True)
 class Entry:

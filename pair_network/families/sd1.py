@@ -2,7 +2,7 @@
 
 from .family import Family, PreviewInputs, SdScripts, Words
 from .text_encoders import clip_l
-from .unet import KINDS, unet_blocks
+from .unet import KINDS, READS, unet_blocks
 
 FAMILY = Family(
     name="sd1",
@@ -18,6 +18,7 @@ FAMILY = Family(
     diffusers_class="UNet2DConditionModel",
     pipelines=("StableDiffusion",),
     marks=("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",),
+    reads=READS,
     presets=("sd15", "paper_sd15", "sd15_vpred_zsnr"),
     sd_scripts=SdScripts(
         "sd",

@@ -5,7 +5,7 @@ from dataclasses import replace
 from . import sd1
 from .family import Words
 from .text_encoders import TextEncoder
-from .unet import unet_blocks
+from .unet import READS, unet_blocks
 
 FAMILY = replace(
     sd1.FAMILY,
@@ -20,5 +20,6 @@ FAMILY = replace(
     ),
     model_classes=(),  # the class is Stable Diffusion 1's
     pipelines=(),
+    reads={ui: styles for ui, styles in READS.items() if ui != "Forge Neo"},
     presets=("sd2",),
 )

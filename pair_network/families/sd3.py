@@ -56,6 +56,13 @@ FAMILY = Family(
     diffusers_class="SD3Transformer2DModel",
     pipelines=("StableDiffusion3",),
     marks=("joint_blocks.0.x_block.attn.qkv.weight",),
+    # A1111 knows the image stream's attention alone.
+    reads={
+        "A1111": ("dotted",),
+        "Forge": ("kohya", "native"),
+        "ComfyUI": ("kohya", "native", "dotted", "onetrainer"),
+        "diffusers": ("dotted",),
+    },
     presets=("sd3",),
     sd_scripts=SdScripts(
         "sd3", "sd3_train_network", "Sd3NetworkTrainer", PreviewInputs(("context", "y"), cond_row=0, default_steps=30)

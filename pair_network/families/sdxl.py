@@ -2,7 +2,7 @@
 
 from .family import Family, PreviewInputs, SdScripts, Words
 from .text_encoders import TextEncoder, clip_l
-from .unet import KINDS, unet_blocks
+from .unet import KINDS, READS, unet_blocks
 
 FAMILY = Family(
     name="sdxl",
@@ -23,6 +23,7 @@ FAMILY = Family(
     diffusers_class="UNet2DConditionModel",
     pipelines=("StableDiffusionXL",),
     marks=("input_blocks.4.1.transformer_blocks.1.attn2.to_k.weight", "label_emb.0.0.weight"),
+    reads=READS,
     presets=("sdxl_8gb", "sdxl_12gb", "sdxl_24gb", "sdxl_illustrious_pony", "sdxl_vpred_noobai"),
     sd_scripts=SdScripts(
         "sdxl",

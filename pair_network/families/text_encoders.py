@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from .layers import Width
+
 CLIP = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 # OpenCLIP keeps q, k and v in one tensor, attn.in_proj_weight, stacked in this order.
 OPEN_CLIP = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
@@ -13,6 +15,11 @@ OPEN_CLIP_JOINT_NAME = "attn.in_proj"
 T5 = (
     *(f"layer.0.SelfAttention.{part}" for part in "qkvo"),
     *(f"layer.1.DenseReluDense.{part}" for part in ("wi_0", "wi_1", "wo")),
+)
+# Gemma 2 and Qwen 3.
+LLM = (
+    *(f"self_attn.{part}_proj" for part in "qkvo"),
+    *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
 )
 # What ``targets`` of the network arguments takes of text encoders, by their paths in transformers' models.
 KINDS = {
@@ -30,7 +37,7 @@ class TextEncoder:
     Attributes:
         prefix: kohya's, before its layers' names.
         component: diffusers' name of it.
-        kind: "clip", "open_clip" or "t5".
+        kind: "clip", "open_clip", "t5" or "llm".
         layers: Number of its layers.
         width: Its hidden width.
         checkpoint: Prefix of its keys in single-file checkpoints.
@@ -48,7 +55,19 @@ class TextEncoder:
     @property
     def modules(self) -> tuple[str, ...]:
         """Paths of its layers."""
+        if self.kind == "llm":
+            return tuple(f"layers.{number}.{part}" for number in range(self.layers) for part in LLM)
         return t5_modules(self.layers) if self.kind == "t5" else clip_modules(self.layers)
+
+    def widths(self, module: str) -> tuple[Width, Width]:
+        """Rows and columns of one of its layers."""
+        own = Width((self.width,))
+        if self.kind == "llm":
+            return Width(), own if not module.endswith(("o_proj", "down_proj")) else Width()
+        inner = Width((10240,) if self.kind == "t5" else (4 * self.width,))
+        if module.endswith(("mlp.fc1", "wi_0", "wi_1")):
+            return inner, own
+        return own, inner if module.endswith(("mlp.fc2", ".wo")) else own
 
 
 @lru_cache

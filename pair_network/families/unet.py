@@ -22,6 +22,9 @@ KINDS = {
     r"|in_layers\.2|out_layers\.3|emb_layers\.1|skip_connection|blocks\.\d+\.\d+\.(op|conv))$",
     "full": f"{_ATTENTION}|{_FF}",
 }
+# Which styles of names each UI takes: the rest is in the details.
+_STYLES = ("kohya", "kohya-diffusers", "kohya-native", "native", "dotted")
+READS = dict.fromkeys(("A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers"), _STYLES)
 
 # diffusers' names within a block and beside the blocks, with the original ones.
 RESNET = {"conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3"}

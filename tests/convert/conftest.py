@@ -9,28 +9,29 @@ from safetensors.torch import load_file, save_file
 
 from convert.formats.checkpoints import single_file_places
 from convert.formats.families import FAMILIES
-from convert.formats.names import kohya_entries
+from convert.formats.names import kohya_entries, names_of
 
 HIDDEN = 8
-# Inputs of the layers whose width tells the family, and output widths of the transformers' layers over the hidden one.
+# Inputs of the layers whose width tells the family.
 CONTEXT = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
 CLIP_WIDTH = {"sd1": 768, "sd2": 1024}
-OUT = {"_qkv": 3, "_linear1": 7, "_mod_lin": 6, "_modulation_lin": 3, "adaLN_modulation_1": 6, "_mlp_0": 4, "_fc1": 4}
-IN = {"_linear2": 5, "_mlp_2": 4, "_fc2": 4}
 KERNEL_1 = ("skip_connection", "conv_shortcut")
 KERNEL_3 = ("in_layers_2", "out_layers_3", "_op", "conv1", "conv2", "samplers_0_conv", "_2_conv", "_1_conv")
+
+
+def size(width, family):
+    """A width in a narrow model; Lumina's must divide by three. Constants are as wide as the model."""
+    hidden = 3 * HIDDEN if family == "lumina2" else HIDDEN
+    return int(width.multiples[0] * hidden) if width.multiples else HIDDEN
 
 
 def layer_shape(family, key):
     """(out, in, kernel) of a layer by its kohya key."""
     if key.startswith("lora_te"):
         return HIDDEN, (CLIP_WIDTH.get(family, HIDDEN) if "attn_q_proj" in key else HIDDEN), ()
-    if family in ("flux", "sd3"):
-        out = next((times for end, times in OUT.items() if key.endswith(end)), 1)
-        if "final_layer_adaLN" in key:
-            out = 2
-        kernel = (2, 2) if key.endswith("x_embedder_proj") else ()
-        return HIDDEN * out, HIDDEN * next((times for end, times in IN.items() if key.endswith(end)), 1), kernel
+    if FAMILIES[family].component == "transformer":
+        known = names_of(FAMILIES[family])[key]
+        return size(known.rows, family), size(known.columns, family), (2, 2) if key.endswith("x_embedder_proj") else ()
     if "attn2_to_k" in key or "attn2_to_v" in key:
         return HIDDEN, CONTEXT[family], ()
     if key.endswith(("proj_in", "proj_out")):

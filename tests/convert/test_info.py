@@ -39,13 +39,14 @@ def test_measured_counts_of_kohya_files(family, kinds, total):
     """The numbers of tensors that were counted in the running UIs; all of them matched everywhere."""
     keys = list(kohya_keys(family, kinds))
     assert len(keys) == total
-    assert counts(keys, family) == dict.fromkeys(("A1111", "Forge", "ComfyUI", "diffusers"), total)
+    uis = ("A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers")
+    assert counts(keys, family) == dict.fromkeys(uis, total) | ({"Forge Neo": 0} if family == "sd2" else {})
 
 
 def test_measured_counts_of_transformers():
     flux = [k for k in kohya_keys("flux", ("attention",)) if "_blocks_" in k]
     assert len(flux) == 912
-    assert counts(flux, "flux") == {"A1111": 0, "Forge": 912, "ComfyUI": 912, "diffusers": 912}
+    assert counts(flux, "flux") == {"A1111": 0, "Forge": 912, "Forge Neo": 912, "ComfyUI": 912, "diffusers": 912}
     last = "joint_blocks_23_context_block"
     sd3 = [
         k for k in kohya_keys("sd3", ("attention",))
@@ -53,7 +54,7 @@ def test_measured_counts_of_transformers():
         and not (last in k and ("attn_proj" in k or "mlp" in k))
     ]  # fmt: skip
     assert len(sd3) == 711
-    assert counts(sd3, "sd3") == {"A1111": 0, "Forge": 711, "ComfyUI": 711, "diffusers": 0}
+    assert counts(sd3, "sd3") == {"A1111": 0, "Forge": 711, "Forge Neo": 0, "ComfyUI": 711, "diffusers": 0}
 
 
 def test_a1111_loses_one_convolution_of_sdxl_in_diffusers_names():
@@ -64,7 +65,7 @@ def test_a1111_loses_one_convolution_of_sdxl_in_diffusers_names():
         for p in ("lora_down.weight", "lora_up.weight", "alpha")
     ]
     assert len(keys) == 2364
-    assert counts(keys, "sdxl") == {"A1111": 2361, "Forge": 2364, "ComfyUI": 2364, "diffusers": 2364}
+    assert counts(keys, "sdxl") == {"A1111": 2361, "Forge": 2364, "Forge Neo": 2364, "ComfyUI": 2364, "diffusers": 2364}
 
 
 @pytest.mark.parametrize("wrong, forge", [(9, 567), (15, 0)])
@@ -84,14 +85,15 @@ def test_other_rules():
     assert counts(three, "sdxl")["A1111"] == 0
     assert counts([*three, f"{te2}_out_proj.{down}", f"{te2}_out_proj.{up}"], "sdxl")["A1111"] == 8
     peft_sd3 = ["transformer.transformer_blocks.0.attn.to_q.lora_A.weight"]
-    assert counts(peft_sd3, "sd3") == {"A1111": 1, "Forge": 0, "ComfyUI": 1, "diffusers": 1}
+    assert counts(peft_sd3, "sd3") == {"A1111": 1, "Forge": 0, "Forge Neo": 0, "ComfyUI": 1, "diffusers": 1}
     stray = [f"lora_unet_mid_block_attentions_0_proj_in.{down}", "unknown.weight"]
     assert counts(stray, "sd1")["diffusers"] == 0
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_report_of_a_kohya_file(family, lora, run, helpers):
-    path = lora(family, keys=helpers.some_keys(family), metadata={"modelspec.trigger_phrase": "in ink style"})
+    words = {"modelspec.trigger_phrase": "in ink style", "ss_base_model_version": FAMILIES[family].words.version}
+    path = lora(family, keys=helpers.some_keys(family), metadata=words)
     status, out, _ = run("info", path, "--json")
     report = json.loads(out)[0]
     assert status == 0 and (report["family"], report["format"]) == (family, "kohya")
@@ -121,8 +123,8 @@ def test_official_sdxl_release_is_recognised_by_its_shared_rows(tmp_path, run):
     for part in ("to_q", "to_k", "to_v", "to_out.0"):
         name = f"unet.down_blocks.1.attentions.0.transformer_blocks.1.attn1.{part}.lora"
         tensors[f"{name}.down.weight"], tensors[f"{name}.up.weight"] = rows.T.contiguous(), torch.randn(640, 8)
-    tensors["unet.up_blocks.0.attentions.0.transformer_blocks.9.attn1.to_q.lora.down.weight"] = rows.T.contiguous()
-    tensors["unet.up_blocks.0.attentions.0.transformer_blocks.9.attn1.to_q.lora.up.weight"] = torch.randn(640, 8)
+    tensors["unet.up_blocks.1.attentions.0.transformer_blocks.1.attn1.to_q.lora.down.weight"] = rows.T.contiguous()
+    tensors["unet.up_blocks.1.attentions.0.transformer_blocks.1.attn1.to_q.lora.up.weight"] = torch.randn(640, 8)
     save_file({key: t.clone() for key, t in tensors.items()}, tmp_path / "official.safetensors")
     report = json.loads(run("info", tmp_path / "official.safetensors", "--json")[1])[0]
     assert "official PairCustomization SDXL" in report["title"] and report["rows"]["are_orthonormal"]

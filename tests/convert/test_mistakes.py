@@ -155,7 +155,7 @@ def test_info_describes_files_with_foreign_names(lora, run, tmp_path):
     report = json.loads(out)[0]
     assert status == 0 and report["layers"] == 2 and report["unknown"]["tensors"] == 15
     assert {ui: found["matched"] for ui, found in report["uis"].items()} == {
-        "A1111": 6, "Forge": 0, "ComfyUI": 6, "diffusers": 6
+        "A1111": 6, "Forge": 0, "Forge Neo": 6, "ComfyUI": 6, "diffusers": 6
     }  # fmt: skip
     assert "lora_unet_nowhere_0" in run("info", tmp_path / "odd.safetensors")[1]
     assert run("kohya", tmp_path / "odd.safetensors")[0] == 1
@@ -231,7 +231,7 @@ def test_merged_checkpoints_tell_what_was_merged(lora, run, unet, tmp_path, pert
     [
         (KEYS[0], (2, 0), (8, 2), "hold nothing"),
         (KEYS[0], (2, 8), (0, 2), "hold nothing"),
-        ("lora_unet_single_blocks_0_linear1", (2, 8), (6, 2), "do not divide"),
+        ("lora_unet_single_blocks_0_linear1", (2, 8), (6, 2), "other widths"),
     ],
 )
 def test_layers_of_impossible_widths(key, down, up, words, run, tmp_path):
