@@ -13,6 +13,7 @@ from PIL import Image
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
 from pair_network.sampling.previews import grid, save_picture
+from pair_network.upright import open_upright
 
 DATASET = "dataset.toml"
 SHEET_ROWS = 6
@@ -100,7 +101,7 @@ def dataset(folder: Path, made: Sequence[MadePair], resolution: int, share: floa
 def sheet(real: tuple[Path, Path], made: Sequence[MadePair]) -> Image.Image:
     """The real pair, then some of the others, to look at before training."""
     step = max(1, len(made) // SHEET_ROWS)
-    rows: list[list[Image.Image | None]] = [[Image.open(path).convert("RGB") for path in real]]
+    rows: list[list[Image.Image | None]] = [[open_upright(path).image for path in real]]
     rows += [[pair.content, pair.style] for pair in made[::step][:SHEET_ROWS]]
     return grid(rows, ["picture", "in the style"], ["the pair", *["made"] * (len(rows) - 1)], tile=192)
 
