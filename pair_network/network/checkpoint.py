@@ -171,6 +171,8 @@ def layers_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[Ten
             )
         down, up = factors["lora_down.weight"], factors["lora_up.weight"]
         _check_factors(down, up, f"{source}: {key}")
+        # torch multiplies no 8-bit floats; float16 holds them exactly.
+        down, up = (factor.half() if factor.dtype.itemsize == 1 else factor for factor in (down, up))
         layers[key] = (down, up, _alpha(factors.get("alpha"), down.shape[0], f"{source}: {key}"))
     return layers
 
