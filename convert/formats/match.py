@@ -130,7 +130,9 @@ def _forge(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Matc
 
 def _forge_neo(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
     lost = [key for key in keys if not _comfy_takes(key, family, "Forge Neo")]
-    return _result("Forge Neo", keys, lost, "leaves them out; the rest is applied (read, not run)")
+    return _result(
+        "Forge Neo", keys, lost, "leaves them out; the rest is applied (inferred from Forge's rules, not run)"
+    )
 
 
 def _comfyui(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:

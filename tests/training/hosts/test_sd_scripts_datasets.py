@@ -1,5 +1,7 @@
 """What newer releases of sd-scripts bring into a dataset: one image in several sizes, and inpainting models."""
 
+from pathlib import Path
+
 import pytest
 from safetensors.torch import load_file
 
@@ -11,17 +13,31 @@ def content_pairs(sd_scripts):
     return {value.shape[0] for key, value in tensors.items() if key.startswith("content.") and "lora_up" in key}
 
 
-@pytest.mark.parametrize("caching", [[], ["--cache_latents", "--cache_latents_to_disk"]])
-def test_one_image_in_two_resolutions_is_one_pair_with_one_content_branch(sd_scripts, identical, caching):
+def in_two_sizes(sd_scripts, identical):
     text = identical.read_text(encoding="utf-8")
     dataset = text[text.index("[[datasets]]") :]
-    both = sd_scripts.dataset(text + dataset.replace("resolution = 128", "resolution = 64"), "two.toml")
+    return sd_scripts.dataset(text + dataset.replace("resolution = 128", "resolution = 64"), "two.toml")
+
+
+@pytest.mark.parametrize("caching", [[], ["--cache_latents"]])
+def test_one_image_in_two_resolutions_is_one_pair_with_one_content_branch(sd_scripts, identical, caching):
     log = sd_scripts.train(
-        "--dataset_config", both, "--max_train_epochs", "1", "--style_start_step", "0", *caching,
-        PAIR_PATCH="sd_scripts_spy",
+        "--dataset_config", in_two_sizes(sd_scripts, identical), "--max_train_epochs", "1", "--style_start_step", "0",
+        *caching, PAIR_PATCH="sd_scripts_spy",
     )  # fmt: skip
     assert "'misaligned': 0" in log and "'rows': 20" in log, log[-1500:]
     assert content_pairs(sd_scripts) == {5}
+
+
+def test_two_sizes_on_disk_are_trained_or_refused_before_one_overwrites_the_other(sd_scripts, identical):
+    strategy = Path(sd_scripts.checkout, "library", "strategy_sd.py").read_text(encoding="utf-8")
+    options = ["--dataset_config", in_two_sizes(sd_scripts, identical), "--cache_latents", "--cache_latents_to_disk"]
+    if "multi_resolution=True" not in strategy:
+        log = sd_scripts.train(*options, fails=True)
+        assert "is trained in two sizes" in log and "leave --cache_latents_to_disk out" in log, log[-1500:]
+        return
+    log = sd_scripts.train(*options, "--max_train_epochs", "1", "--style_start_step", "0", PAIR_PATCH="sd_scripts_spy")
+    assert "'misaligned': 0" in log and "'rows': 20" in log, log[-1500:]
 
 
 def test_inpainting_models_train_on_pairs(sd_scripts, identical):

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from library.train_util import DreamBoothDataset  # of the checkout
+from library.strategy_base import LatentsCachingStrategy  # of the checkout
+from library.train_util import DreamBoothDataset
 
 from pair_network.errors import PairError, nearest
 from pair_network.images import list_images
@@ -36,6 +37,7 @@ class PairedDataset(DreamBoothDataset):
     image_data: dict[str, Any]
     content_data: dict[str, Any]
     pair_numbers: dict[str, int]
+    image_in_two_sizes: str | None
 
     @contextmanager
     def _content_in_place(self) -> Iterator[None]:
@@ -47,6 +49,12 @@ class PairedDataset(DreamBoothDataset):
             self.image_data = style_data
 
     def new_cache_latents(self, model: Any, accelerator: Any) -> None:
+        if self.image_in_two_sizes and _one_size_per_cache_file(LatentsCachingStrategy.get_strategy()):
+            raise PairError(
+                f"{self.image_in_two_sizes} is trained in two sizes, and this sd-scripts keeps one size on disk for "
+                "each image of this model family: leave --cache_latents_to_disk out (--cache_latents works), or use "
+                "sd-scripts 0.11 or later"
+            )
         super().new_cache_latents(model, accelerator)
         with self._content_in_place():
             super().new_cache_latents(model, accelerator)
@@ -113,9 +121,27 @@ def attach_content(train_group: Any, val_group: Any = None) -> list[tuple[str, s
     numbers = {path: places[branch] for path, branch in branches.items()}
     for dataset in val_group.datasets if val_group is not None else []:
         _attach(dataset)
+    twice = _image_in_two_sizes(datasets)
     for dataset in datasets:
         dataset.pair_numbers = numbers
+        dataset.image_in_two_sizes = twice
     return [of_branch[branch] for branch in sorted(of_branch)]
+
+
+def _image_in_two_sizes(datasets: list[Any]) -> str | None:
+    """The first image that the datasets' buckets hold in more than one size."""
+    sizes: dict[str, Any] = {}
+    for dataset in datasets:
+        for info in dataset.image_data.values():
+            if sizes.setdefault(info.absolute_path, info.bucket_reso) != info.bucket_reso:
+                return str(info.absolute_path)
+    return None
+
+
+def _one_size_per_cache_file(strategy: Any) -> bool:
+    """Whether latents go to disk under one name for all sizes: families that keep several read them by size."""
+    by_size = type(strategy).load_latents_from_disk is not LatentsCachingStrategy.load_latents_from_disk
+    return bool(strategy.cache_to_disk) and not by_size
 
 
 def _attach(dataset: Any) -> dict[str, tuple[str, str]]:
