@@ -120,7 +120,7 @@ def test_block_dims_choose_ranks_by_block_and_zero_leaves_a_block_out(unet):
         ({"block_dims": "4,4,8"}, "part-of-the-layer-path=rank"),
         ({"block_dims": "down_blocks.7=4"}, "'down_blocks.7' is in no layer's path"),
         ({"block_dims": "blocks=0"}, "leaves no layer to train"),
-        ({"content_dim": "60"}, "lora_unet_.* do not fit an input of width 32"),
+        ({"content_dim": "60"}, "lora_unet_.*: rank 60 is more than the 32 inputs of the layer"),
     ],
 )
 def test_bad_network_args_are_one_line_errors(unet, network_args, message):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pair_network.training.hosts.embedded.optimizers import OPTIMIZERS
 from pair_network.training.hosts.embedded.config import LR_SCHEDULERS
+from pair_network.training.hosts.embedded.optimizers import OPTIMIZERS
 
 # Rates at which six steps move the weights visibly; Prodigy finds its own step, beginning with a tiny one.
 RATES = {"prodigy": "1"}

@@ -209,7 +209,7 @@ def test_the_style_file_gives_the_same_picture_in_diffusers(train, pairs, model)
     [
         (["--sample_style_start", "20"], "a cat", "--sample_style_start 20.0: a share of the steps"),
         (["--sample_cfg_end", "-1"], "a cat", "--sample_cfg_end -1.0: a share of the steps"),
-        (["--sample_style_scale", "nan"], "a cat", "--sample_style_scale nan: a number"),
+        (["--sample_style_scale", "nan"], "a cat", "--sample_style_scale nan: a finite number"),
         ([], "a cat --w 60", "--w 60 .* positive multiple of 8"),
         ([], "a cat --s 0", "--s 0 .* positive multiple of 1"),
         ([], "a cat --x 1", "unknown flag --x"),
