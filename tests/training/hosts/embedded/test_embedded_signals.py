@@ -1,5 +1,6 @@
 """Signals as they really come: to a whole process group, twice, during previews, and before the first step."""
 
+import contextlib
 import os
 import re
 import signal
@@ -37,7 +38,8 @@ def dataset_file(tmp_path, pairs):
 
 @pytest.fixture
 def start(model, tmp_path, dataset_file):
-    """start(*launcher, options=…): a training in a process group of its own, its output in out.txt."""
+    """start(*launcher, options=…): a training in a process group of its own, its output in out.txt; ended afterwards."""
+    started = []
 
     def run(*launcher, options=()):
         command = [*launcher, "--pretrained_model_name_or_path", str(model), "--dataset_config", str(dataset_file)]
@@ -45,11 +47,17 @@ def start(model, tmp_path, dataset_file):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONUNBUFFERED": "1"}
         environment.pop("SD_SCRIPTS_DIR", None)
         log = (tmp_path / "out.txt").open("w")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, *options], env=environment, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
         )
+        started.append(process)
+        return process
 
-    return run
+    yield run
+    for process in started:  # a test that failed must leave no training behind
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def wait_for(process, text_file, pattern, seconds=90):
