@@ -38,7 +38,7 @@ def dataset_file(tmp_path, pairs):
 
 @pytest.fixture
 def start(model, tmp_path, dataset_file):
-    """start(*launcher, options=…): a training in a process group of its own, its output in out.txt; ended afterwards."""
+    """start(*launcher, options=…): a training in a process group of its own, output in out.txt; ended afterwards."""
     started = []
 
     def run(*launcher, options=()):
