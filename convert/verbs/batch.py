@@ -133,10 +133,11 @@ def _results(waiting: list[Job], count: int) -> Iterator[tuple[Job, dict[str, An
     if count == 1 or len(waiting) <= 1:
         yield from ((job, jobs.run(job)) for job in waiting)
         return
-    # The workers' Python would search the current folder first, where models from anywhere lie.
-    os.environ["PYTHONSAFEPATH"] = "1"
     left = iter(waiting)
-    with ProcessPoolExecutor(min(count, len(waiting)), mp_context=get_context("spawn")) as pool:
+    with (
+        _safe_path(),
+        ProcessPoolExecutor(min(count, len(waiting)), mp_context=get_context("spawn")) as pool,
+    ):
         # No more is handed over than can run: after Ctrl-C the pool would still work off what it holds.
         running = {_submitted(pool, job): job for job in islice(left, count)}
         while running:
@@ -144,6 +145,21 @@ def _results(waiting: list[Job], count: int) -> Iterator[tuple[Job, dict[str, An
                 job = running.pop(future)
                 yield job, _record(future, job)
                 running.update({_submitted(pool, other): other for other in islice(left, 1)})
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Workers that are started within do not search the current folder, where models from anywhere lie, for modules."""
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future[dict[str, Any]]:
