@@ -48,7 +48,7 @@ ENTRIES = {
     "run.py train": (DRIVER, "train", "--host", "embedded", "--help"),
     "python -m convert": ("-m", "convert", "info", "missing.safetensors"),
     "python -m pair_network": ("-m", "pair_network", "generate", "--help"),
-    "a module of the package": ("-m", "pair_network.training.hosts.contract"),
+    "a module of the package": ("-m", "pair_network.training.hosts.sd_scripts.check"),
     "train_pair_network.py": (str(ROOT / "train_pair_network.py"), "--host", "embedded", "--help"),
 }
 

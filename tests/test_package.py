@@ -89,7 +89,7 @@ def test_verbs_pass_on_arguments_and_status(capsys):
     assert main(["restyl"]) == 2
     assert "did you mean restyle?" in capsys.readouterr().err
     assert main(["convert", "info", "nowhere.safetensors"]) == 1
-    assert "nowhere.safetensors" in capsys.readouterr().out
+    assert "nowhere.safetensors" in capsys.readouterr().err
     assert main(["train", "--sed", "1"]) == 2
     assert "did you mean --seed?" in capsys.readouterr().err
     assert main(["--version"]) == 0 and capsys.readouterr().out.strip() == pair_network.__version__

@@ -157,7 +157,7 @@ def _safetensors(folder: Path) -> Iterator[tuple[str, bytes, Callable[[Path], ob
     content = (folder / "lora.safetensors").read_bytes()
 
     def converted(file: Path) -> object:
-        argv = ["diffusers", str(file), "-o", str(folder / "out.safetensors"), "--overwrite", "--no-card"]
+        argv = ["diffusers", str(file), "-o", str(folder / "out.safetensors"), "--overwrite"]
         status = convert(argv)
         if status not in (0, 1):
             raise AssertionError(f"convert ended with {status}")

@@ -44,7 +44,7 @@ def _command(folder: Path, kind: str) -> tuple:
     source = folder / "train" / "x.safetensors"
     out = folder / "convert"
     out.mkdir(exist_ok=True)
-    return convert, ["diffusers", str(source), "-o", str(out / "y.safetensors"), "--overwrite", "--no-card"]
+    return convert, ["diffusers", str(source), "-o", str(out / "y.safetensors"), "--overwrite"]
 
 
 def _length(folder: Path, kind: str, score: Score) -> float:
