@@ -80,7 +80,7 @@ def test_official_rows_are_the_same_in_all_layers_of_a_width() -> None:
     unet = Sampler().pipe.unet
     network = create_network(1.0, 4, 4, None, None, unet)
     trainer = METHODS["official"].trainer()
-    args = type("Args", (), {"network_module": "pair_network"})()
+    args = type("Args", (), {"network_module": "pair_network", "network_weights": None, "network_args": []})()
     accelerator = type("Accelerator", (), {"register_save_state_pre_hook": id, "register_load_state_pre_hook": id})()
     trainer.post_process_network(args, accelerator, network, None, unet)
     rows: dict[tuple[int, ...], torch.Tensor] = {}
