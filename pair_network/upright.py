@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from .errors import PairError
-from .images import DEEP_MODES, EXIF_ORIENTATION
+from .images import DEEP_MODES, orientation, upright
 
 # What Pillow may try: no format here starts a program (EPS starts Ghostscript) or fetches anything.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
@@ -82,28 +81,13 @@ def _upright(path: Path, image: Image.Image, background: tuple[int, int, int]) -
     changes: list[str] = []
     if path.suffix.lower() not in TRAINER_SUFFIXES:
         changes.append(f"{image.format} saved as PNG")
-    if _orientation(image) != 1:
+    if orientation(image) != 1:
         changes.append("turned upright as its EXIF says")
     image.load()
-    steps: tuple[Callable[[Image.Image], tuple[Image.Image, str]], ...] = (
-        _without_exif_turn, _eight_bits, lambda picture: _opaque(picture, background),
-    )  # fmt: skip
-    for step in steps:
-        image, change = step(image)
-        changes += [change] if change else []
+    image, deep = _eight_bits(upright(image))
+    image, layers = _opaque(image, background)
+    changes += [change for change in (deep, layers) if change]
     return Upright(image, tuple(changes))
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 (upright) where there is none or it is damaged."""
-    try:
-        return int(image.getexif().get(EXIF_ORIENTATION, 1))
-    except (ValueError, TypeError, OSError, SyntaxError):
-        return 1
-
-
-def _without_exif_turn(image: Image.Image) -> tuple[Image.Image, str]:
-    return (ImageOps.exif_transpose(image) if _orientation(image) in range(2, 9) else image), ""
 
 
 def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:

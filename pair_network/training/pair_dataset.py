@@ -13,7 +13,7 @@ from pair_network.files import atomic_file
 from .check.run import run_findings, say
 from .check.sheet import write_sheet
 from .options import HostOptions
-from .prepare import CAPTION_SUFFIXES, Pair, copy_pairs, find_pairs, is_readable_in_place
+from .prepare import CAPTION_SUFFIXES, Pair, caption_file, copy_pairs, find_pairs, is_readable_in_place
 
 
 def write_pair_dataset(args: HostOptions) -> Path | None:
@@ -88,7 +88,8 @@ def _check_quick_form(args: HostOptions) -> None:
 def _caption_suffix(path: Path) -> str:
     """The suffix of the caption files beside an image, or of those in a folder; "" when there are none."""
     if path.is_file():
-        return next((suffix for suffix in CAPTION_SUFFIXES if path.with_suffix(suffix).is_file()), "")
+        beside = caption_file(path)
+        return beside.suffix if beside else ""
     return next((suffix for suffix in CAPTION_SUFFIXES if any(path.glob(f"*{suffix}"))), "")
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
+from pair_network.images import same_text
 from pair_network.upright import TRAINER_SUFFIXES, UNREAD, Upright, background_colour, open_upright
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def _images_by_name(folder: Path) -> dict[str, list[Path]]:
         suffix = path.suffix.lower()
         if path.name.startswith(".") or not path.is_file() or suffix not in (*READ_SUFFIXES, *UNREAD):
             continue
-        found.setdefault(unicodedata.normalize("NFC", path.stem), []).append(path)
+        found.setdefault(same_text(path.stem), []).append(path)
     if not found:
         raise PairError(f"{folder}: no image in this folder; put .png, .jpg, .webp, .tif or .avif files there")
     return found
@@ -178,10 +178,3 @@ def is_readable_in_place(pairs: list[Pair], fit: str = "error", background: str 
     if any(path.name.startswith("._") for pair in pairs[:1] for path in pair.style.parent.iterdir()):
         return False
     return not any(picture.changes for pair in pairs for picture in fitted(pair, fit, background))
-
-
-def thumbnail(image: Image.Image, side: int) -> Image.Image:
-    """A copy whose longer side has at most ``side`` pixels."""
-    small = image.copy()
-    small.thumbnail((side, side))
-    return small
