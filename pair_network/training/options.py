@@ -110,6 +110,17 @@ def add_pair_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, PairOptions)
 
 
+def pair_network_module(given: str | None) -> str:
+    """The network module of pair training, for hosts that leave it to the command line.
+
+    Raises:
+        PairError: Another one was given.
+    """
+    if given not in (None, "", "pair_network"):
+        raise PairError(f"--network_module {given}: pair training needs pair_network; remove the option")
+    return "pair_network"
+
+
 def check_preview_options(args: HostOptions) -> None:
     """Raises PairError where an option of the previews has no meaning, before anything is loaded."""
     for name in ("sample_style_start", "sample_cfg_end"):

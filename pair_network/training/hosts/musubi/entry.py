@@ -13,7 +13,7 @@ from typing import Any
 from pair_network.errors import PairError
 from pair_network.families import Musubi
 
-from ...options import add_pair_options
+from ...options import add_pair_options, pair_network_module
 from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config
 from ..versions import MUSUBI, warn_if_newer
@@ -81,9 +81,7 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         PairError: An option that would break the run, with what to do instead.
     """
-    args.network_module = args.network_module or "pair_network"
-    if args.network_module != "pair_network":
-        raise PairError(f"--network_module {args.network_module}: pair training needs pair_network; remove the option")
+    args.network_module = pair_network_module(args.network_module)
     for option, what in (("dit", "name the file of the model"), ("output_dir", "name the folder for the LoRA files")):
         if not getattr(args, option):
             raise PairError(f"--{option} is missing: {what}")

@@ -12,7 +12,7 @@ from typing import Any
 from pair_network.errors import PairError
 from pair_network.network.checkpoint import PAIR_SUFFIX
 
-from ...options import add_pair_options
+from ...options import add_pair_options, pair_network_module
 from ...pair_dataset import write_pair_dataset
 from ...trainer import PairTraining, trains_text_encoder
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
@@ -174,9 +174,7 @@ def check_options(args: argparse.Namespace) -> None:
     Raises:
         PairError: An option that would break the run, with what to do instead.
     """
-    args.network_module = args.network_module or "pair_network"
-    if args.network_module != "pair_network":
-        raise PairError(f"--network_module {args.network_module}: pair training needs pair_network; remove the option")
+    args.network_module = pair_network_module(args.network_module)
     if args.save_model_as != "safetensors":
         raise PairError(f"--save_model_as {args.save_model_as}: only safetensors is written; remove the option")
     if getattr(args, "deepspeed", False):
