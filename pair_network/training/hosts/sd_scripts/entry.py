@@ -18,6 +18,7 @@ from ...trainer import PairTraining, trains_text_encoder
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config
 from ..versions import SD_SCRIPTS, warn_if_newer
+from .clip import restore_text_model
 from .families import TRAINERS, SdScripts, detect_model_type, trainer_of
 from .previews import StylePreviews
 
@@ -38,6 +39,7 @@ def import_sd_scripts(checkout: str, module: str = "train_network") -> Any:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     try:
+        restore_text_model()
         return importlib.import_module(module)
     except ModuleNotFoundError as cause:
         raise PairError(
