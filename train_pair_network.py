@@ -7,24 +7,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # accelerate launch starts scripts from anywhere
 
-from pair_network.errors import PairError
+from pair_network.__main__ import LESS_MEMORY
+from pair_network.errors import reported
 from pair_network.signals import run_main
 
 
 def main(argv: list[str] | None = None) -> int:
     from pair_network.training.launch import train
 
-    try:
-        return train(sys.argv[1:] if argv is None else argv)
-    except PairError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
-    except OSError as cause:
-        print(
-            f"error: {cause.filename or 'a file'}: {cause.strerror or cause}; check space and permissions",
-            file=sys.stderr,
-        )
-        return 2
+    return reported(lambda: train(sys.argv[1:] if argv is None else argv), LESS_MEMORY)
 
 
 if __name__ == "__main__":

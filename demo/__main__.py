@@ -22,7 +22,7 @@ from demo.model_config import MODEL_DIR, load_pipeline
 from demo.one_pair import OUTPUT_DIR, ROOT, pair_files, style_words, train_style
 from demo.scenes import to_picture
 from demo.styles import HELD_OUT_STYLES
-from pair_network import PairError
+from pair_network.errors import reported
 from pair_network.images import open_image
 from pair_network.sampling.pipelines import Style, style_guidance
 from pair_network.sampling.previews import grid, save_picture
@@ -99,8 +99,4 @@ def sample(pipe: Any, prompts: Sequence[str], steps: int) -> list[Image.Image]:
 if __name__ == "__main__":
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
-    try:
-        sys.exit(run_main(main))
-    except PairError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run_main(lambda: reported(main, "close other programs")))

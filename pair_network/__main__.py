@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __version__
-from .errors import PairError, is_out_of_memory, nearest
+from .errors import PairError, nearest, reported
 from .signals import exit_status, run_main
 
 Run = Callable[[list[str]], int]
+LESS_MEMORY = "--gradient_checkpointing or a smaller --resolution"
 
 
 def train(argv: list[str]) -> int:
@@ -96,30 +97,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb in ("-h", "--help", "--version"):
         print(__version__ if verb == "--version" else usage())
         return 0
+    remedy = LESS_MEMORY if verb == "train" else "--low_memory, or smaller --width and --height"
     try:
-        if verb not in VERBS:
-            raise PairError(f"unknown verb {verb!r}{nearest(verb, VERBS)}; known are {', '.join(VERBS)}")
-        return VERBS[verb][1](rest)
-    except PairError as mistake:
-        return failed(str(mistake))
-    except OSError as cause:
-        return failed(f"{cause.filename or 'a file'}: {cause.strerror or cause}; check space and permissions")
-    except RuntimeError as failure:
-        if not is_out_of_memory(failure):
-            raise
-        reason = " ".join(str(failure).split())[:120]
-        remedy = "--gradient_checkpointing or a smaller --resolution" if verb == "train" else "--low_memory, or smaller"
-        remedy += "" if verb == "train" else " --width and --height"
-        return failed(f"too little memory ({reason}); {remedy}")
+        return reported(lambda: _run(verb, rest), remedy)
     except KeyboardInterrupt as stop:
         print(f"{verb}: stopped; what was saved before is whole", file=sys.stderr)
         return exit_status(stop)
 
 
-def failed(sentence: str) -> int:
-    """Prints an error and returns its exit status."""
-    print(f"error: {sentence}", file=sys.stderr)
-    return 2
+def _run(verb: str, argv: list[str]) -> int:
+    if verb not in VERBS:
+        raise PairError(f"unknown verb {verb!r}{nearest(verb, VERBS)}; known are {', '.join(VERBS)}")
+    return VERBS[verb][1](argv)
 
 
 def command() -> int:

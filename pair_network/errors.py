@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection
 
 LONGEST = 1000  # characters of an error
 LONGEST_WORD = 250
+PEER_IS_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+)  # gloo's, NCCL's words
 
 
 class PairError(ValueError):
@@ -30,9 +37,41 @@ def printable(value: object, limit: int = 300) -> str:
     return shown if len(shown) <= limit else shown[:limit] + "…"
 
 
-def is_out_of_memory(failure: RuntimeError) -> bool:
+def is_out_of_memory(failure: RuntimeError | MemoryError) -> bool:
     """Whether a device had too little memory; only CUDA's allocator has an exception of its own for it."""
-    return any(words in str(failure) for words in ("out of memory", "can't allocate memory"))
+    return isinstance(failure, MemoryError) or any(
+        words in str(failure) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+def reported(run: Callable[[], int], memory_remedy: str) -> int:
+    """A program's exit status; what a user can mend is one line on stderr, and status 2.
+
+    Args:
+        run: The program.
+        memory_remedy: What makes it need less memory.
+    """
+    try:
+        return run()
+    except PairError as mistake:
+        words = str(mistake)
+    except OSError as cause:
+        words = f"{printable(cause.filename or 'a file')}: {cause.strerror or cause}; check space and permissions"
+    except (RuntimeError, MemoryError) as failure:
+        if any(mark in str(failure) for mark in PEER_IS_GONE):
+            words = "another process of this run has ended; it says why"
+        elif not is_out_of_memory(failure):
+            raise
+        else:
+            words = f"too little memory ({printable(' '.join(str(failure).split()), 120)}); {memory_remedy}"
+    print(f"error{_of_process()}: {words}", file=sys.stderr)
+    return 2
+
+
+def _of_process() -> str:
+    """Which one of several, whose launcher shows the output of all: the first one needs no name."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return "" if rank == "0" else f" (process {printable(rank, 10)})"
 
 
 def nearest(name: str, accepted: Collection[str]) -> str:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -113,11 +114,11 @@ def replace_folder(new: Path, folder: Path) -> None:
         except OSError:
             os.replace(old, folder)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        leftovers.remove(old)
     elif not folder.exists():
         os.replace(new, folder)
     _to_disk(folder.parent)
-    shutil.rmtree(new, ignore_errors=True)  # after an exchange, what was there before
+    leftovers.remove(new)  # after an exchange, what was there before: a folder, or a link to one
 
 
 def remove_folder(folder: Path) -> None:
@@ -127,6 +128,39 @@ def remove_folder(folder: Path) -> None:
     doomed = temporary_folder(folder)
     os.replace(folder, doomed / folder.name)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path, name: str) -> Iterator[None]:
+    """Inside the block no other run writes files of this name into the folder: theirs would be mixed with ours.
+
+    The processes of one distributed run count as one.
+
+    Raises:
+        PairError: Another run does it already.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    own = folder / f"{leftovers.prefix(name)}{secrets.token_hex(4)}{leftovers.LOCK}"
+    held = contextlib.ExitStack()
+    try:
+        with contextlib.suppress(OSError):  # a folder or name that cannot be: who writes there first will say so
+            folder.mkdir(parents=True, exist_ok=True)
+            leftovers.hold(held.enter_context(own.open("xb")))
+        others = leftovers.others_at(folder, name, own)
+        if others:
+            words = f"{others[0]} is writing files of this name; let it end, or give another --output_name"
+            raise PairError(f"{printable(folder / name)}: {words}")
+        yield
+    finally:
+        held.close()
+        with contextlib.suppress(OSError):  # the folder may be gone, or hold other files
+            own.unlink()
+        with contextlib.suppress(OSError):
+            for place in made:
+                place.rmdir()
 
 
 def check_space(path: Path, needed: int) -> None:

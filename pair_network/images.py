@@ -6,7 +6,7 @@ import contextlib
 import logging
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -59,8 +59,8 @@ def file_beside(image: Path, suffix: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
-    """The stored image, of one of ``FORMATS``, its pixels not yet read.
+def opened(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+    """The stored image, of one of ``formats``, its pixels not yet read.
 
     Raises:
         PairError: The file is missing, empty, too large, or damaged: also where the block finds that out.
@@ -75,7 +75,7 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's about large pictures and damaged marks; the limit is below
-            with Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+            with Image.open(path, formats=[kind for kind in formats if kind in Image.OPEN]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise PairError(
                         f"{name}: {image.width}x{image.height} pixels are more than {MAX_PIXELS // 10**6} million; "
@@ -85,7 +85,8 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     except PairError:
         raise
     except Image.UnidentifiedImageError as cause:
-        raise PairError(f"{name}: not a readable image of a kind that is read ({', '.join(FORMATS)})") from cause
+        kinds = f"not a readable image of a kind that is read ({', '.join(formats)})"
+        raise PairError(f"{name}: {kinds}; save it again as PNG or JPEG") from cause
     except OSError as cause:
         if cause.errno is not None:
             raise PairError(f"{name}: cannot be read ({cause.strerror}); check its permissions") from cause

@@ -1,13 +1,15 @@
 """What killed runs leave behind: temporary names that tell whose they are, and their removal by the next run.
 
 A temporary name is ``.NAME.HOST-PROCESS-xxxxxxxx.tmp``; ``.old`` is a folder put aside until the new one has its name.
-It is a leftover when its process is gone; from another computer, when it has not changed for a day.
+It is a leftover when its process is gone; from another computer, when it has not changed for a day. A ``.lock`` is an
+empty file that a run holds while it writes files of this name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import logging
 import os
@@ -18,11 +20,17 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from typing import IO
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 logger = logging.getLogger(__name__)
 
-OLD = ".old"
-PATTERN = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-\w{8}\.(?P<kind>tmp|old)")
+OLD, LOCK = ".old", ".lock"
+PATTERN = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-\w{8}\.(?P<kind>tmp|old|lock)")
 DAY = 24 * 3600
 MAX_NAME = 200  # bytes of the target's name in a temporary one: systems allow 255 in all
 STARTED = time.time()
@@ -61,7 +69,8 @@ def clean(folder: Path) -> list[Path]:
     done, size = [], 0
     for path, match in found:
         with contextlib.suppress(OSError):  # another run was faster
-            if not _is_abandoned(path, match["host"], int(match["process"])):
+            is_lock = match["kind"] == LOCK[1:]
+            if is_held(path) if is_lock else not _is_abandoned(path, match["host"], int(match["process"])):
                 continue
             original = folder / match["name"]
             if match["kind"] == "old" and not original.exists():
@@ -71,14 +80,43 @@ def clean(folder: Path) -> list[Path]:
                     done.append(path)
                 continue
             size += size_of(path)
-            _remove(path)
+            remove(path)
             done.append(path)
     if size or done:
         logger.warning("%s: removed what killed runs had left, %s bytes", folder, f"{size:,}")
     return done
 
 
-def _remove(path: Path) -> None:
+def others_at(folder: Path, name: str, own: Path) -> list[str]:
+    """Which runs, other than the one of the lock ``own``, hold the name: ``process 123``, ``another computer``."""
+    found = []
+    for path in folder.glob(f".*{LOCK}"):
+        match = PATTERN.fullmatch(path.name)
+        if match and match["name"] == _short(name) and path != own and is_held(path):
+            found.append(f"process {match['process']}" if match["host"] == host() else "another computer")
+    return found
+
+
+def hold(file: IO[bytes]) -> None:
+    """Locks an open file until it is closed, or its process ends in any way; OSError when another process has it."""
+    if sys.platform == "win32":
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process has locked the file; False too where the drive knows no locks."""
+    try:
+        with path.open("rb+") as file:
+            hold(file)
+    except OSError as cause:
+        return cause.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return False
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with its content, or a link, whose target stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

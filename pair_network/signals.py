@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -80,6 +81,20 @@ def say(text: str) -> None:
     """A line on stderr from within a handler, where Python's own streams may be in the middle of a write."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
+
+
+def become(command: list[str]) -> int:
+    """Runs a command in the place of this program: it gets every signal itself, and its status is this one's."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if os.name != "nt":
+        os.execv(command[0], command)
+    process = subprocess.Popen(command)  # Windows has no other program in the same place
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the console tells the command too
+            continue
 
 
 def run_main(main: Callable[[], int]) -> int:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor, UnidentifiedImageError
+from PIL import Image, ImageColor
 
+from . import images
 from .errors import PairError
-from .images import DEEP_MODES, orientation, upright
+from .images import DEEP_MODES, opened, orientation, upright
 
-# What Pillow may try: no format here starts a program (EPS starts Ghostscript) or fetches anything.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
+# Of a GIF, the one picture of those that do not move.
+FORMATS = (*images.FORMATS, "GIF")
 UNREAD = {".heic": "HEIC", ".heif": "HEIF", ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG", ".raw": "RAW"}
 TRAINER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -41,25 +41,10 @@ def open_upright(path: Path, background: str = "white") -> Upright:
     Raises:
         PairError: Missing, empty, cut off, an animation, too large to be a picture, or of another format.
     """
-    if not path.is_file():
-        raise PairError(f"{path}: no such image")
-    if path.stat().st_size == 0:
-        raise PairError(f"{path}: the file is empty; save or copy it again")
     if path.suffix.lower() in UNREAD:
         raise PairError(f"{path}: {UNREAD[path.suffix.lower()]} is not read here; save it as PNG or JPEG")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            Image.init()  # a format that no one has named yet is unknown to a list of formats
-            with Image.open(path, formats=FORMATS) as image:
-                return _upright(path, image, background_colour(background))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PairError(f"{path}: far more pixels than any training uses; scale it down and save it again") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as cause:
-        if isinstance(cause, PairError):
-            raise
-        reason = "of no format that is read here" if isinstance(cause, UnidentifiedImageError) else f"damaged ({cause})"
-        raise PairError(f"{path}: {reason}; save it again as PNG or JPEG") from cause
+    with opened(path, FORMATS) as image:
+        return _upright(path, image, background_colour(background))
 
 
 def background_colour(name: str) -> tuple[int, int, int]:

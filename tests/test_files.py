@@ -96,6 +96,37 @@ def test_space_is_checked_before_anything_is_written(tmp_path, monkeypatch):
         pass
 
 
+def test_two_runs_do_not_write_to_one_name(tmp_path):
+    out = tmp_path / "new" / "out"
+    code = """
+import sys
+from pathlib import Path
+from pair_network.files import only_writer
+with only_writer(Path(sys.argv[1]), sys.argv[2]):
+    print("writes")
+"""
+    with files.only_writer(out, "ink"):
+        (lock,) = out.iterdir()
+        assert leftovers.PATTERN.fullmatch(lock.name)
+        refused = run(code, out, "ink")
+        assert f"process {os.getpid()} is writing files of this name" in refused.stderr.splitlines()[-1]
+        assert run(code, out, "paint").stdout == "writes\n" and [*out.iterdir()] == [lock]
+    assert not (tmp_path / "new").exists(), "nothing was written"
+    lock.parent.mkdir(parents=True)
+    (out / lock.name.replace(str(os.getpid()), "4194305")).touch()  # of one that was killed
+    with files.only_writer(out, "ink"):
+        (out / "ink.safetensors").touch()
+        leftovers.clean(out)
+        assert len(os.listdir(out)) == 2
+    assert os.listdir(out) == ["ink.safetensors"]
+
+
+def test_where_no_lock_can_be_the_run_says_why(tmp_path):
+    (tmp_path / "file").touch()
+    with files.only_writer(tmp_path / "file", "ink"), files.only_writer(tmp_path, "a/b"):
+        assert os.listdir(tmp_path) == ["file"]
+
+
 def test_files_that_belong_together_change_together(tmp_path):
     paths = [tmp_path / "a", tmp_path / "b"]
     for path in paths:

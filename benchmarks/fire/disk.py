@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import train_pair_network
 from pair_network.signals import run_main
 
-from .trials import Score, make_pairs, start, temporary_files, timed, training, wait, whole_files
+from .trials import Plan, Score, make_pairs, start, temporary_files, training, wait, whole_files
 
 STEPS = 2
 
@@ -22,29 +22,21 @@ def program(argv: list[str]) -> int:
     return run_main(lambda: train_pair_network.main(argv))
 
 
-def run(folder: Path, trials: int, seed: int, until: float) -> Score:
+def run(folder: Path, score: Score, plan: Plan) -> None:
     """Sizes spread from nothing to a little more than a run needs."""
-    score = Score("full disks")
-    make_pairs(folder, seed)
-    with timed(score):
-        log = folder / "log.txt"
-        status = wait(start(program, _argv(folder, folder / "whole"), log), 300)
-        score.check(status == 0, f"with space it ended with {status}: {log.read_text()[-300:]}")
-        largest = max((path.stat().st_size for path in (folder / "whole").rglob("*") if path.is_file()), default=1)
-        needed = sum(path.stat().st_size for path in (folder / "whole").rglob("*") if path.is_file())
-        can_mount = _mount(folder / "probe", 1 << 20)
-        if can_mount:
-            _unmount(folder / "probe")
-        for number in range(trials):
-            if time.monotonic() > until:
-                break
-            share = (number + 1) / trials
-            if can_mount and number % 2:
-                _on_small_disk(folder, score, number, int(needed * share) + (64 << 10))
-            else:
-                _under_limit(folder, score, number, int(largest * share))
-            score.trials += 1
-    return score
+    make_pairs(folder, plan.seed)
+    log = folder / "log.txt"
+    status = wait(start(program, _argv(folder, folder / "whole"), log), 300)
+    score.check(status == 0, f"with space it ended with {status}: {log.read_text()[-300:]}")
+    sizes = [path.stat().st_size for path in (folder / "whole").rglob("*") if path.is_file()]
+    with mounted(folder / "probe", 1 << 20) as can_mount:
+        pass
+    for number, _ in score.numbers(plan):
+        share = (number + 1) / plan.trials
+        if can_mount and number % 2:
+            _on_small_disk(folder, score, number, int(sum(sizes) * share) + (64 << 10))
+        else:
+            _under_limit(folder, score, number, int(max(sizes, default=1) * share))
 
 
 def _argv(folder: Path, out: Path) -> list[str]:
@@ -65,14 +57,9 @@ def _under_limit(folder: Path, score: Score, number: int, size: int) -> None:
 
 def _on_small_disk(folder: Path, score: Score, number: int, size: int) -> None:
     """A file system of ``size`` bytes."""
-    place = folder / f"disk{number}"
-    if not _mount(place, size):
-        return
     score.count("small file systems")
-    try:
-        _judged(folder, place / "out", score, f"a disk of {size:,} bytes")
-    finally:
-        _unmount(place)
+    with mounted(folder / f"disk{number}", size):
+        _judged(folder, folder / f"disk{number}" / "out", score, f"a disk of {size:,} bytes")
 
 
 def _judged(folder: Path, out: Path, score: Score, where: str, before: Callable[[], None] | None = None) -> None:
@@ -89,14 +76,17 @@ def _judged(folder: Path, out: Path, score: Score, where: str, before: Callable[
     score.check(not temporary_files(out), f"{where}: temporary files are left")
 
 
-def _mount(place: Path, size: int) -> bool:
+@contextlib.contextmanager
+def mounted(place: Path, size: int) -> Iterator[bool]:
+    """A file system of ``size`` bytes at the place; False where this user may not mount one."""
     place.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
     try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        is_mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     except OSError:
-        return False
-
-
-def _unmount(place: Path) -> None:
-    subprocess.run(["umount", str(place)], capture_output=True, check=False)
+        is_mounted = False
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", str(place)], capture_output=True, check=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -12,29 +11,25 @@ import train_pair_network
 from convert.cli import main as convert
 from pair_network import leftovers
 
-from .trials import Score, make_pairs, start, temporary_files, timed, training, wait, whole_files
+from .trials import Plan, Score, make_pairs, start, temporary_files, training, wait, whole_files
 
-STEPS = 8
+STEPS = 5
 RESUMED_EVERY = 5  # trials
 
 
-def run(folder: Path, trials: int, seed: int, until: float) -> Score:
+def run(folder: Path, score: Score, plan: Plan) -> None:
     """Kills trainings (two of three) and conversions into folders that keep their files from trial to trial."""
-    score, generator = Score("kills"), random.Random(seed)
-    make_pairs(folder, seed)
-    with timed(score):
-        length = {"train": _length(folder, "train", score), "convert": _length(folder, "convert", score)}
-        while score.trials < trials and time.monotonic() < until:
-            kind = "convert" if score.trials % 3 == 2 else "train"
-            _trial(folder, kind, generator.uniform(0, length[kind] * 1.05), score)
-            if kind == "train" and score.trials % RESUMED_EVERY == 0:
-                _resume(folder, score)
-            score.trials += 1
-        for place in (folder / "train", folder / "convert"):
-            leftovers.clean(place)
-        left = temporary_files(folder)
-        score.check(not left, f"left behind after the next run: {[path.name for path in left][:3]}")
-    return score
+    make_pairs(folder, plan.seed)
+    length = {"train": _length(folder, "train", score), "convert": _length(folder, "convert", score)}
+    for number, generator in score.numbers(plan):
+        kind = "convert" if number % 3 == 2 else "train"
+        _trial(folder, kind, generator.uniform(0, length[kind] * 1.05), score)
+        if kind == "train" and number % RESUMED_EVERY == 0:
+            _resume(folder, score)
+    for place in (folder / "train", folder / "convert"):
+        leftovers.clean(place)
+    left = temporary_files(folder)
+    score.check(not left, f"left behind after the next run: {[path.name for path in left][:3]}")
 
 
 def _command(folder: Path, kind: str) -> tuple:

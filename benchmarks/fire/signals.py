@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import signal
 import time
@@ -12,30 +11,26 @@ from pathlib import Path
 import train_pair_network
 from pair_network.signals import run_main
 
-from .trials import Score, make_pairs, start, temporary_files, timed, training, wait, whole_files
+from .trials import Plan, Score, make_pairs, start, temporary_files, training, wait, whole_files
 
-STEPS = 40
+STEPS = 8
 
 
 def program(argv: list[str]) -> int:
     return run_main(lambda: train_pair_network.main(argv))
 
 
-def run(folder: Path, trials: int, seed: int, until: float) -> Score:
+def run(folder: Path, score: Score, plan: Plan) -> None:
     """Every training gets its signal within the time of an undisturbed one, the last previews included."""
-    score, generator = Score("signals"), random.Random(seed)
-    make_pairs(folder, seed)
-    with timed(score):
-        begun = time.monotonic()
-        log = folder / "log.txt"
-        status = wait(start(program, _argv(folder, "whole"), log), 300)
-        score.check(status == 0, f"without a signal it ended with {status}: {log.read_text()[-300:]}")
-        length = time.monotonic() - begun
-        while score.trials < trials and time.monotonic() < until:
-            sent = generator.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-            _trial(folder, score, sent, generator.uniform(0.1, length), generator.choice([1, 2, 3]))
-            score.trials += 1
-    return score
+    make_pairs(folder, plan.seed)
+    begun = time.monotonic()
+    log = folder / "log.txt"
+    status = wait(start(program, _argv(folder, "whole"), log), 300)
+    score.check(status == 0, f"without a signal it ended with {status}: {log.read_text()[-300:]}")
+    length = time.monotonic() - begun
+    for _, generator in score.numbers(plan):
+        sent = generator.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+        _trial(folder, score, sent, generator.uniform(0.05, length), generator.choice([1, 2, 3]))
 
 
 def _argv(folder: Path, name: str) -> list[str]:

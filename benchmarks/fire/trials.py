@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import random
 import sys
@@ -21,6 +22,27 @@ from pair_network.training.hosts.embedded.state import read_train_state
 
 MODEL = Path(__file__).resolve().parents[2] / "demo" / "model"
 SLOWEST = 10.0  # seconds that one broken input may take
+# What a training imports while it runs; children that are forked after it start in no time.
+PROGRAMS = (
+    "pair_network.training.hosts.embedded.entry", "transformers.models.clip.modeling_clip", "torch._dynamo",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion", "diffusers.schedulers.scheduling_ddim",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of a part is wanted.
+
+    Attributes:
+        trials: How many, those of earlier calls included.
+        until: ``time.monotonic()`` at which the part stops, done or not.
+        keep: Called after each trial: writes down what was found.
+    """
+
+    trials: int
+    seed: int
+    until: float
+    keep: Callable[[], None] = lambda: None
 
 
 @dataclass
@@ -39,6 +61,15 @@ class Score:
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def numbers(self, plan: Plan) -> Iterator[tuple[int, random.Random]]:
+        """The trials that are still to be made: each one's number, and randomness that depends on nothing else."""
+        while self.trials < plan.trials and time.monotonic() < plan.until:
+            begun = time.monotonic()
+            yield self.trials, random.Random(f"{plan.seed} {self.name} {self.trials}")
+            self.trials += 1
+            self.seconds += time.monotonic() - begun
+            plan.keep()
+
     def count(self, kind: str, number: int = 1) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + number
 
@@ -47,13 +78,10 @@ class Score:
             self.failures.append(" ".join(words.split())[:400])
 
 
-@contextlib.contextmanager
-def timed(score: Score) -> Iterator[None]:
-    start = time.monotonic()
-    try:
-        yield
-    finally:
-        score.seconds += time.monotonic() - start
+def import_programs() -> None:
+    """Imports what the children will need, before they are forked."""
+    for name in PROGRAMS:
+        importlib.import_module(name)
 
 
 def make_pairs(folder: Path, seed: int) -> None:

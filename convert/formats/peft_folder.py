@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,8 @@ class _Patterns:
 
 
 def _number(value: Any, source: Path, may_be_zero: bool = False) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # JSON's whole numbers have as many digits as they like; NaN is not below anything.
+    is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
     if not is_number or not (value or may_be_zero):
         raise PairError(f"{source}: {printable(str(value), 40)} is no rank or alpha")
     return float(value)

@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, verb_arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(planned, known)
     records = [batch_log.failed(job, reason) for job, reason in planned.refused]
-    finished: list[dict[str, Any]] = []
+    finished: Collection[dict[str, Any]] = ()
     pause = Pause()
     try:
         for finished in _run_all(planned.jobs, known, options.jobs):
@@ -108,7 +108,7 @@ def _dry_run(planned: Plan, log: batch_log.Log) -> int:
     return int(bool(planned.refused))
 
 
-def _run_all(listed: list[Job], log: batch_log.Log, count: int) -> Iterator[list[dict[str, Any]]]:
+def _run_all(listed: list[Job], log: batch_log.Log, count: int) -> Iterator[Collection[dict[str, Any]]]:
     """The records of all jobs in their order: once before the first job is run, and after each."""
     records: dict[Path, dict[str, Any]] = {}
     waiting = []
@@ -121,11 +121,11 @@ def _run_all(listed: list[Job], log: batch_log.Log, count: int) -> Iterator[list
             waiting.append(job)
     done = len(listed) - len(waiting)
     with tqdm(total=len(listed), initial=done, desc="batch", unit="file", disable=None) as progress:
-        yield list(records.values())
+        yield records.values()
         for job, record in _results(waiting, count):
             records[job.source] = record
             progress.update()
-            yield list(records.values())
+            yield records.values()
 
 
 def _results(waiting: list[Job], count: int) -> Iterator[tuple[Job, dict[str, Any]]]:

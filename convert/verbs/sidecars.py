@@ -7,7 +7,6 @@ import base64
 import html
 import io
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ TEXTS = (
 )
 NUMBERS = ("preferred weight", "style guidance scale")
 MAX_SCALE = 20.0  # of the web UIs' λ
+LARGEST_NUMBER = 1e6  # of any in a card; not a comparison with NaN holds
 # What runs in a page; a description may have other markup.
 ACTIVE_TAGS = r"<\s*/?\s*(script|iframe|object|embed|svg|link|meta|base|form)\b"
 ACTIVE_HTML = re.compile(rf"{ACTIVE_TAGS}|\bon\w+\s*=|javascript:", re.IGNORECASE)
@@ -131,7 +131,7 @@ def _harmless(values: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key in TEXTS:
         value = values.get(key)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
         if value and (is_number if key in NUMBERS else isinstance(value, str)):
             kept[key] = value
 

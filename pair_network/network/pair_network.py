@@ -144,7 +144,7 @@ class PairNetwork(nn.Module):
         if not self.is_plain:
             return
         config = getattr(args, "dataset_config", None)
-        if config and "content_dir" in Path(config).read_text(encoding="utf-8"):
+        if config and "content_dir" in Path(config).read_text(encoding="utf-8", errors="replace"):
             raise PairError(
                 f"{config}: content_dir needs pair training, which kohya's own scripts do not know; start "
                 "train_pair_network.py --sd_scripts DIR (or --musubi DIR) with the same options, or remove content_dir "

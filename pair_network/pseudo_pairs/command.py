@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pair_network.errors import PairError
 from pair_network.images import list_images, open_image
+from pair_network.reading import read_text
 from pair_network.sampling.cli.models import default_cfg, load_pipeline, place, set_sampler
 from pair_network.sampling.cli.options import Parser, number, whole
 from pair_network.training.pairs import check_pair
@@ -180,12 +181,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises:
         PairError: No such file, not UTF-8 text, or no prompt in it.
     """
-    if not path.is_file():
-        raise PairError(f"--prompts {path}: no such file")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as cause:
-        raise PairError(f"--prompts {path}: not UTF-8 text ({cause}); save it as UTF-8") from cause
+    lines = [line.strip() for line in read_text(path, "--prompts").splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise PairError(f"--prompts {path}: the file holds no prompt")
@@ -194,7 +190,7 @@ def read_prompts(path: Path) -> list[str]:
 
 def _caption(picture: Path) -> str:
     file = picture.with_suffix(CAPTION)
-    text = file.read_text(encoding="utf-8-sig", errors="replace").strip() if file.is_file() else ""
+    text = read_text(file).strip() if file.is_file() else ""
     if not text:
         raise PairError(f"--pictures: {picture} has no caption; write what it shows to {file.name} beside it")
     return text.splitlines()[0]

@@ -6,7 +6,6 @@ own, and the JSON of "Save config", in the names of its fields.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import toml
 
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
+from pair_network.reading import read_json
 
 # A field of the JSON -> sd-scripts' option, where the names differ.
 OPTION_OF_FIELD = {
@@ -134,12 +134,7 @@ def read_gui_json(path: Path) -> dict[str, Any]:
     Raises:
         PairError: Missing, no JSON, or not the GUI's.
     """
-    if not path.is_file():
-        raise PairError(f"--config_file {path}: there is no such file")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, UnicodeDecodeError) as cause:
-        raise PairError(f"{path}: not a JSON file ({cause})") from cause
+    values = read_json(path, "--config_file")
     if not isinstance(values, dict) or not is_gui_config(values):
         raise PairError(f"{path}: a JSON config is read when kohya_ss GUI saved it; this one has none of its fields")
     return values

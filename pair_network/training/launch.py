@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pair_network.errors import PairError, nearest
+from pair_network.signals import become
 
 from .hosts.kohya_config import config_path, read_config
 from .kohya_gui import is_gui_config, model_type_of_gui, options_of_gui, read_gui_json, write_options
@@ -40,7 +40,7 @@ def train(argv: Sequence[str]) -> int:
         print(f"sd-scripts: {found.checkout}, with {found.python or sys.executable}")
         if needs_restart(found):
             # After the first, given last: the Python of its own environment has its packages.
-            return subprocess.call([str(found.python), str(ENTRY), *argv, "--sd_scripts", choice.sd_scripts])
+            return become([str(found.python), str(ENTRY), *argv, "--sd_scripts", choice.sd_scripts])
     if choice.preset:
         rest = with_preset(choice.preset, rest)
     rest = with_gui_config(rest, choice)

@@ -254,6 +254,8 @@ def test_devices_and_folders_are_no_files(tmp_path, run):
         ("[", "cannot be read"), ("[]", "no settings"), ('{"peft_type": "LOHA"}', "plain LoRA"),
         ('{"peft_type": "LORA", "r": 0, "lora_alpha": 1}', "no rank or alpha"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": "x"}', "no rank or alpha"),
+        ('{"peft_type": "LORA", "r": 2, "lora_alpha": 1' + "0" * 400 + "}", "no rank or alpha"),
+        ('{"peft_type": "LORA", "r": 2, "lora_alpha": NaN}', "no rank or alpha"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": 1, "alpha_pattern": {"(a+)+$": 3}}', "no layer name"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": 1, "use_dora": true}', "plain LoRA"),
     ],

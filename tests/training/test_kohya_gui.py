@@ -146,7 +146,7 @@ def test_auto_starts_the_training_with_the_environments_own_python(tmp_path, mon
     python = make_python(tmp_path / "kohya_ss/venv/bin/python")
     monkeypatch.setattr(launch, "usual_places", lambda: [tmp_path])
     calls = []
-    monkeypatch.setattr(launch.subprocess, "call", lambda command: calls.append(command) or 7)
+    monkeypatch.setattr(launch, "become", lambda command: calls.append(command) or 7)
     assert launch.train(["--sd_scripts", "auto", "--model_type", "sd"]) == 7
     entry = str(Path(kohya_install.PROJECT) / "train_pair_network.py")
     assert calls == [[str(python), entry, "--sd_scripts", "auto", "--model_type", "sd", "--sd_scripts", str(checkout)]]

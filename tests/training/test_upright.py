@@ -72,7 +72,7 @@ def test_an_eps_named_png_starts_no_ghostscript(tmp_path, monkeypatch):
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was started"))
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(PairError, match=r"a\.png: of no format that is read here"):
+    with pytest.raises(PairError, match=r"a\.png: not a readable image of a kind that is read"):
         open_upright(tmp_path / "a.png")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +64,6 @@ def _words(value: Any) -> str | None:
 
 
 def _scale(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if abs(value) <= MAX_SCALE else None
+    return float(value) if abs(value) <= MAX_SCALE else None  # neither NaN nor an endless row of digits is

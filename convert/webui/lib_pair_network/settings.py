@@ -159,7 +159,7 @@ def _style(values: Mapping[str, Any], slot: int) -> Style:
 def _number(value: Any, control: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise GuidanceError(f"{control}: {value!r} is not a number") from None
     if not math.isfinite(number):
         raise GuidanceError(f"{control}: {value!r} is not a number")
@@ -205,12 +205,20 @@ def pasted(entries: Mapping[str, Any], slot: int, field: str) -> Any:
         return None
     default = getattr(DEFAULTS, field)
     value = entries.get(key(slot, field), default)
-    return value if isinstance(default, str) else float(value)
+    return value if isinstance(default, str) else _pasted_number(value, default)
+
+
+def _pasted_number(value: Any, default: float) -> float:
+    """A picture's text may say anything; a paste that fails would leave all other controls empty too."""
+    try:
+        return _number(value, TITLE)
+    except GuidanceError:
+        return default
 
 
 def pasted_cfg_end(entries: Mapping[str, Any]) -> float | None:
     """The same for the content's CFG."""
-    return float(entries.get(CFG_END_KEY, 1.0)) if is_guided(entries) else None
+    return _pasted_number(entries.get(CFG_END_KEY, 1.0), 1.0) if is_guided(entries) else None
 
 
 def is_guided(entries: Mapping[str, Any]) -> bool:

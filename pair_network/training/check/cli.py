@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pair_network.errors import PairError
+from pair_network.reading import read_text
 from pair_network.training.options import FITS
 from pair_network.training.prepare import caption_file, find_pairs
 
@@ -46,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _caption(image: Path, prompt: str | None) -> str:
     file = caption_file(image)
-    return file.read_text(encoding="utf-8-sig", errors="replace").strip() if file else prompt or "(no caption)"
+    return read_text(file).strip() if file else prompt or "(no caption)"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import toml
-
 from pair_network.errors import PairError, nearest
+from pair_network.reading import read_toml
 
 # Options of the entry point that a file may hold, besides the parser's own.
 ENTRY_OPTIONS = ("model_type", "host")
@@ -36,12 +35,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         PairError: The file is missing, is no TOML, or sets a key twice.
     """
-    if not path.is_file():
-        raise PairError(f"--config_file {path}: there is no such file")
-    try:
-        content = toml.loads(path.read_text(encoding="utf-8-sig"))
-    except (toml.TomlDecodeError, UnicodeDecodeError, IndexError) as cause:
-        raise PairError(f"{path}: not a TOML file ({cause})") from cause
+    content = read_toml(path)
     flat: dict[str, Any] = {}
     for name, value in content.items():
         for key, entry in value.items() if isinstance(value, Mapping) else ((name, value),):

@@ -311,3 +311,7 @@ def test_infotext_goes_there_and_back(library):
     assert settings.pasted_cfg_end({"Steps": "4"}) is None
     assert settings.is_guided(entries) and not settings.is_guided({"Steps": "4"})
     assert settings.pasted({"Steps": "4"}, 0, "scale") is None
+    for odd in ("x", "nan", "1e999", "9" * 400, None, [1]):  # a picture's text may say anything
+        entries = {settings.key(0, "lora"): "x", settings.key(0, "scale"): odd, settings.CFG_END_KEY: odd}
+        assert settings.pasted(entries, 0, "scale") == settings.DEFAULTS.scale
+        assert settings.pasted_cfg_end(entries) == 1.0

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import toml
-
 from pair_network import leftovers
 from pair_network.errors import PairError, nearest
+from pair_network.reading import read_toml
 
 from .config import EmbeddedOptions
 from .model_files import TAKEN, check_model, find_model, refuse_pickle
@@ -21,13 +19,6 @@ from .numbers import check_options
 from .optimizers import check_lr_scheduler, optimizer_class, parse_key_values
 
 logger = logging.getLogger(__name__)
-
-LARGEST_TOML = 1_000_000  # bytes
-DEEPEST = 20
-BACKSLASHES = (
-    r"a backslash in double quotes begins an escape (\n, \t): write a Windows path as 'C:\pairs' in single quotes, or "
-    "with slashes, C:/pairs"
-)
 
 # Keys of files that either host can run, and what this one does instead.
 NOT_NEEDED = {
@@ -58,7 +49,7 @@ def read_config_file(
     path = path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
     values = {}
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config_file")}
-    for key, value in _flatten(load_toml(path), path).items():
+    for key, value in _flatten(read_toml(path), path).items():
         if key in NOT_NEEDED:
             logger.info("%s: %s is for other hosts: here %s", path, key, NOT_NEEDED[key])
             continue
@@ -66,49 +57,6 @@ def read_config_file(
             raise PairError(f"{path}: unknown key {key!r}{nearest(key, actions)}")
         values[key] = _checked(value, actions[key], f"{path}: {key}")
     return parser.parse_args(list(argv), namespace=argparse.Namespace(**values))
-
-
-def load_toml(path: Path) -> dict[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        PairError: The file is missing, not UTF-8 text or not TOML.
-    """
-    if not path.is_file():
-        raise PairError(f"{path}: there is no such file")
-    if path.stat().st_size > LARGEST_TOML:
-        raise PairError(f"{path}: more than {LARGEST_TOML:,} bytes are no settings; name another file")
-    text = ""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = toml.loads(text)
-    except Exception as cause:  # the toml package raises whatever a broken file makes of it
-        hint = f"; {BACKSLASHES}" if _has_backslash_in_quotes(text) else ""
-        raise PairError(f"{path}: not a TOML file ({cause or type(cause).__name__}){hint}") from cause
-    for value, depth in _texts(content):
-        if depth > DEEPEST:
-            raise PairError(f"{path}: tables or lists stand more than {DEEPEST} deep in each other; no settings do")
-        if any(ord(character) < 32 or ord(character) == 127 for character in value):
-            raise PairError(f"{path}: {value[:100]!r} holds a control character; {BACKSLASHES}")
-    return content
-
-
-def _has_backslash_in_quotes(text: str) -> bool:
-    return re.search(r'"[^"\n]*\\[^"\n]*', text) is not None
-
-
-def _texts(value: Any) -> Iterator[tuple[str, int]]:
-    """Every text in a table, its keys too, and how deep it stands; an empty text for each list."""
-    entries = [(value, 0)]
-    while entries:
-        entry, depth = entries.pop()
-        if isinstance(entry, str):
-            yield entry, depth
-        elif isinstance(entry, Mapping):
-            entries += [(part, depth + 1) for part in (*entry.keys(), *entry.values())]
-        elif isinstance(entry, list):
-            yield "", depth
-            entries += [(part, depth + 1) for part in entry]
 
 
 def _flatten(content: Mapping[str, Any], path: Path) -> dict[str, Any]:

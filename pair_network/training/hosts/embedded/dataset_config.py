@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pair_network.errors import PairError, nearest
+from pair_network.reading import read_toml
 
 from ...pairs import SHARED_BRANCH, check_branch
 from .buckets import Size
 from .config import EmbeddedOptions
-from .config_file import load_toml
 
 VAE_FACTOR = 8  # Stable Diffusion's pixels per latent
 
@@ -108,7 +108,7 @@ def read_dataset_config(source: str | Path | Mapping[str, Any], args: EmbeddedOp
     if isinstance(source, Mapping):
         content, where = source, "the dataset settings"
     else:
-        content, where = load_toml(Path(source)), str(source)
+        content, where = read_toml(Path(source)), str(source)
     for key in content:
         if key not in ("general", "datasets"):
             raise PairError(f"{where}: unknown key {key!r}{nearest(key, ('general', 'datasets'))}")

@@ -11,6 +11,8 @@ from typing import Any
 
 import transformers
 
+from pair_network.files import only_writer
+
 from ...options import add_pair_options
 from ...pair_dataset import write_pair_dataset
 from ...trainer import PairTraining, trains_text_encoder
@@ -71,5 +73,6 @@ def train_pairs(argv: Sequence[str], trainer: type[PairTrainer] = PairTrainer) -
     parser = setup_parser()
     add_pair_options(parser)
     options = frozen(read_config_file(parser.parse_args(argv), parser, argv))
-    trainer().train(replace(options, dataset_config=write_pair_dataset(options) or options.dataset_config))
+    with only_writer(Path(options.output_dir), options.output_name or "last"):
+        trainer().train(replace(options, dataset_config=write_pair_dataset(options) or options.dataset_config))
     return 0

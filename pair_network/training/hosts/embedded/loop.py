@@ -18,7 +18,7 @@ from .interrupt import Interrupt
 from .resume import RATES, apply_rates, compare, facts_of, initial_rates
 from .saving import Saver, step_name
 from .session import Session, init_trackers
-from .state import TrainState, check_finite, load_state, read_train_state
+from .state import TrainState, check_finite, load_state, read_train_state, together
 
 AVERAGED_LOSSES = 100
 
@@ -204,10 +204,10 @@ class TrainingLoop:
 
     def _previews(self, epoch: int | None) -> None:
         """Pictures to look at: a signal breaks them off, or keeps them from beginning."""
-        if self.interrupt.signum:
-            return
         s = self.session
-        with self.interrupt.may_break_off():
+        with together(self.accelerator), self.interrupt.may_break_off():
+            if self.interrupt.signum:
+                return
             self.trainer.sample_images(
                 s.accelerator, s.args, epoch, self.global_step, s.accelerator.device, s.vae, s.tokenizers,
                 s.text_encoder, s.unet,
@@ -244,5 +244,8 @@ class TrainingLoop:
             apply_rates(self.session, rates)
         self.use_train_weights()
         self.global_step = saved.current_step
+        length = self.session.steps_per_epoch
         self.epoch = saved.current_epoch - (0 if saved.epoch_finished else 1)
-        self.epoch_steps_done = max(0, saved.current_step - self.epoch * self.session.steps_per_epoch)
+        if not 0 <= self.global_step - self.epoch * length <= length:  # other pairs, or another number of processes
+            self.epoch = self.global_step // length
+        self.epoch_steps_done = self.global_step - self.epoch * length

@@ -22,7 +22,7 @@ from pair_network.files import weights_of
 
 from ..sd_scripts.families import tensor_names
 from .config import EmbeddedOptions
-from .model_files import ModelFiles, read_json
+from .model_files import ModelFiles, read_settings
 from .numbers import check_schedule, check_weights
 
 logger = logging.getLogger(__name__)
@@ -57,9 +57,9 @@ def read_model_facts(folder: Path, checkpoint: Path | None = None) -> ModelFacts
     Raises:
         PairError: The model predicts something other than noise or velocity.
     """
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_settings(folder / "scheduler" / "scheduler_config.json")
     check_schedule(scheduler, folder / "scheduler" / "scheduler_config.json")
-    unet = read_json(folder / "unet" / "config.json")
+    unet = read_settings(folder / "unet" / "config.json")
     marks = set(tensor_names(checkpoint)) if checkpoint is not None else set()
     prediction_type = "v_prediction" if V_MARK in marks else scheduler.get("prediction_type", "epsilon")
     if prediction_type not in ("epsilon", "v_prediction"):

@@ -6,14 +6,15 @@ folder with the configurations, the tokenizers and the noise schedule; a checkpo
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
+from pair_network.reading import read_json_table
 
 from ..sd_scripts.families import tensor_names, type_of_names
 from .config import EmbeddedOptions
@@ -34,6 +35,7 @@ SDXL_COMPONENTS = {
 }
 WITH_WEIGHTS = ("vae", "text_encoder", "text_encoder_2", "unet")
 TAKEN = "a diffusers folder, a .safetensors checkpoint or a hub name of an SD 1.x, 2.x or SDXL model"
+DOWNLOAD = "download the model again"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -101,15 +103,15 @@ def check_model_folder(folder: Path, needs_weights: bool = True) -> None:
     if not (folder / "model_index.json").is_file():
         reason = "there is no such folder" if not folder.exists() else "not a diffusers model (no model_index.json)"
         raise PairError(f"{folder}: {reason}; --pretrained_model_name_or_path takes {TAKEN}")
-    index = read_json(folder / "model_index.json")
+    index = read_settings(folder / "model_index.json")
     if "transformer" in index or "text_encoder_3" in index or "unet" not in index:
         raise PairError(f"{folder}: {index.get('_class_name')} is none of SD 1.x, 2.x and SDXL; use --host sd-scripts")
-    if not (index.get("text_encoder") or [None])[0]:
+    if not _entry(index, "text_encoder", 0):
         raise PairError(f"{folder}: has no first text encoder (an SDXL refiner?); train the base model")
     for part, (class_name, config) in (SDXL_COMPONENTS if "text_encoder_2" in index else SD_COMPONENTS).items():
         if not (folder / part / config).is_file():
             raise PairError(f"{folder}: {part}/{config} is missing; download the model again")
-        found = (index.get(part) or [None, None])[1]
+        found = _entry(index, part, 1)
         if class_name and found not in (class_name, f"{class_name}Fast"):
             raise PairError(f"{folder}: its {part} is a {found}, not a {class_name}; use --host sd-scripts for it")
         if needs_weights and part in WITH_WEIGHTS:
@@ -119,8 +121,8 @@ def check_model_folder(folder: Path, needs_weights: bool = True) -> None:
 
 def _check_channels(folder: Path) -> None:
     """Raises PairError where the U-Net reads more than latents: inpainting, depth and image-editing models do."""
-    latents = read_json(folder / "vae" / "config.json").get("latent_channels", 4)
-    inputs = read_json(folder / "unet" / "config.json").get("in_channels", 4)
+    latents = _count(folder / "vae" / "config.json", "latent_channels")
+    inputs = _count(folder / "unet" / "config.json", "in_channels")
     if inputs != latents:
         kind = "an inpainting model" if inputs == 2 * latents + 1 else "a model that is given more than a prompt"
         raise PairError(
@@ -139,15 +141,22 @@ def _check_weights(folder: Path) -> None:
     raise PairError(f"{folder}: no .safetensors weights; download the model again")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; PairError when it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError("no table of settings")
-        return content
-    except (OSError, ValueError, TypeError, RecursionError) as cause:
-        raise PairError(f"{path}: cannot be read ({cause}); download the model again") from cause
+def _entry(index: Mapping[str, Any], part: str, place: int) -> Any:
+    """Library (0) or class (1) of a component, as model_index.json names them; None: it does not."""
+    found = index.get(part)
+    return found[place] if isinstance(found, list) and len(found) == 2 else None
+
+
+def _count(file: Path, name: str) -> int:
+    count = read_settings(file).get(name, 4)
+    if type(count) is not int or not 1 <= count <= 1024:
+        raise PairError(f"{file}: {name} = {printable(count, 80)} is no number of channels; {DOWNLOAD}")
+    return count
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The object in one of a model's JSON files; PairError when it cannot be read."""
+    return read_json_table(path, remedy=DOWNLOAD)
 
 
 @lru_cache

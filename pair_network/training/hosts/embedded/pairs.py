@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pair_network.errors import PairError
 from pair_network.images import file_beside, image_size, list_images
+from pair_network.reading import read_text
 
 from ...pairs import check_no_orphans, check_pair, find_content_image
 from .buckets import Frame, Size, bucket_sizes, cover, nearest_bucket, shrunk_bucket
@@ -121,10 +122,7 @@ def read_caption(path: Path, subset: SubsetConfig, tokens: str | None, setting: 
             wanted = path.with_suffix(subset.caption_extension).name
             raise PairError(f"{path}: no caption: write one to {wanted} beside it, or set {setting}")
         return tokens
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except UnicodeDecodeError as cause:
-        raise PairError(f"{file}: not UTF-8 text ({cause}); save it as UTF-8") from cause
+    lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not lines:
         raise PairError(f"{file}: an empty caption file; write the caption into it or remove it")
     return lines[0]

@@ -18,6 +18,7 @@ from PIL import Image
 from pair_network.errors import PairError
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import Row
+from pair_network.reading import read_text
 from pair_network.sampling.pipelines import Style, style_guidance
 from pair_network.sampling.previews import grid, save_picture
 
@@ -61,14 +62,9 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         PairError: The file is missing, holds no prompt, or a flag is unknown or unusable.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PairError(f"--sample_prompts {path}: no such file")
     if path.suffix.lower() in (".toml", ".json"):
         return [parse_prompt(line, f"{path}") for line in lines_of(path)]
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as cause:
-        raise PairError(f"--sample_prompts {path}: not UTF-8 text ({cause}); save it as UTF-8") from cause
+    lines = [line.strip() for line in read_text(path, "--sample_prompts").splitlines()]
     prompts = [parse_prompt(line, f"{path}") for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise PairError(f"--sample_prompts {path}: the file holds no prompt")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pair_network.errors import PairError, nearest
-
-from .config_file import load_toml
+from pair_network.reading import read_json, read_toml
 
 FLAGS = {
     "negative_prompt": "n", "width": "w", "height": "h", "seed": "d", "sample_steps": "s", "scale": "l",
@@ -23,9 +21,9 @@ def lines_of(path: Path) -> list[str]:
         PairError: The file is broken, or has an unknown key.
     """
     if path.suffix.lower() == ".json":
-        entries: Any = _json(path)
+        entries: Any = read_json(path, "--sample_prompts")
     else:
-        content = load_toml(path).get("prompt")
+        content = read_toml(path).get("prompt")
         if not isinstance(content, Mapping):
             raise PairError(f"--sample_prompts {path}: there is no [prompt] in it")
         shared = {key: value for key, value in content.items() if key != "subset"}
@@ -36,13 +34,6 @@ def lines_of(path: Path) -> list[str]:
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise PairError(f"--sample_prompts {path}: a list of prompts, each a table, is needed")
     return [_line(entry, path) for entry in entries]
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as cause:
-        raise PairError(f"--sample_prompts {path}: not a JSON file ({cause})") from cause
 
 
 def _line(entry: Mapping[str, Any], path: Path) -> str:

@@ -17,7 +17,7 @@ from .hooks import TrainerHooks
 from .metadata import stringified, training_metadata
 from .optimizers import train_eval_switches
 from .session import DTYPES, Session
-from .state import TrainState, save_state, state_bytes
+from .state import TrainState, save_state, state_bytes, together
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,8 @@ class Saver:
         self.args = session.args
         self.folder = Path(session.args.output_dir)
         self.use_train_weights, self.use_eval_weights = train_eval_switches(self.args, session.optimizer.optimizer)
-        self._make_folder()
+        with together(session.accelerator):
+            self._make_folder()
         facts = {
             "session_id": time.time_ns() % 2**32,
             "training_started_at": time.time(),
@@ -79,22 +80,25 @@ class Saver:
     def save(self, name: str, state: TrainState, with_state: bool) -> None:
         """Writes NAME.safetensors (through the network) and NAME-state."""
         accelerator = self.session.accelerator
-        if accelerator.is_main_process:
-            metadata = {
-                **self.metadata,
-                "ss_training_finished_at": time.time(),
-                "ss_steps": state.current_step,
-                "ss_epoch": state.current_epoch,
-            }
-            texts = stringified(metadata, self.args.no_metadata)
-            texts.update(self.trainer.get_sai_model_spec(self.args))
-            dtype = DTYPES[self.args.save_precision] if self.args.save_precision else None
-            self.session.bare_network.save_weights(str(self.folder / f"{name}.safetensors"), dtype, texts)
-        accelerator.wait_for_everyone()
+        with together(accelerator):
+            if accelerator.is_main_process:
+                self._save_weights(name, state)
         if with_state:
             self.use_train_weights()  # a schedule-free optimizer goes on from these
             save_state(accelerator, self.state_folder(name), state, self._state_bytes())
             self.use_eval_weights()
+
+    def _save_weights(self, name: str, state: TrainState) -> None:
+        metadata = {
+            **self.metadata,
+            "ss_training_finished_at": time.time(),
+            "ss_steps": state.current_step,
+            "ss_epoch": state.current_epoch,
+        }
+        texts = stringified(metadata, self.args.no_metadata)
+        texts.update(self.trainer.get_sai_model_spec(self.args))
+        dtype = DTYPES[self.args.save_precision] if self.args.save_precision else None
+        self.session.bare_network.save_weights(str(self.folder / f"{name}.safetensors"), dtype, texts)
 
     def save_step(self, state: TrainState) -> None:
         """The save of --save_every_n_steps; removes what --save_last_n_steps no longer keeps."""
@@ -136,12 +140,13 @@ class Saver:
         return self.folder / f"{name}-state"
 
     def _remove(self, name: Callable[[EmbeddedOptions, int], str], weights: int | None, state: int | None) -> None:
-        if not self.session.accelerator.is_main_process:
-            return
-        if weights is not None:
-            remove_weights(self.folder, name(self.args, weights))
-        if state is not None:
-            remove_folder(self.state_folder(name(self.args, state)))
+        with together(self.session.accelerator):
+            if not self.session.accelerator.is_main_process:
+                return
+            if weights is not None:
+                remove_weights(self.folder, name(self.args, weights))
+            if state is not None:
+                remove_folder(self.state_folder(name(self.args, state)))
 
 
 def remove_weights(folder: Path, name: str) -> None:

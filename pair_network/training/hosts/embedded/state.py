@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import secrets
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -47,22 +48,42 @@ class TrainState:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@contextlib.contextmanager
+def together(accelerator: Accelerator) -> Iterator[None]:
+    """A block that all processes run: where it fails in one it fails in all, which would wait for that one forever.
+
+    Raises:
+        PairError: It failed in another process, which says why.
+    """
+    failed = 0.0
+    try:
+        yield
+    except Exception:
+        failed = 1.0
+        raise
+    finally:
+        if accelerator.num_processes > 1:
+            flags = accelerator.gather(torch.tensor([failed], device=accelerator.device))
+            if flags.max() > 0 and not failed:
+                raise PairError(f"process {int(flags.argmax())} of this run could not go on; it says why")
+
+
 def save_state(accelerator: Accelerator, folder: Path, state: TrainState, needed: int = 0) -> None:
     """Writes the state whole or not at all; called by all processes.
 
     Raises:
         PairError: The disk is full; an earlier state of this name is as it was.
     """
-    with contextlib.ExitStack() as written:
+    with together(accelerator), contextlib.ExitStack() as written:
         temporary = None
-        if accelerator.is_main_process:
-            temporary = written.enter_context(atomic_folder(folder, needed))
+        with together(accelerator):
+            if accelerator.is_main_process:
+                temporary = written.enter_context(atomic_folder(folder, needed))
         temporary = broadcast_object_list([temporary])[0]
-        accelerator.save_state(str(temporary))
-        if accelerator.is_main_process:
-            (temporary / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-        accelerator.wait_for_everyone()
-    accelerator.wait_for_everyone()
+        with together(accelerator):  # the folder gets its name when all have written
+            accelerator.save_state(str(temporary))
+            if accelerator.is_main_process:
+                (temporary / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
 
 
 def state_bytes(network: Any, optimizer: Any) -> int:

@@ -17,10 +17,11 @@ from typing import Any
 
 import toml
 
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 from pair_network.families import Musubi
 from pair_network.files import atomic_file
 from pair_network.images import list_images
+from pair_network.reading import read_json_table, read_text, read_toml
 
 from ...pair_dataset import prepared_folders
 from ...pairs import check_no_orphans, check_pair, find_content_image
@@ -42,7 +43,7 @@ def prepare_dataset(args: argparse.Namespace) -> list[int]:
     folder = Path(args.output_dir) / f"{args.output_name}-dataset"
     config = _quick_form(args, folder) if args.content or args.style else _read(args.dataset_config)
     styles = config.get("datasets")
-    if not isinstance(styles, list) or not styles:
+    if not isinstance(styles, list) or not styles or not all(isinstance(entry, dict) for entry in styles):
         raise PairError(f"{args.dataset_config}: no [[datasets]] in it; one of them names the style images of a style")
     contents = [_content_dataset(entry, args.dataset_config) for entry in styles]
     plain = [{key: value for key, value in entry.items() if key not in OWN_KEYS} for entry in styles]
@@ -57,13 +58,7 @@ def _read(name: str | None) -> dict[str, Any]:
     if not name:
         raise PairError("there is no dataset: name a dataset TOML with --dataset_config, or use --content and --style")
     path = Path(name)
-    if not path.is_file():
-        raise PairError(f"--dataset_config {path}: there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        return dict(json.loads(text) if path.suffix == ".json" else toml.loads(text))
-    except (toml.TomlDecodeError, ValueError, IndexError, TypeError) as cause:
-        raise PairError(f"{path}: not a dataset TOML or JSON file ({cause})") from cause
+    return read_json_table(path, "--dataset_config") if path.suffix == ".json" else read_toml(path)
 
 
 def _content_dataset(style: dict[str, Any], where: str) -> dict[str, Any]:
@@ -156,7 +151,7 @@ def _caption(image: Path, args: argparse.Namespace, side: str) -> str:
     """The caption file beside an image, or the prompt of its side."""
     file = caption_file(image)
     if file is not None:
-        return file.read_text(encoding="utf-8").strip()
+        return read_text(file).strip()
     for option, example in (("content_prompt", "a photo of a sbu dog"), ("style_prompt", "in digital art style")):
         if not getattr(args, option) and (side == "style" or option == "content_prompt"):
             raise PairError(f'{image}: no caption file, so --{option} is needed, for example --{option} "{example}"')
@@ -173,7 +168,7 @@ def _resolution(text: str) -> list[int]:
 
 def check_caches(args: argparse.Namespace, architecture: str, family: Musubi, checkout: str) -> None:
     """Raises PairError, with the two commands to run, when an image has no cached latents or text yet."""
-    config = toml.loads(Path(args.dataset_config).read_text(encoding="utf-8"))
+    config = read_toml(Path(args.dataset_config))
     missing = [name for entry in config["datasets"] for name in _uncached(entry, architecture)]
     if missing:
         commands = " and ".join(
@@ -190,11 +185,21 @@ def _options(args: argparse.Namespace, names: Sequence[str]) -> str:
     return " ".join(f"--{name} {getattr(args, name, None) or name.upper()}" for name in names)
 
 
+def _listed(file: Path) -> list[Path]:
+    """The images that a list in JSON Lines names."""
+    try:
+        return [Path(json.loads(line)["image_path"]) for line in read_text(file).splitlines() if line.strip()]
+    except PairError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as cause:
+        words = "every line must be a JSON object with image_path and caption"
+        raise PairError(f"{printable(file)}: {words} ({printable(cause, 80)})") from cause
+
+
 def _uncached(entry: dict[str, Any], architecture: str) -> list[str]:
     """Images of a dataset without one of their two cache files, which bear their names."""
     if "image_jsonl_file" in entry:
-        lines = Path(entry["image_jsonl_file"]).read_text(encoding="utf-8").splitlines()
-        images = [Path(json.loads(line)["image_path"]) for line in lines if line.strip()]
+        images = _listed(Path(entry["image_jsonl_file"]))
     else:
         images = list_images(entry["image_directory"])
     folder = Path(entry.get("cache_directory") or entry["image_directory"])

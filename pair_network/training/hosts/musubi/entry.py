@@ -12,6 +12,7 @@ from typing import Any
 
 from pair_network.errors import PairError
 from pair_network.families import Musubi
+from pair_network.files import only_writer
 
 from ...options import add_pair_options, pair_network_module
 from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
@@ -107,6 +108,7 @@ def _as_its_own(module: Any, family: Musubi, trainer: type, argv: Sequence[str])
             check_config(read_config(path), parser, path)
         args = read(args, parser)
         check_options(args)
+        running.enter_context(only_writer(Path(args.output_dir), args.output_name))
         return args
 
     patches: dict[str, Any] = {
@@ -114,7 +116,11 @@ def _as_its_own(module: Any, family: Musubi, trainer: type, argv: Sequence[str])
         "read_config_from_file": read_checked,
         family.trainer: trainer,
     }
-    with _replaced(module, patches), _replaced(sys, {"argv": [f"{family.module}.py", *argv]}):
+    with (
+        contextlib.ExitStack() as running,
+        _replaced(module, patches),
+        _replaced(sys, {"argv": [f"{family.module}.py", *argv]}),
+    ):
         yield
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pair_network.errors import PairError
+from pair_network.files import only_writer
 from pair_network.network.checkpoint import PAIR_SUFFIX
 
 from ...options import add_pair_options, pair_network_module
@@ -209,8 +210,9 @@ def train(checkout: str, argv: list[str]) -> None:
     warn_if_newer(SD_SCRIPTS, checkout)
     args = read_options(host, argv)
     check_options(args)
-    dataset = write_pair_dataset(args)
-    if dataset is not None:
-        args.dataset_config = str(dataset)
-        allow_any_shape(args)
-    trainer_class().train(args)
+    with only_writer(Path(args.output_dir), args.output_name or "last"):
+        dataset = write_pair_dataset(args)
+        if dataset is not None:
+            args.dataset_config = str(dataset)
+            allow_any_shape(args)
+        trainer_class().train(args)

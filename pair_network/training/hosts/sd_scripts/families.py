@@ -10,6 +10,7 @@ from typing import Any
 
 from pair_network.errors import PairError, nearest
 from pair_network.families import FAMILIES, SdScripts
+from pair_network.reading import read_json_table
 
 # By value of --model_type, the most used families first.
 TRAINERS: dict[str, SdScripts] = {
@@ -61,8 +62,8 @@ def tensor_names(path: Path) -> list[str]:
         if not 2 <= length <= min(_LARGEST_HEADER, path.stat().st_size - 8):
             raise PairError(f"{path}: not an intact safetensors file; copy or download it again")
         try:
-            header: dict[str, Any] = json.loads(file.read(length))
-        except ValueError as cause:
+            header: dict[str, Any] = dict(json.loads(file.read(length)))
+        except (ValueError, TypeError, RecursionError) as cause:
             raise PairError(f"{path}: not an intact safetensors file ({cause}); copy or download it again") from cause
     return [name for name in header if name != "__metadata__"]
 
@@ -79,7 +80,7 @@ def _type_of_folder(folder: Path) -> str | None:
     index = folder / "model_index.json"
     if not index.is_file():
         return None
-    pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
+    pipeline = str(read_json_table(index, remedy="download the model again").get("_class_name", ""))
     found = [(start, trainer) for family in FAMILIES.values() if (trainer := family.sd_scripts)
              for start in family.pipelines if pipeline.startswith(start)]  # fmt: skip
     return max(found, key=lambda each: len(each[0]))[1].model_type if found else None

@@ -20,6 +20,7 @@ from library.train_util import DreamBoothDataset
 
 from pair_network.errors import PairError, nearest
 from pair_network.images import list_images
+from pair_network.reading import read_text
 
 from ...batch import CONTENT, PAIR_INDICES
 from ...pairs import SHARED_BRANCH, check_branch, check_no_orphans, check_pair, find_content_image
@@ -229,7 +230,7 @@ def _content_record(info: Any, subset: Any) -> Any:
 def _content_caption(content: Path, subset: Any, attributes: dict[str, Any]) -> str:
     file = content.with_suffix(subset.caption_extension)
     if file.is_file():
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
         if not lines:
             raise PairError(f"{file}: the caption file is empty")
         return "\n".join(lines) if subset.enable_wildcard else lines[0]

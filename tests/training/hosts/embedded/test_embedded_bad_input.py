@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pair_network.errors import LONGEST, PairError
-from pair_network.training.hosts.embedded.config_file import load_toml, verify
+from pair_network.reading import read_toml
+from pair_network.training.hosts.embedded.config_file import verify
 from pair_network.training.hosts.embedded.dataset import make_dataset_group
 from pair_network.training.hosts.embedded.model import read_model_facts
 from pair_network.training.hosts.embedded.model_files import check_model_folder
@@ -45,11 +46,11 @@ def test_toml_files_end_in_one_line(tmp_path, text, words):
     (tmp_path / "c.toml").write_text(text, encoding="utf-8")
     if not words:  # whatever the toml package thinks of these, it is no traceback
         try:
-            load_toml(tmp_path / "c.toml")
+            read_toml(tmp_path / "c.toml")
         except PairError:
             return
         return
-    assert words in refusal(load_toml, tmp_path / "c.toml")
+    assert words in refusal(read_toml, tmp_path / "c.toml")
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,19 @@ def test_schedule_free_runs_resume_bit_for_bit(train, pairs, name):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_with_more_pairs_in_an_epoch_it_goes_on_all_the_same(resumed, pairs, tmp_path, state):
+    """By the saved epoch the longer one would be over before its first step, and the files those of the saved run."""
+    pairs["datasets"][0]["subsets"][0]["num_repeats"] = 20
+    said = resumed("--save_every_n_steps", "1", name="more")
+    assert "num_repeats was" in said
+    assert read_train_state(tmp_path / "more" / "x-state").current_step == 5
+    before, after = (load_file(str(out / "x.pair.safetensors")) for out in (state.parent, tmp_path / "more"))
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+    pairs["datasets"][0]["subsets"][0]["num_repeats"] = 1  # and with fewer
+    resumed(folder=tmp_path / "more" / "x-state", steps="7", name="fewer")
+    assert read_train_state(tmp_path / "fewer" / "x-state").current_step == 7
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("run!",))

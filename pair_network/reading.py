@@ -1,0 +1,103 @@
+"""Text, JSON and TOML that users bring: whatever is in them, the answer is their content or one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import toml
+
+from .errors import PairError, printable
+
+LARGEST = 16 << 20  # bytes
+LARGEST_TOML = 1_000_000  # bytes
+DEEPEST = 20
+COPY = "save it again"
+BACKSLASHES = (
+    r"a backslash in double quotes begins an escape (\n, \t): write a Windows path as 'C:\pairs' in single quotes, or "
+    "with slashes, C:/pairs"
+)
+
+
+def read_text(path: Path, option: str = "", largest: int = LARGEST) -> str:
+    """The content of a UTF-8 text file, without the mark that Windows puts in front.
+
+    Args:
+        path: The file.
+        option: That named it, for the message.
+        largest: Bytes that it may have.
+
+    Raises:
+        PairError: Missing, not to be read, too large, or no UTF-8.
+    """
+    name = f"{option} {printable(path)}".strip()
+    try:
+        if not path.is_file():
+            raise PairError(f"{name}: no such file")
+        if path.stat().st_size > largest:
+            raise PairError(f"{name}: more than {largest:,} bytes are no settings and no captions; name another file")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise PairError(f"{name}: not UTF-8 text ({cause}); save it as UTF-8") from cause
+    except OSError as cause:
+        raise PairError(f"{name}: cannot be read ({cause.strerror}); check its permissions") from cause
+
+
+def read_json(path: Path, option: str = "", remedy: str = COPY) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        PairError: As ``read_text``, or no JSON.
+    """
+    try:
+        return json.loads(read_text(path, option))
+    except PairError:
+        raise
+    except (ValueError, RecursionError) as cause:  # also a number of more digits than Python reads
+        raise PairError(f"{option} {printable(path)}: not a JSON file ({cause}); {remedy}".strip()) from cause
+
+
+def read_json_table(path: Path, option: str = "", remedy: str = COPY) -> dict[str, Any]:
+    """The object in a JSON file; PairError where it holds something else."""
+    content = read_json(path, option, remedy)
+    if not isinstance(content, dict):
+        raise PairError(f"{option} {printable(path)}: holds no table of settings; {remedy}".strip())
+    return content
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        PairError: As ``read_text``, or not TOML, nested too deep, or with control characters in it.
+    """
+    text = read_text(path, largest=LARGEST_TOML)
+    try:
+        content = toml.loads(text)
+    except Exception as cause:  # the toml package raises whatever a broken file makes of it
+        hint = f"; {BACKSLASHES}" if re.search(r'"[^"\n]*\\[^"\n]*', text) else ""
+        reason = f"not a TOML file ({cause or type(cause).__name__}){hint}"
+        raise PairError(f"{printable(path)}: {reason}") from cause
+    for value, depth in _texts(content):
+        if depth > DEEPEST:
+            raise PairError(f"{path}: tables or lists stand more than {DEEPEST} deep in each other; no settings do")
+        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+            raise PairError(f"{path}: {value[:100]!r} holds a control character; {BACKSLASHES}")
+    return content
+
+
+def _texts(value: Any) -> Iterator[tuple[str, int]]:
+    """Every text in a table, its keys too, and how deep it stands; an empty text for each list."""
+    entries = [(value, 0)]
+    while entries:
+        entry, depth = entries.pop()
+        if isinstance(entry, str):
+            yield entry, depth
+        elif isinstance(entry, Mapping):
+            entries += [(part, depth + 1) for part in (*entry.keys(), *entry.values())]
+        elif isinstance(entry, list):
+            yield "", depth
+            entries += [(part, depth + 1) for part in entry]
