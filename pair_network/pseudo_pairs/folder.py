@@ -11,7 +11,7 @@ import toml
 from PIL import Image
 
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import atomic_folder
 from pair_network.sampling.previews import grid, save_picture
 from pair_network.upright import open_upright
 
@@ -52,9 +52,7 @@ def write_pairs(
         resolution: Side of a square with the pictures' area.
         share: Of a run's samples that are the real pair.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with atomic_folder(folder) as part:
         for side in ("content", "style"):
             for group in ("real", "made"):
                 (part / group / side).mkdir(parents=True)
@@ -69,11 +67,6 @@ def write_pairs(
                 _write_caption(target, pair.caption, style_words if side == "style" else "")
         (part / DATASET).write_text(toml.dumps(dataset(folder, made, resolution, share)), encoding="utf-8")
         save_picture(part / "sheet.png", sheet(real, made))
-        if folder.is_dir():
-            folder.rmdir()
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def dataset(folder: Path, made: Sequence[MadePair], resolution: int, share: float) -> dict[str, object]:
@@ -107,5 +100,4 @@ def sheet(real: tuple[Path, Path], made: Sequence[MadePair]) -> Image.Image:
 
 
 def _write_caption(image: Path, caption: str, words: str) -> None:
-    with atomic_file(image.with_suffix(".txt")) as temporary:
-        temporary.write_text(f"{caption} {words}".strip() + "\n", encoding="utf-8")
+    image.with_suffix(".txt").write_text(f"{caption} {words}".strip() + "\n", encoding="utf-8")
