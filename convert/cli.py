@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ def suffix_of(module: ModuleType, options: argparse.Namespace) -> str:
     return suffix
 
 
+@functools.cache
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m convert", description="Converts LoRA files between formats.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 import toml
 
-from pair_network import signals
+from pair_network import leftovers, signals
 from pair_network.training.hosts.embedded.interrupt import Interrupt
+from pair_network.training.hosts.embedded.state import read_train_state
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without telling it")
 
@@ -130,6 +132,47 @@ def test_a_signal_before_the_first_step_is_one_line(start, tmp_path, sent):
     assert "Traceback" not in text and text.count("stopped") == 1, text
 
 
+def two_of(script):
+    """What really starts two processes on a machine without a GPU; ``accelerate launch --cpu`` starts one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    return [*launcher, *script[1:]]
+
+
+def test_two_processes_save_on_a_signal_and_either_number_goes_on(start, tmp_path):
+    log, out = tmp_path / "out.txt", tmp_path / "out"
+    options = ["--cache_latents", "--style_start_step", "1", "--save_state", "--max_train_steps"]
+    process = start(*two_of(ENTRY), options=[*options, "100000"])
+    wait_for(process, log, r" [3-9]/100000|\d\d/100000", 180)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    text = log.read_text()
+    assert text.count("finishing this step") == 1 and text.count("stopped after step") == 1, text
+    step, state = re.search(r'stopped after step (\d+).*--resume "(.+)"', text).groups()
+    assert {"random_states_0.pkl", "random_states_1.pkl"} < {path.name for path in Path(state).iterdir()}
+    for launcher, more in ((ENTRY, 2), (two_of(ENTRY), 4)):  # from two to one, and from one to two
+        process = start(*launcher, options=[*options, str(int(step) + more), "--resume", state])
+        assert process.wait(timeout=180) == 0, log.read_text()
+        assert "num_processes was" in log.read_text() and "Traceback" not in log.read_text()
+        state = str(out / "x-state")
+        assert read_train_state(Path(state)).current_step == int(step) + more
+    assert not [path for path in out.rglob("*") if leftovers.PATTERN.fullmatch(path.name)]
+
+
+def test_what_fails_in_one_process_ends_both_at_once(start, tmp_path):
+    """Nobody waits for half an hour at a meeting point that the other one never reaches."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x-state").touch()  # a file where the first process is to write a folder
+    process = start(*two_of(ENTRY), options=["--cache_latents", "--max_train_steps", "1", "--save_state"])
+    assert process.wait(timeout=180) != 0
+    text = (tmp_path / "out.txt").read_text()
+    errors = [line for line in text.splitlines() if line.startswith("error")]
+    assert any("x-state: is a file where a folder" in line for line in errors), text
+    assert [line.startswith("error (process 1): process 0 of this run") for line in sorted(errors)].count(True) == 1
+
+
 class OneProcess:
     is_local_main_process = True
     num_processes = 1
@@ -159,3 +202,15 @@ def test_handlers_are_put_back_and_an_ignored_hangup_stays_ignored():
         assert {signum: signal.getsignal(signum) for signum in held} == held
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_program_becomes_another_one_and_gets_its_signals_itself(tmp_path):
+    """A parent that waits would end its child on the first signal, before the child has saved anything."""
+    body = "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: os._exit(7)); "
+    body += "print(os.getpid(), flush=True); time.sleep(60)"
+    code = "import sys; from pair_network.signals import become, end_cleanly; end_cleanly(); "
+    code += f"become([sys.executable, '-c', {body!r}])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    assert int(process.stdout.readline()) == process.pid
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 7
