@@ -120,7 +120,17 @@ class PairNetwork(nn.Module):
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        """Adds multiplier × the style branch's delta to the base weights, computed in float32."""
+        """Adds multiplier × the style branch's delta to the base weights, computed in float32.
+
+        Raises:
+            PairError: The base holds 8-bit codes with scales beside them, as sd-scripts and musubi-tuner lay them out.
+        """
+        for layer in self.coupled_layers():
+            if getattr(layer.base, "scale_weight", None) is not None:
+                raise PairError(
+                    f"{layer.name}: nothing can be merged into scaled 8-bit weights; leave --fp8_scaled out, or merge "
+                    "--base_weights into a checkpoint first (python -m convert bake)"
+                )
         with torch.no_grad():
             for layer in self.coupled_layers():
                 weight = layer.base.weight

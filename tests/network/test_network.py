@@ -188,6 +188,17 @@ def test_merged_weights_equal_the_hooked_network(unet, run_unet, perturb):
     torch.testing.assert_close(run_unet(unet), hooked, rtol=0, atol=1e-4)  # deltas are merged in float32
 
 
+def test_nothing_is_merged_into_scaled_8_bit_weights(unet, perturb):
+    """The codes are no weights: adding to them would change the model without a word."""
+    network = perturb(new_network(unet))
+    *_, last = network.coupled_layers()
+    last.base.register_buffer("scale_weight", torch.ones(1))
+    before = {key: value.clone() for key, value in unet.state_dict().items()}
+    with pytest.raises(PairError, match="nothing can be merged into scaled 8-bit weights; leave --fp8_scaled out"):
+        network.merge_to(None, unet)
+    assert all(torch.equal(value, before[key]) for key, value in unet.state_dict().items())
+
+
 def test_optimizer_groups_by_branch_and_model(unet, text_encoder):
     network = new_network(unet, text_encoder, targets="attention+text_encoder", content_lr="1e-3")
     groups, names = network.prepare_optimizer_params_with_multiple_te_lrs([5e-5], 1e-4, 1e-6)
