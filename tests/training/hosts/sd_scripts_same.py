@@ -147,8 +147,11 @@ def main():
     project, *options = rest
     sys.path.insert(0, project)
     from pair_network.training.hosts import embedded
+    from pair_network.training.hosts.embedded.entry import PairTrainer
+    from pair_network.training.hosts.embedded.trainer import EmbeddedTrainer
 
     fix_draws()
+    PairTrainer.sample_images = EmbeddedTrainer.sample_images  # no previews at the end
     sys.exit(embedded.train(options))
 
 

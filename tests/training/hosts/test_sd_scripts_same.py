@@ -41,6 +41,7 @@ def test_both_hosts_compute_the_same_two_losses(sd_scripts, model_type):
     theirs = losses(sd_scripts.train(*STEP, "--network_weights", weights, **patched))
     ours = embedded_losses(sd_scripts, model, weights)
     assert ours.keys() == {"content", "style", "sum"} and ours["sum"] == pytest.approx(ours["content"] + ours["style"])
+    print(f"{model_type}: embedded {ours}, sd-scripts {theirs}")
     assert ours == pytest.approx(theirs, abs=1e-5)
     plain = losses(sd_scripts.train(*STEP, **patched))
     assert plain["style"] != pytest.approx(theirs["style"], abs=1e-3), "the weights change nothing: this proves nothing"

@@ -14,6 +14,8 @@ from .model import TextEncodingStrategy, TokenizeStrategy
 
 # SDXL always reads the layer before the last of both encoders (the first has twelve; sd-scripts counts its eleventh).
 SKIPPED_STATE = -2
+# What the second encoder was trained on and sd-scripts gives it, whatever a model's files say of the tokenizer.
+OPEN_CLIP_PADDING = 0
 
 
 class SdxlTokenizeStrategy(TokenizeStrategy):
@@ -21,7 +23,9 @@ class SdxlTokenizeStrategy(TokenizeStrategy):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        self.tokenizers.append(self.load(folder / "tokenizer_2"))
+        second = self.load(folder / "tokenizer_2")
+        second.pad_token_id = OPEN_CLIP_PADDING
+        self.tokenizers.append(second)
 
 
 class SdxlTextEncodingStrategy(TextEncodingStrategy):

@@ -11,7 +11,7 @@ from demo.single_file import original_tensors, renamed, unet_key, vae_key
 from pair_network import PairError
 from pair_network.training.hosts.embedded.model import load_models, read_model_facts
 from pair_network.training.hosts.embedded.model_files import ModelFiles, find_model
-from pair_network.training.hosts.embedded.sdxl import size_ids, unet_inputs
+from pair_network.training.hosts.embedded.sdxl import SdxlTokenizeStrategy, size_ids, unet_inputs
 
 PAIR, STYLE = "x.pair.safetensors", "x.safetensors"
 
@@ -151,6 +151,12 @@ def test_sizes_are_conditions_in_sgms_order_and_keep_every_pixel():
 
 
 # --- facts and mistakes ---
+
+
+def test_the_second_tokenizer_pads_with_zero_whatever_its_files_say(sdxl):
+    """As OpenCLIP and sd-scripts do; other padding is another prompt, since the U-Net reads all 77 states."""
+    first, second = SdxlTokenizeStrategy(sdxl).tokenize("a dog")
+    assert (first[0, -1], second[0, -1]) == (57, 0) and torch.equal(first[0, :4], second[0, :4])
 
 
 def test_a_v_prediction_checkpoint_shows_itself(sdxl, tmp_path):
