@@ -16,6 +16,7 @@ from pair_network.options import option
 
 from ...options import PairOptions
 
+MODEL_TYPES = ("sd", "sdxl")  # values of --model_type, as on sd-scripts
 LR_SCHEDULERS = (
     "constant",
     "constant_with_warmup",
@@ -62,12 +63,15 @@ class EmbeddedOptions(PairOptions):
         metavar="DIR",
     )
     model_type: str | None = model(
-        None, "family of the model; checked when given", default="found out", choices=("sd", "sdxl")
+        None, "family of the model; checked when given", default="found out", choices=MODEL_TYPES
     )
     v2: bool = model(False, "the model is Stable Diffusion 2.x (found out by itself; checked when given)")
     v_parameterization: bool = model(False, "train v-prediction", default="what the model's scheduler says")
     clip_skip: int | None = model(
         None, "text encoder layer to use, counted from the last one, which is 1", int, default="1"
+    )
+    quantize: str | None = model(
+        None, "keep the frozen U-Net's linear layers in 8 bits; needs the torchao package", choices=("int8",)
     )
     no_half_vae: bool = model(False, "keep the VAE in float32 under mixed precision")
     sdpa: bool = model(False, "torch's scaled-dot-product attention; always on here unless --xformers is")
@@ -93,6 +97,8 @@ class EmbeddedOptions(PairOptions):
     caption_suffix: str | None = dataset(None, "text put after every caption")
     flip_aug: bool = dataset(False, "mirror half of the samples; the two images of a pair alike")
     cache_latents: bool = dataset(False, "encode the images once and keep the latents in memory")
+    cache_latents_to_disk: bool = dataset(False, "keep them in OUTPUT_DIR/NAME-cache instead, for later runs too")
+    cache_text_encoder_outputs_to_disk: bool = dataset(False, "keep encoded captions there too, not in memory")
     vae_batch_size: int = dataset(1, "images encoded at a time", int)
 
     # network

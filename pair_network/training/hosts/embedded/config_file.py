@@ -17,6 +17,7 @@ from .config import EmbeddedOptions
 from .model_files import TAKEN, check_model, find_model, refuse_pickle
 from .numbers import check_options
 from .optimizers import check_lr_scheduler, optimizer_class, parse_key_values
+from .quantize import quantization
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ def verify(args: EmbeddedOptions) -> None:
         raise PairError("--xformers and --sdpa exclude each other; keep one")
     if args.log_with in ("tensorboard", "all") and not args.logging_dir:
         raise PairError(f"--log_with {args.log_with} needs --logging_dir: name the folder for the logs")
+    quantization(args)
     if args.base_weights_multiplier and not args.base_weights:
         raise PairError("--base_weights_multiplier needs --base_weights")
 

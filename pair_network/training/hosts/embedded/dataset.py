@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,12 @@ from .dataset_config import DatasetConfig, SubsetConfig, read_dataset_config
 from .images import load_pixels
 from .model import TokenizeStrategy
 from .pairs import ImageRecord, Sample, find_samples
+
+
+class Embeddings(Protocol):
+    """Text embeddings that lie on disk."""
+
+    def load(self) -> tuple[Tensor, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class DatasetGroup:
         indices: dict[tuple[str, str], int] = {}
         self.datasets = [Dataset(config, indices) for config in configs]
         self.num_pairs = len(indices)
-        self.text_cache: dict[str, tuple[Tensor, ...]] = {}
+        self.text_cache: dict[str, tuple[Tensor, ...] | Embeddings] = {}
         self.tokenize_strategy: TokenizeStrategy | None = None
         self.batches_per_epoch = len(self.epoch_batches(0))
 
@@ -173,7 +179,7 @@ class DatasetGroup:
         assert self.tokenize_strategy is not None
         cached = all(one.flipped in image.latents for one, (image, _) in zip(draws, rows, strict=True))
         tensors = [
-            image.latents[one.flipped] if cached else load_pixels(image.path, one.sample.frame, one.flipped)
+            image.read_latents(one.flipped) if cached else load_pixels(image.path, one.sample.frame, one.flipped)
             for one, (image, _) in zip(draws, rows, strict=True)
         ]
         encoded = all(caption in self.text_cache for caption in captions)
@@ -196,7 +202,8 @@ class DatasetGroup:
 
     def _cached_text(self, captions: Sequence[str]) -> list[Tensor]:
         """The cached tensors of the captions, each stacked to (captions, …)."""
-        rows = [self.text_cache[caption] for caption in captions]
+        entries = [self.text_cache[caption] for caption in captions]
+        rows = [entry if isinstance(entry, tuple) else entry.load() for entry in entries]
         return [torch.stack(tensors) for tensors in zip(*rows, strict=True)]
 
     def tag_frequency(self) -> dict[str, dict[str, int]]:

@@ -14,9 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from pair_network.errors import PairError
 
 from ...protocols import Batch, StepInputs
-from .caching import cache_captions
+from .caching import cache_captions, captions_change
 from .config import EmbeddedOptions
 from .dataset import DatasetGroup
+from .disk_cache import captions_on_disk
 from .loss import draw_noise, draw_timesteps, min_snr_weight, row_loss
 from .metadata import model_version, sai_model_spec
 from .model import (
@@ -30,6 +31,7 @@ from .model import (
 )
 from .model_files import find_model
 from .numbers import check_latents
+from .quantize import quantization
 from .sdxl import SdxlTextEncodingStrategy, SdxlTokenizeStrategy, unet_inputs
 
 
@@ -68,7 +70,7 @@ class TrainerHooks:
     ) -> tuple[str, Any, Any, Any]:
         """(family, text encoder or both of SDXL, VAE, U-Net), frozen and on the CPU."""
         precision = None if weight_dtype == torch.float32 else weight_dtype
-        text_encoder, vae, unet = load_models(find_model(args), precision)
+        text_encoder, vae, unet = load_models(find_model(args), precision, quantization(args))
         if args.xformers:
             use_xformers(unet)
         self.vae_scale_factor = vae.config.scaling_factor
@@ -100,7 +102,7 @@ class TrainerHooks:
         """
         for text_encoder in text_encoders:
             move(text_encoder, accelerator.device, weight_dtype)
-        if self.is_train_text_encoder(args) or any(subset.shuffle_caption for subset in dataset.subsets):
+        if captions_change(args, dataset, self.is_train_text_encoder(args)):
             return
         strategy = self.get_text_encoding_strategy(args)
 
@@ -108,7 +110,7 @@ class TrainerHooks:
             with accelerator.autocast():
                 return strategy.encode_tokens(dataset.tokenize_strategy, text_encoders, ids)  # type: ignore[arg-type]
 
-        cache_captions(dataset, encode)
+        cache_captions(dataset, encode, disk=captions_on_disk(args, weight_dtype))
         for text_encoder in text_encoders:
             text_encoder.to("cpu")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,12 +111,15 @@ def _named_errors(folder: Path):
         raise PairError(f"{folder}: cannot be loaded ({reason}); download or export the model again") from cause
 
 
-def load_models(files: ModelFiles | Path, dtype: torch.dtype | None = None) -> tuple[Any, Any, Any]:
+def load_models(
+    files: ModelFiles | Path, dtype: torch.dtype | None = None, unet_options: Mapping[str, Any] | None = None
+) -> tuple[Any, Any, Any]:
     """Text encoder (a list of two for SDXL), VAE and U-Net, frozen and on the CPU.
 
     Args:
         files: A model, or a diffusers folder.
         dtype: Precision of text encoders and U-Net; None: as they were saved. The VAE keeps its own.
+        unet_options: What diffusers' loader is told of the U-Net besides.
 
     Raises:
         PairError: A part cannot be loaded, for example because its file is cut off.
@@ -131,13 +134,15 @@ def load_models(files: ModelFiles | Path, dtype: torch.dtype | None = None) -> t
         kinds["text_encoder_2"] = CLIPTextModelWithProjection
     encoders = [_load(files, checkpoint, part, kind, dtype) for part, kind in kinds.items()]
     vae = _load(files, checkpoint, "vae", AutoencoderKL, None)
-    unet = _load(files, checkpoint, "unet", UNet2DConditionModel, dtype)
+    unet = _load(files, checkpoint, "unet", UNet2DConditionModel, dtype, **(unet_options or {}))
     return encoders if len(encoders) > 1 else encoders[0], vae, unet
 
 
-def _load(files: ModelFiles, checkpoint: dict[str, Tensor], part: str, kind: Any, dtype: torch.dtype | None) -> Any:
+def _load(
+    files: ModelFiles, checkpoint: dict[str, Tensor], part: str, kind: Any, dtype: torch.dtype | None, **more: Any
+) -> Any:
     folder = files.folder / part
-    options: dict[str, Any] = {} if dtype is None else {"torch_dtype": dtype}
+    options: dict[str, Any] = {**({} if dtype is None else {"torch_dtype": dtype}), **more}
     with _named_errors(files.checkpoint or folder):
         if not checkpoint:
             variant, _ = weights_of(folder)

@@ -17,7 +17,7 @@ from pair_network.errors import PairError, printable
 from pair_network.reading import read_json_table
 
 from ..sd_scripts.families import tensor_names, type_of_names
-from .config import EmbeddedOptions
+from .config import MODEL_TYPES, EmbeddedOptions
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # Part of a diffusers folder -> its class, and the file that describes it.
@@ -92,7 +92,7 @@ def check_checkpoint(path: Path) -> None:
     if any("lora_" in name for name in names):
         raise PairError(f"{path}: is a LoRA, not a model; --network_weights and --base_weights take LoRAs")
     model_type = type_of_names(names)
-    if model_type not in ("sd", "sdxl"):
+    if model_type not in MODEL_TYPES:
         what = f"of type {model_type}" if model_type else "of a type that is not known here"
         raise PairError(f"{path}: a checkpoint {what}; this host trains SD 1.x, 2.x and SDXL, use --host sd-scripts")
 

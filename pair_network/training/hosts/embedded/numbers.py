@@ -35,7 +35,8 @@ def check_options(options: Mapping[str, Any]) -> None:
 def check_weights(model: nn.Module, where: Path) -> None:
     """Raises PairError when a loaded model holds NaN or infinity, which training would blame on its learning rate."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        values = tensor if type(tensor.data) is Tensor else tensor.dequantize()  # torchao's 8-bit weights
+        if values.is_floating_point() and not torch.isfinite(values).all():
             raise PairError(f"{printable(where)}: {name} holds NaN or infinity; download or convert the model again")
 
 

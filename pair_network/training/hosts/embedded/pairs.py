@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -22,6 +23,12 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 MOST_CUT_OFF = 16  # times the training image's pixels
 
 
+class Latents(Protocol):
+    """Latents that lie on disk."""
+
+    def load(self) -> Tensor: ...
+
+
 @dataclass
 class ImageRecord:
     """One image, its caption as written, and its latents (channels, h, w) by flip once they are cached."""
@@ -29,7 +36,12 @@ class ImageRecord:
     path: Path
     size: Size
     caption: str
-    latents: dict[bool, Tensor] = field(default_factory=dict)
+    latents: dict[bool, Tensor | Latents] = field(default_factory=dict)
+
+    def read_latents(self, flipped: bool) -> Tensor:
+        """The cached latents, from memory or from the disk."""
+        cached = self.latents[flipped]
+        return cached if isinstance(cached, Tensor) else cached.load()
 
 
 @dataclass

@@ -53,7 +53,7 @@ RULES: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ),
         CHANGED,
     ),
-    ("precision and the text encoder's layer", ("mixed_precision", "no_half_vae", "clip_skip"), CHANGED),
+    ("precision and the text encoder's layer", ("mixed_precision", "no_half_vae", "clip_skip", "quantize"), CHANGED),
 )  # fmt: skip
 VERDICTS = {name: verdict for _, names, verdict in RULES for name in names}
 RATES = frozenset(("learning_rate", "unet_lr", "text_encoder_lr", "max_train_steps"))

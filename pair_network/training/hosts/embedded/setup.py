@@ -15,6 +15,7 @@ from pair_network.errors import PairError
 from .caching import cache_latents
 from .config import EmbeddedOptions
 from .dataset import DatasetGroup
+from .disk_cache import latents_on_disk
 from .hooks import TrainerHooks
 from .model import move
 from .optimizers import get_lr_scheduler, get_optimizer
@@ -34,7 +35,8 @@ def load_session(trainer: TrainerHooks, args: EmbeddedOptions, dataset: DatasetG
         if dataset.tokenize_strategy.is_cut(caption):
             logger.warning("caption %r is longer than the model can read; its end is ignored", caption)
     if args.cache_latents:
-        cache_latents(dataset, move(vae, accelerator.device, vae_dtype), args.vae_batch_size)
+        on_device = move(vae, accelerator.device, vae_dtype)
+        cache_latents(dataset, on_device, args.vae_batch_size, latents_on_disk(args, vae_dtype))
         vae.to("cpu")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -49,7 +49,12 @@ def completed(options: EmbeddedOptions) -> EmbeddedOptions:
     """The options with what they leave to the model, the optimizer and the state to resume."""
     files = find_model(options)
     options = with_own_schedule(with_model_facts(options, read_model_facts(files.folder, files.checkpoint)))
-    return replace(options, seed=seed_of(options), style_start_step=style_start_of(options))
+    return replace(
+        options,
+        seed=seed_of(options),
+        style_start_step=style_start_of(options),
+        cache_latents=options.cache_latents or options.cache_latents_to_disk,
+    )
 
 
 def with_steps(options: EmbeddedOptions, dataset: DatasetGroup) -> EmbeddedOptions:
