@@ -13,6 +13,7 @@ from types import ModuleType
 
 from convert import paths, verify
 from pair_network.errors import PairError
+from pair_network.signals import Interrupted, received
 
 from .notes import notes
 from .options import add_reading
@@ -93,6 +94,9 @@ def os_reason(error: OSError, verb: str) -> str:
 
 
 def report(error: object) -> int:
+    """Says it in one line, unless it is what a library made of a signal."""
+    if received():
+        raise Interrupted(received())
     print(f"error: {error}", file=sys.stderr)
     return 1
 

@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Callable, Collection
 
+from .signals import received
+
 LONGEST = 1000  # characters of an error
 LONGEST_WORD = 250
 PEER_IS_GONE = (
@@ -53,19 +55,27 @@ def reported(run: Callable[[], int], memory_remedy: str) -> int:
     """
     try:
         return run()
-    except PairError as mistake:
-        words = str(mistake)
-    except OSError as cause:
-        words = f"{printable(cause.filename or 'a file')}: {cause.strerror or cause}; check space and permissions"
-    except (RuntimeError, MemoryError) as failure:
-        if any(mark in str(failure) for mark in PEER_IS_GONE):
-            words = "another process of this run has ended; it says why"
-        elif not is_out_of_memory(failure):
+    except Exception as failure:
+        words = None if received() else _mendable(failure, memory_remedy)
+        if words is None:
             raise
-        else:
-            words = f"too little memory ({printable(' '.join(str(failure).split()), 120)}); {memory_remedy}"
     print(f"error{_of_process()}: {words}", file=sys.stderr)
     return 2
+
+
+def _mendable(failure: Exception, memory_remedy: str) -> str | None:
+    """The sentence for a failure that is a user's matter; None for any other."""
+    if isinstance(failure, PairError):
+        return str(failure)
+    if isinstance(failure, OSError):
+        name = printable(failure.filename or "a file")
+        return f"{name}: {failure.strerror or failure}; check space and permissions"
+    if not isinstance(failure, (RuntimeError, MemoryError)):
+        return None
+    if any(mark in str(failure) for mark in PEER_IS_GONE):
+        return "another process of this run has ended; it says why"
+    reason = printable(" ".join(str(failure).split()), 120)
+    return f"too little memory ({reason}); {memory_remedy}" if is_out_of_memory(failure) else None
 
 
 def _of_process() -> str:

@@ -29,6 +29,14 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
 
 
+_received = 0
+
+
+def received() -> int:
+    """The signal that has ended what was running, 0 for none: libraries turn its exception into one of their own."""
+    return _received
+
+
 def exit_status(stop: KeyboardInterrupt) -> int:
     """128 + signal, as shells count: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
@@ -62,6 +70,8 @@ def end_cleanly() -> None:
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
+    global _received
+    _received = signum
     outlive_terminal(signum)
     raise Interrupted(signum)
 
@@ -102,8 +112,12 @@ def run_main(main: Callable[[], int]) -> int:
     end_cleanly()
     try:
         return main()
-    except KeyboardInterrupt as stop:
+    except BaseException as failure:
+        if isinstance(failure, Exception) and received():
+            failure = Interrupted(received())  # what a library made of the signal's own exception
+        if not isinstance(failure, KeyboardInterrupt):
+            raise
         for signum in signals():
             signal.signal(signum, signal.SIG_IGN)  # told once more, there is nothing left to end
         print("stopped; what was saved before is whole", file=sys.stderr)
-        return exit_status(stop)
+        return exit_status(failure)

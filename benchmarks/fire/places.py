@@ -101,6 +101,8 @@ def _links(place: Path, pairs: Path, score: Score, delay: float) -> None:
     other, out, own = place / "other", place / "out", place / "own"
     for side in ("content", "style"):
         (own / side).mkdir(parents=True)
+    os.symlink(pairs / "model", own / "model")
+    for side in ("content", "style"):
         for picture in (pairs / side).iterdir():
             (os.symlink if delay > 1 else os.link)(picture, own / side / picture.name)
     (other / "x-state").mkdir(parents=True)

@@ -26,6 +26,8 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         self._open.enter_context(signals.handled(self._note))
+        # A library may have passed over the exception of one that came before.
+        self.signum, self._first = signals.received(), time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,8 +52,9 @@ class Interrupt:
         try:
             self._may_break_off = True
             yield
-        except signals.Interrupted:
-            pass
+        except (signals.Interrupted, Exception):
+            if not self.signum:  # else the signal's exception, or what a library has made of it
+                raise
         finally:
             self._may_break_off = False
 

@@ -204,6 +204,27 @@ def test_handlers_are_put_back_and_an_ignored_hangup_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_what_a_library_makes_of_a_signal_is_still_the_signal(tmp_path):
+    """diffusers calls a model damaged whose loading a signal broke off."""
+    code = """
+import os, signal, sys
+from pair_network.errors import PairError, reported
+from pair_network.signals import run_main
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise {} from None
+
+sys.exit(run_main(lambda: reported(main, "")))
+"""
+    for failure in ("PairError('the model is damaged')", "OSError('unable to load')", "KeyError('x')"):
+        command = [sys.executable, "-c", code.format(failure)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+        assert (done.returncode, done.stderr) == (143, "stopped; what was saved before is whole\n")
+
+
 def test_a_program_becomes_another_one_and_gets_its_signals_itself(tmp_path):
     """A parent that waits would end its child on the first signal, before the child has saved anything."""
     body = "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: os._exit(7)); "
