@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import toml
 import torch
 from PIL import Image
 
@@ -84,11 +85,13 @@ def import_programs() -> None:
     """Imports what the children will need, before they are forked."""
     for name in PROGRAMS:
         importlib.import_module(name)
+    Image.init()
 
 
 def make_pairs(folder: Path, seed: int) -> None:
     """Two pairs of 64 × 64 pixels, and the demo's model with a small U-Net: hundreds of trainings take minutes."""
     from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
 
     shutil.copytree(MODEL, folder / "model", ignore=shutil.ignore_patterns("unet"))
     config = {**UNet2DConditionModel.load_config(MODEL / "unet"), "block_out_channels": [16, 32], "norm_num_groups": 8}
@@ -96,6 +99,7 @@ def make_pairs(folder: Path, seed: int) -> None:
     config |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}
     torch.manual_seed(seed)
     UNet2DConditionModel.from_config(config).save_pretrained(folder / "model" / "unet")
+    CLIPTextModel.from_pretrained(folder / "model" / "text_encoder")  # compiles hundreds of expressions once
     generator = random.Random(seed)
     for side in ("content", "style"):
         (folder / side).mkdir(parents=True, exist_ok=True)
@@ -107,11 +111,14 @@ def training(pairs: Path, out: Path, *further: object) -> list[str]:
     """A command line that trains the small model, without previews of any length."""
     options = ["--host", "embedded", "--pretrained_model_name_or_path", pairs / "model"]
     options += ["--output_dir", out, "--output_name", "x"]
-    options += ["--content", pairs / "content", "--style", pairs / "style", "--content_prompt", "a photo of a cat"]
-    options += ["--style_prompt", "in ink style", "--resolution", 64, "--network_dim", 2, "--network_alpha", 2]
+    options += ["--dataset_config", pairs / "pairs.toml", "--network_dim", 2, "--network_alpha", 2]
     options += ["--learning_rate", "1e-3", "--seed", 7, "--cache_latents", "--save_state", "--style_start_step", 1]
     options += ["--sample_prompts", pairs / "prompts.txt"]
     (pairs / "prompts.txt").write_text("a cat --s 1 --w 64 --h 64\n")
+    attributes = {"content_dir": str(pairs / "content"), "content_class_tokens": "a photo of a cat"}
+    subset = {"image_dir": str(pairs / "style"), "class_tokens": "a photo of a cat in ink style"}
+    dataset = {"resolution": 64, "subsets": [{**subset, "custom_attributes": attributes}]}
+    (pairs / "pairs.toml").write_text(toml.dumps({"datasets": [dataset]}))
     return [str(option) for option in (*options, *further)]
 
 
