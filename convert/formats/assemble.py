@@ -65,7 +65,10 @@ def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf, h
     shown = printable(name, 100)
     if not {"down", "up"} <= set(raw.tensors):
         missing = sorted({"down", "up"} - set(raw.tensors))
-        raise PairError(f"{path}: {shown} has no {' and no '.join(missing)} tensor; the file is incomplete")
+        raise PairError(
+            f"{path}: {shown} has no {' and no '.join(missing)} tensor; the file is incomplete; --skip-unknown leaves "
+            "such layers out"
+        )
     down, up = raw.tensors["down"], raw.tensors["up"]
     if "mid" in raw.tensors:
         down = _folded(down, raw.tensors["mid"], f"{path}: {shown}")

@@ -12,7 +12,9 @@ from pair_network.errors import printable
 from .parse import Parsed, normal_name
 
 EMBEDDING = "bundle_emb."  # OneTrainer's textual inversions beside the layers; A1111 reads them from there
-UNKNOWN, FULL_WEIGHT = "unknown name", "full weight"
+# A textual inversion in a file of its own.
+INVERSION = re.compile(r"^(emb_params|clip_[lgh]|t5xxl|string_to_param\b.*|<.+>)$")
+UNKNOWN, FULL_WEIGHT, INCOMPLETE = "unknown name", "full weight", "incomplete layer's tensor"
 # Of whole layers: their factors mean something else than up @ down.
 METHODS = (
     (re.compile(r"\.hada_\w+$"), "LoHa"),

@@ -1,27 +1,50 @@
 """How many of a file's tensors each UI takes, and what it does with the rest.
 
-The rules were read from A1111 1.10.1, Forge dfdcbab6, ComfyUI and diffusers 0.42.1 and measured there; Forge Neo's are
-those of Forge for the models that it has, and were not run. None of the UIs looks at metadata to accept a file, so
-counting names is all the check there is. Which UI has a model, and which names it takes there, the families say.
+The rules were read from A1111 1.10.1, Forge dfdcbab6, ComfyUI 0.33 and diffusers 0.42.1 and checked there; Forge Neo's
+were read from its branch ``neo`` and not run. None of the UIs looks at metadata to accept a file, so counting names is
+all the check there is.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from pair_network.errors import printable
 from pair_network.families import Family
 
-from .names import Name, names_of
+from .loaders import diffusers_forms, layer_names, takes
+from .names import Name, names_of, xflux_targets
 from .parse import normal_name, suffix_of
 
 UIS = ("A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers")
 FORGE_LIMIT = 12  # unmatched keys beyond which Forge loads nothing of the file
-KOHYA_PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
+# By which ComfyUI knows a file in xflux's names, which it then renames.
+COMFYUI_XFLUX = (
+    "single_blocks.37.processor.qkv_lora.up.weight", "double_blocks.18.processor.qkv_lora2.up.weight",
+)  # fmt: skip
+# By which all that have FLUX.1 know Black Forest Labs' own control LoRAs.
+BFL_CONTROL = ("img_in.lora_A.weight", "single_blocks.0.norm.key_norm.scale")
+NEO_SHARE = 0.5  # share of unmatched keys beyond which Forge Neo does
 SGM, BLOCKS = ("input_blocks", "middle_block", "output_blocks"), ("down_blocks", "mid_block", "up_blocks")
 # A1111's rule for this SDXL layer gives the wrong index, so the tensors find no module.
 A1111_LOST = "lora_unet_up_blocks_0_upsamplers_0_conv"
+A1111_UNKNOWN = "lora_unet_add_embedding"
+A1111_SD3 = re.compile(r"transformer\.transformer_blocks\.\d+\.attn\.to_")
+NOTHING = "does not take this naming: it raises, or leaves layers out with a warning"
+ENCODER_KEY = re.compile(r"lora_te|text_encoder")  # what no converter of a transformer's names minds
+# Ends of down and up in ``Family.reads``' rules for diffusers.
+DIFFUSERS_ENDS = {
+    "lora_down": (".lora_down.weight", ".lora_up.weight"),
+    "lora_A": (".lora_A.weight", ".lora_B.weight"),
+    "default": (".lora_A.default.weight", ".lora_B.default.weight"),
+    "lora.down": (".lora.down.weight", ".lora.up.weight", ".lora_linear_layer.down.weight",
+                  ".lora_linear_layer.up.weight"),
+    "_lora.down": ("_lora.down.weight", "_lora.up.weight"),
+    "down": (".down.weight", ".up.weight"),
+}  # fmt: skip
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
 
 
@@ -50,6 +73,8 @@ def match_all(keys: Iterable[str], family: Family, metadata: Mapping[str, str]) 
         "A1111": _a1111, "Forge": _forge, "Forge Neo": _forge_neo, "ComfyUI": _comfyui, "diffusers": _diffusers,
     }  # fmt: skip
     listed = list(keys)
+    if family.name == "flux" and set(BFL_CONTROL) <= set(listed):
+        return [_result(ui, listed, [] if ui in family.reads else listed, _absent(ui, family)) for ui in UIS]
     return [
         rules[ui](listed, family, metadata)
         if ui in family.reads
@@ -75,7 +100,8 @@ def _name(key: str, family: Family) -> tuple[Name | None, str, str]:
 
 def _result(ui: str, keys: list[str], lost: list[str], silent: str, refused: str | None = None) -> Match:
     matched = 0 if refused else len(keys) - len(lost)
-    verdict = refused or ("all tensors are used" if not lost else silent)
+    rest = "the rest is applied" if matched else "nothing is applied"
+    verdict = refused or ("all tensors are used" if not lost else f"{silent}; {rest}")
     return Match(ui, matched, len(keys), verdict, tuple((keys if refused else lost)[:3]))
 
 
@@ -84,20 +110,36 @@ def _a1111(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Matc
         return _result(
             "A1111", keys, keys, "", "raises on a name with fewer than two dots (every kohya alpha); not loaded"
         )
+    odd = _no_module_type(keys, family)
+    if odd is not None:
+        return _result("A1111", keys, keys, "", f"raises on {printable(odd, 80)}, whose tensors it cannot put together")
     incomplete = _incomplete_attention(keys, family)
     lost = [key for key in keys if not _a1111_takes(key, family) or _encoder_layer(key, family) in incomplete]
-    return _result("A1111", keys, lost, "leaves them out without a word (one DEBUG line); the rest is applied")
+    return _result("A1111", keys, lost, "leaves them out without a word (one DEBUG line)")
 
 
 def _a1111_takes(key: str, family: Family) -> bool:
-    name, layer, suffix = _name(key, family)
-    if name is None or suffix.startswith((".lora.", "_lora.", ".lora_linear", ".down", ".up")):
-        return False
     if family.name == "sd3":
-        return layer.startswith("transformer.transformer_blocks.") and ".attn.to_" in layer
-    return layer.startswith("lora_") and name.style.startswith("kohya") and not (
-        family.name == "sdxl" and layer == A1111_LOST
-    )  # fmt: skip
+        return takes("A1111", family, key) and A1111_SD3.match(key) is not None
+    layer = key.partition(".")[0]
+    lost = family.name == "sdxl" and (layer == A1111_LOST or layer.startswith(A1111_UNKNOWN))
+    return takes("A1111", family, key) and not lost
+
+
+def _no_module_type(keys: list[str], family: Family) -> str | None:
+    """A layer that A1111 has and whose tensors are none of its kinds of network; it then drops the whole file."""
+    if family.name == "sd3":
+        return None
+    known = layer_names("A1111", family)
+    parts: dict[str, set[str]] = {}
+    for key in keys:
+        layer, _, part = key.partition(".")
+        # The root of the model is a module there too.
+        if layer in known or layer == "diffusion_model":
+            parts.setdefault(layer, set()).add(part)
+    whole = (({"lora_up.weight", "lora_down.weight"}), ({"lora_A.weight", "lora_B.weight"}))
+    # An alpha by itself is that of a layer of another method, which is not judged.
+    return next((layer for layer, own in parts.items() if own != {"alpha"} and not any(p <= own for p in whole)), None)
 
 
 def _encoder_layer(key: str, family: Family) -> str | None:
@@ -121,72 +163,66 @@ def _incomplete_attention(keys: list[str], family: Family) -> set[str]:
 
 
 def _forge(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
-    lost = [key for key in keys if not _comfy_takes(key, family, "Forge")]
+    lost = [key for key in keys if not takes("Forge", family, key)]
     refused = None
     if len(lost) > FORGE_LIMIT:
         refused = f"refuses the whole file: {len(lost)} unmatched tensors are more than {FORGE_LIMIT}"
-    return _result("Forge", keys, lost, "prints the names; the rest is applied", refused)
+    return _result("Forge", keys, lost, "prints the names", refused)
 
 
 def _forge_neo(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
-    lost = [key for key in keys if not _comfy_takes(key, family, "Forge Neo")]
-    return _result(
-        "Forge Neo", keys, lost, "leaves them out; the rest is applied (inferred from Forge's rules, not run)"
-    )
+    lost = [key for key in keys if not takes("Forge Neo", family, key)]
+    refused = None
+    if len(lost) > NEO_SHARE * len(keys):
+        refused = f"refuses the whole file: {len(lost)} unmatched tensors are more than half"
+    return _result("Forge Neo", keys, lost, "leaves them out", refused)
 
 
 def _comfyui(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
-    lost = [key for key in keys if not _comfy_takes(key, family, "ComfyUI")]
-    return _result("ComfyUI", keys, lost, "one warning for each (lora key not loaded); the rest is applied")
-
-
-def _comfy_takes(key: str, family: Family, ui: str) -> bool:
-    name, layer, _ = _name(key, family)
-    if name is None:
-        return False
-    if layer.startswith("lora_te") or layer.startswith("text_encoder"):
-        return (
-            "text_model" in layer or name.modules[0].startswith("text_encoder_3") or "encoder.block" in name.modules[0]
-        )
-    if family.component == "unet":
-        if name.style in ("kohya", "kohya-native", "native"):
-            return True
-        # diffusers' names are known as unet.….processor.to_q, or under kohya's underscores.
-        return name.style == "kohya-diffusers" or (layer.startswith("unet.") and not _is_attention(layer)) or (
-            ".processor." in layer
-        )  # fmt: skip
-    is_unread = layer.startswith("lora_unet_") and ui in family.unread and re.search(family.unread[ui], layer)
-    return name.style in family.reads[ui] and not is_unread
-
-
-def _is_attention(layer: str) -> bool:
-    return ".to_" in layer
+    lost = [key for key in keys if not takes("ComfyUI", family, key)]
+    if family.name == "flux" and set(COMFYUI_XFLUX) <= set(keys):
+        lost = [key for key in lost if key.rpartition(".")[0].rpartition(".")[0] not in xflux_targets()]
+    return _result("ComfyUI", keys, lost, "one warning for each (lora key not loaded)")
 
 
 def _diffusers(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Match:
-    is_kohya = bool(keys) and all(key.startswith(KOHYA_PREFIXES) for key in keys)
-    if "lora_adapter_metadata" in metadata and any(key.endswith(".alpha") for key in keys):
+    """One rule holds for a whole file: names of one form, with one kind of ends."""
+    has_alpha = any(key.endswith(".alpha") for key in keys)
+    if "lora_adapter_metadata" in metadata and has_alpha:
         return _result("diffusers", keys, keys, "", "raises: lora_adapter_metadata beside alpha tensors")
-    lost = [key for key in keys if not _diffusers_takes(key, family, is_kohya)]
+    fitting = {key: _rules_of(key, family, has_alpha) for key in keys if not key.endswith(".alpha")}
+    counts = Counter(rule for rules in fitting.values() for rule in rules)
+    if not counts:
+        return _result("diffusers", keys, keys, "", NOTHING)
+    # kohya's original and diffusers' block names are one naming; which loses the other is said below.
+    best = counts.most_common(1)[0][0]
+    taken = {key for key, rules in fitting.items() if any(_is_like(rule, best) for rule in rules)}
+    layers = {layer for key in taken for layer in _layers_of(key)}
+    lost = [key for key in keys if key not in taken and key.removesuffix(".alpha") not in layers]
+    strangers = [key for key in lost if not ENCODER_KEY.match(key)]
+    if strangers and not best.startswith("dotted"):
+        return _result("diffusers", keys, keys, "", NOTHING)
     if family.component == "unet" and any(part in key for key in keys for part in BLOCKS):
         lost += [key for key in keys if any(part in key for part in SGM) and key not in lost]
-    if family.name == "sd3" and is_kohya:
-        return _result(
-            "diffusers", keys, keys, "", "does not convert kohya's SD3 names; nothing is loaded, one warning"
-        )
-    if len(lost) == len(keys):
-        return _result("diffusers", keys, lost, "", "loads nothing, with a warning and no exception")
     return _result("diffusers", keys, lost, "ignores them, with a warning")
 
 
-def _diffusers_takes(key: str, family: Family, is_kohya: bool) -> bool:
-    name, layer, _ = _name(key, family)
-    if name is None:
-        return False
-    if family.component == "transformer":
-        if layer.startswith("lora_te3") or (family.name in ("flux", "chroma") and layer.startswith("lora_te2")):
-            return False
-        return name.style in family.reads["diffusers"] and not (name.style == "dotted" and key.endswith(".alpha"))
-    if name.style in ("kohya", "kohya-diffusers", "kohya-native"):
-        return is_kohya and name.style != "kohya-native"
-    return name.style == "dotted" and not key.endswith(".alpha")
+def _layers_of(key: str) -> list[str]:
+    """The layer names that a factor's name may end after."""
+    return [key.removesuffix(end) for ends in DIFFUSERS_ENDS.values() for end in ends if key.endswith(end)]
+
+
+def _is_like(rule: str, best: str) -> bool:
+    return rule == best or (rule.startswith("kohya") and best.startswith("kohya"))
+
+
+def _rules_of(key: str, family: Family, has_alpha: bool) -> list[str]:
+    """The rules of the family under which diffusers takes a tensor, of those that hold for such a file."""
+    found = []
+    for rule in family.reads["diffusers"]:
+        form, ends, alpha = rule.split()
+        if alpha == "*" or (alpha == "+") == has_alpha:
+            layers = [key.removesuffix(end) for end in DIFFUSERS_ENDS[ends] if key.endswith(end)]
+            if any(form in diffusers_forms(family).get(layer, ()) for layer in layers):
+                found.append(rule)
+    return found

@@ -78,9 +78,10 @@ def _add_entry(names: dict[str, Name], family: Family, entry: Entry) -> None:
     if family.component == "transformer" and entry.native in entry.modules:
         native_style = "kohya"  # both models call it so
     whole = Name(target, entry.swaps, native_style, total(entry.rows), entry.columns)
-    names[f"lora_unet_{underscored(entry.native)}"] = whole
-    for prefix in ("diffusion_model.", "model.diffusion_model."):
-        names[prefix + entry.native] = replace(whole, style="native")
+    for native in (entry.native, family.in_comfyui(entry.native)):
+        names[f"lora_unet_{underscored(native)}"] = whole
+        for prefix in ("diffusion_model.", "model.diffusion_model."):
+            names[prefix + native] = replace(whole, style="native")
     for module, full, rows in zip(entry.modules, target, entry.rows, strict=True):
         one = Name((full,), False, "dotted", rows, entry.columns)
         # Transformers that kohya names by the original's names are never named by diffusers' under its prefix.
@@ -131,11 +132,18 @@ def xflux_targets() -> dict[str, Modules]:
 def _xflux_names() -> dict[str, Name]:
     dotted = {f"transformer.{module}": rows for entry in FAMILIES["flux"].entries
               for module, rows in zip(entry.modules, entry.rows, strict=True)}  # fmt: skip
-    return {
-        prefix + name: Name(modules, style="xflux", rows=total(dotted[module] for module in modules))
-        for name, modules in xflux_targets().items()
-        for prefix in ("", "diffusion_model.")
-    }
+    names = {}
+    for name, modules in xflux_targets().items():
+        known = Name(modules, style="xflux", rows=total(dotted[module] for module in modules))
+        names[name] = names[f"diffusion_model.{name}"] = known
+        if name.endswith(XFLUX_SINGLE_QKV):
+            names[f"diffusion_model.{joint_qkv(name)}"] = replace(known, style="native")
+    return names
+
+
+def joint_qkv(name: str) -> str:
+    """What Forge Neo and ComfyUI call xflux's layer of a single block, which is a part of ``linear1``."""
+    return name.replace(f"processor.{XFLUX_SINGLE_QKV}", "linear1_qkv")
 
 
 @lru_cache

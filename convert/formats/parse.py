@@ -15,8 +15,8 @@ ENDS = (
     # xflux names its processors' layers qkv_lora and proj_lora; elsewhere "_lora" is no part of a layer's name.
     (re.compile(r"(?:(?<=qkv_lora)|(?<=proj_lora)|(?<=_lora[12]))\.(down|up)\.weight$"), "xflux"),
     (re.compile(r"[._]lora(?:_linear_layer)?\.(down|up|mid)\.weight$"), "diffusers"),
-    (re.compile(r"\.lora_(down|up|mid)(?:\.(?!bias\b)[^.]+)?\.weight$"), "kohya"),
-    (re.compile(r"\.lora_(A|B)(?:\.(?!bias\b)[^.]+)?\.weight$"), "peft"),
+    (re.compile(r"\.lora_(down|up|mid)(?:\..+)?\.weight$"), "kohya"),
+    (re.compile(r"\.lora_(A|B)(?:\..+)?\.weight$"), "peft"),
     (re.compile(r"\.lora_(down|up)$"), "kohya"),
     (re.compile(r"\.lora_(A|B)$"), "peft"),
     (re.compile(r"(?:[._]lora(?:_linear_layer)?)?\.(alpha)$"), "alpha"),

@@ -72,16 +72,26 @@ def prove(
             "--family says which of them is right"
         )
     # Names that several families understand are those of the families that write them so.
-    agreed = [name for name in agreed if not _is_foreign(names[name])] or agreed
+    if not any(claims) and all(_is_unspoken(FAMILIES[name], names[name]) for name in agreed):
+        raise PairError(
+            f"{source}: its layers could be {_titles(agreed)}'s, but no program names them so, and nothing else in the "
+            "file says what it is of; if it is, --family says so"
+        )
+    agreed = [name for name in agreed if not _is_foreign(FAMILIES[name], names[name])] or agreed
     is_said = any(claims) and all(claims)
     return Proof(FAMILIES[agreed[0]], len(agreed) == 1 and (is_said or not claims), tuple(fits))
 
 
-def _is_foreign(names: Mapping[str, Name]) -> bool:
-    """Whether some of the names are spelled as no program spells them for this family."""
-    return any(
-        known.style in FOREIGN or (layer.startswith("diffusion_model.") and known.style == "dotted")
-        for layer, known in names.items()
+def _is_foreign(family: Family, names: Mapping[str, Name]) -> bool:
+    """Whether some of the names are spelled as no trainer of this family spells them."""
+    return _is_unspoken(family, names) or any(known.style in FOREIGN for known in names.values())
+
+
+def _is_unspoken(family: Family, names: Mapping[str, Name]) -> bool:
+    """Whether diffusers' names stand after the original's prefix in a way that no program knows for this family."""
+    splits = any(form.split()[0] == "native-split" for forms in family.reads.values() for form in forms)
+    return not splits and any(
+        layer.startswith("diffusion_model.") and known.style == "dotted" for layer, known in names.items()
     )
 
 

@@ -18,7 +18,7 @@ from pair_network.network import checkpoint
 
 from .assemble import alone, branch_of, names_in, own_rank, without
 from .families import FAMILIES, family_by_name
-from .foreign import FULL_WEIGHT, UNKNOWN, Foreign, foreign_of, in_words
+from .foreign import FULL_WEIGHT, INCOMPLETE, INVERSION, UNKNOWN, Foreign, foreign_of, in_words
 from .layers import Adapter, Branch
 from .official_folder import official_files
 from .parse import Parsed, RawLayer, parse_keys, suffix_of
@@ -27,6 +27,7 @@ from .proof import Proof, prove
 from .spelling import known_name
 
 SKIP = "pass --skip-unknown to leave {} out"
+MERGE_IT = "merge it into its model with the program that made it, and use extract on the two models"
 
 
 def read_adapter(
@@ -54,7 +55,9 @@ def read_adapter(
     tensors, metadata = open_tensors(path, allow_pickle)
     if checkpoint.is_pair_file(metadata):
         return _coupled(path, tensors, metadata, family)
-    if tensors and all(is_peft_key(key) and not key.endswith(".alpha") for key in tensors):
+    # PEFT itself writes no other metadata; other programs use its names for files that stand alone, of scale 1.
+    is_pefts = set(metadata) <= {"format"} and all(not key.endswith(".alpha") for key in tensors)
+    if tensors and is_pefts and all(is_peft_key(key) for key in tensors):
         raise PairError(
             f"{path}: is a PEFT adapter, whose scale stands in adapter_config.json; keep that file in the same folder"
         )
@@ -94,7 +97,9 @@ def _plain(
     left_out: dict[str, str] = {}
     if skip:
         left_out = foreign.all
-        parsed, unknown = _known(without(parsed, foreign.layers), metadata, family)
+        parsed = without(parsed, foreign.layers)
+        left_out.update({key: INCOMPLETE for name in _incomplete(parsed) for key in parsed.layers[name].keys.values()})
+        parsed, unknown = _known(without(parsed, _incomplete(parsed)), metadata, family)
         left_out.update(dict.fromkeys(unknown, UNKNOWN))
         if not parsed.layers:
             raise PairError(f"{path}: holds no plain LoRA layer of a known model, only {in_words(left_out)}")
@@ -107,6 +112,11 @@ def _plain(
         adapter.embeddings = {key: tensors[key] for key in foreign.embeddings}
         adapter.additions = {key: tensors[key] for key in foreign.additions}
     return adapter
+
+
+def _incomplete(parsed: Parsed) -> set[str]:
+    """Layers with one factor alone, or with none."""
+    return {name for name, layer in parsed.layers.items() if not {"down", "up"} <= layer.tensors.keys()}
 
 
 def _known(parsed: Parsed, metadata: Mapping[str, str], family: str | None) -> tuple[Parsed, list[str]]:
@@ -174,6 +184,9 @@ def _check(parsed: Parsed, foreign: Foreign, path: Path, skip: bool) -> None:
     if not parsed.layers and not foreign.methods:
         if foreign.additions and not foreign.unknown and FULL_WEIGHT not in foreign.additions.values():
             raise PairError(f"{path}: holds no LoRA layers, only {in_words(foreign.additions)}, which no verb converts")
+        strangers = [*foreign.embeddings, *foreign.unknown]
+        if strangers and all(key in foreign.embeddings or INVERSION.match(key) for key in strangers):
+            raise PairError(f"{path}: is a textual inversion, no LoRA; the UIs read it from their folder of embeddings")
         raise PairError(
             f"{path}: holds no LoRA layers; is it a checkpoint? merge puts LoRAs into one, extract takes the "
             "difference of two"
@@ -182,8 +195,8 @@ def _check(parsed: Parsed, foreign: Foreign, path: Path, skip: bool) -> None:
         return
     if foreign.methods:
         key, title = next(iter(foreign.methods.items()))
-        remedy = f"; {SKIP.format('such layers')}" if set(parsed.layers) - foreign.layers else ""
-        reason = f"is a {title} ({printable(key, 80)}), only plain LoRA can be converted exactly"
+        remedy = f"; {SKIP.format('such layers')}" if set(parsed.layers) - foreign.layers else f"; {MERGE_IT}"
+        reason = f"is no plain LoRA but {title} ({printable(key, 80)}), which cannot be converted exactly"
         raise PairError(f"{path}: {reason}{remedy}")
     if foreign.unknown:
         raise PairError(
@@ -245,7 +258,9 @@ def _nearest(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None) ->
         for family in _families(wanted)
     }
     hint = family_of_metadata(metadata)
-    nearest = hint if hint is not None and hint in unknown else min(unknown, key=lambda name: len(unknown[name]))
+    if hint is None or len(unknown.get(hint, parsed.layers)) == len(parsed.layers):
+        hint = min(unknown, key=lambda name: len(unknown[name]))
+    nearest = hint
     return FAMILIES[nearest], unknown[nearest]
 
 

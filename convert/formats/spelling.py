@@ -17,7 +17,7 @@ from .names import Name, names_of, underscored
 
 # Levels that PEFT, torch.compile and data parallelism put into a name, wherever they stand.
 WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:base_model\.model|_orig_mod|module)\.")
-_DENOISERS = "(?:diffusion_model|unet|transformer|denoiser)"
+_DENOISERS = "(?:diffusion_model|unet|transformer|denoiser|net)"
 DENOISER = tuple(
     re.compile(pattern)
     for pattern in (rf"(?:model\.)?{_DENOISERS}\.", rf"(?:lora|lycoris)_{_DENOISERS}[._]", r"lycoris_")

@@ -19,7 +19,8 @@ from convert.files.lazy import Lazy
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, by_module, fold_alpha, strengthened
-from convert.formats.names import original_entries
+from convert.formats.loaders import layer_names
+from convert.formats.names import kohya_entries, original_entries
 from convert.options import DTYPES, add_branch, chosen_branch, name_embeddings, read_source, refuse_additions
 from pair_network.errors import PairError
 from pair_network.families import Family
@@ -97,12 +98,18 @@ def _tensors(adapter: Adapter, branch: Branch, options: argparse.Namespace) -> t
     refuse_foreign(family, options.ui, source)
     if options.ui == "a1111" and family.name == "sd3":
         return _a1111_sd3(branch, source, options.drop_unmatched)
-    if options.ui == "comfyui" and "ComfyUI" in family.unread:
+    if options.ui == "comfyui" and not _comfyui_reads_kohya(family):
         layers = dict(written_layers(branch, original_entries(family), source))
         return tensors_of(layers.items()), branch_of(layers)
     is_diffusers = options.naming == "diffusers" and family.component == "unet"
     layers = dict((diffusers_keys if is_diffusers else kohya_layers)(branch, family, source))
     return tensors_of(layers.items()), branch_of(layers)
+
+
+def _comfyui_reads_kohya(family: Family) -> bool:
+    """Whether ComfyUI finds every layer of the denoiser under kohya's name for it."""
+    known = layer_names("ComfyUI", family)
+    return all(key in known for key in kohya_entries(family) if key.startswith("lora_unet_"))
 
 
 def _beside(adapter: Adapter, options: argparse.Namespace) -> dict[str, Lazy]:

@@ -230,6 +230,8 @@ def _hashes(file: Path) -> dict[str, str]:
 
 def _uis(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str, Any]:
     tensors, values = open_tensors(file, options.allow_pickle)
+    beside = {key for key, what in adapter.left_out.items() if what != UNKNOWN}
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in beside}
     keys = [key.removeprefix(ROOT) if key.startswith(ROOT) else key for key in tensors]
     if adapter.format == "pair" or any(key.startswith(ROOT) for key in tensors):
         keys = list(tensors)  # under these names no UI finds anything

@@ -23,7 +23,8 @@ def text_of(report: Mapping[str, Any], with_blocks: bool) -> str:
         names = ", ".join(printable(name, 80) for name in found["examples"])
         lines.append(f"  {found['tensors']} tensors under names unknown here, left out with --skip-unknown: {names}")
     if "beside" in report:
-        lines.append(f"  beside the layers: {', '.join(f'{title} ({n})' for title, n in report['beside'].items())}")
+        found = ", ".join(f"{title} ({n})" for title, n in report["beside"].items())
+        lines.append(f"  beside the layers, and not judged below: {found}")
     said = ("trigger_words", "output_name", "base_model", "history")
     lines += [f"  {name.replace('_', ' ')}: {printable(report[name])}" for name in said if report[name]]
     if report["training_tags"]:

@@ -128,8 +128,10 @@ def _config(adapter: Adapter, style: Mapping[str, Layer], content: Mapping[str, 
     joined = (torch.cat([layer.down.load().float().flatten(1), content[key].down.load().float().flatten(1)])
               for key, layer in style.items())  # fmt: skip
     is_frozen = all(gram_defect(rows) < ORTHONORMAL for rows in joined)
+    # Each layer has its alpha beside it; these are what a new one would get, and 0 would be none.
+    alpha, content_alpha = (layer.alpha or float(layer.rank) for layer in (first, other))
     return PairConfig(
-        rank=first.rank, alpha=first.alpha, content_rank=other.rank, content_alpha=other.alpha,
+        rank=first.rank, alpha=alpha, content_rank=other.rank, content_alpha=content_alpha,
         orthogonality="frozen" if is_frozen else "none", targets=_targets(style), num_pairs=num_pairs,
     )  # fmt: skip
 

@@ -54,7 +54,7 @@ FAMILY = Family(
     reads={
         "ComfyUI": ("kohya", "native"),
         "Forge Neo": ("kohya", "native"),
-        "diffusers": ("native", "dotted"),
+        "diffusers": ("native lora_A -", "dotted lora_A -"),
     },
     presets=("anima",),
     sd_scripts=SdScripts("anima", "anima_train_network", "AnimaNetworkTrainer"),

@@ -33,10 +33,14 @@ FAMILY = replace(
     marks=("distilled_guidance_layer.in_proj.weight",),
     reads={
         "Forge": ("kohya", "native"),
-        "Forge Neo": ("kohya", "native"),
-        "ComfyUI": ("kohya", "native"),
-        "diffusers": ("kohya", "dotted"),
+        "Forge Neo": ("kohya", "native", "dotted", "onetrainer", "lycoris"),
+        "ComfyUI": ("kohya", "native", "dotted", "onetrainer", "lycoris", "bare"),
+        "diffusers": flux1.DIFFUSERS,
     },
+    # Under diffusers' names they know what FLUX.1 has too.
+    unread=dict.fromkeys(
+        ("Forge Neo", "ComfyUI"), r"^(?!diffusion_model\.|lora_unet_).*distilled_guidance_layer[._](in|out)_proj$"
+    ),
     presets=(),
     # sd-scripts' FLUX trainer trains it; its own --model_type tells the two apart.
     sd_scripts=replace(flux1.SD_SCRIPTS, model_type="chroma"),

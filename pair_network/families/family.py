@@ -116,11 +116,15 @@ class Family:
         diffusers_class: Class of its denoiser in diffusers.
         pipelines: Beginnings of its pipelines' class names in diffusers.
         marks: A tensor of a checkpoint, in the original layout or diffusers', that no other family's have.
-        reads: The UIs that have the model, and the styles of names that each takes of its denoiser's layers: "kohya"
+        reads: The UIs that have the model, and the forms of names that each takes of its denoiser's layers: "kohya"
             (what its trainer writes), "kohya-native" and "kohya-diffusers" (the other model's names, likewise
-            underscored), "native" (``diffusion_model.``), "native-split" (the same before diffusers' names), "dotted"
-            (diffusers'), "onetrainer", "xflux". A U-Net's are finer: the converters' module ``match`` has them.
-        unread: Regular expression, by UI, of kohya's names that it does not take all the same.
+            underscored), "native" (the original's after ``diffusion_model.``), "native-split" (diffusers' after the
+            same), "dotted" (diffusers' after their component), "bare" (without), "peft" (after ``base_model.model.``),
+            "lycoris", "onetrainer", "processor" (diffusers' first releases), "transformer-native", "peft-native",
+            "xflux". Of diffusers each is a rule for a whole file: the form, the ends of the tensors' names, and "+",
+            "-" or "*": with alphas, without, either.
+        unread: Regular expression, by UI, of names in these forms that it does not take all the same.
+        comfyui: What ComfyUI's model calls parts of the original's names: pairs of a text and what is there instead.
         presets: Its presets.
         sd_scripts: Its trainer in sd-scripts.
         musubi: Its trainer in musubi-tuner.
@@ -143,6 +147,7 @@ class Family:
     marks: tuple[str, ...] = ()
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     unread: Mapping[str, str] = field(default_factory=dict, repr=False)
+    comfyui: tuple[tuple[str, str], ...] = ()
     presets: tuple[str, ...] = ()
     sd_scripts: SdScripts | None = field(default=None, repr=False)
     musubi: Musubi | None = field(default=None, repr=False)
@@ -151,6 +156,12 @@ class Family:
     def entries(self) -> tuple[Entry, ...]:
         """Every layer of the denoiser that a LoRA can carry."""
         return entries_of(self.blocks)
+
+    def in_comfyui(self, native: str) -> str:
+        """An original name as ComfyUI's model has it."""
+        for text, other in self.comfyui:
+            native = native.replace(text, other)
+        return native
 
     @property
     def is_v2(self) -> bool:

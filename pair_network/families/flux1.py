@@ -49,6 +49,8 @@ SD_SCRIPTS = SdScripts(
     PreviewInputs(("txt", "txt_ids", "y", "txt_attention_mask"), cond_row=-1, default_steps=20),
 )
 
+DIFFUSERS = ("kohya lora_down *", "native lora_down *", "dotted lora_down -", "dotted lora_A *")
+
 FAMILY = Family(
     name="flux",
     title="FLUX.1",
@@ -70,10 +72,10 @@ FAMILY = Family(
     # Of two layouts. Other families share most of the layers, but not the modulation of each block.
     marks=("double_blocks.0.img_mod.lin.weight", "single_transformer_blocks.0.attn.to_q.weight"),
     reads={
-        "Forge": ("kohya", "native", "dotted", "onetrainer"),
-        "Forge Neo": ("kohya", "native", "dotted", "onetrainer"),
-        "ComfyUI": ("kohya", "native", "dotted", "onetrainer"),
-        "diffusers": ("kohya", "dotted", "xflux"),
+        "Forge": ("kohya", "native", "dotted", "onetrainer", "lycoris"),
+        "Forge Neo": ("kohya", "native", "dotted", "onetrainer", "lycoris"),
+        "ComfyUI": ("kohya", "native", "dotted", "onetrainer", "lycoris", "bare"),
+        "diffusers": (*DIFFUSERS, "xflux down -"),
     },
     presets=("flux_12gb", "flux_16gb", "flux_24gb"),
     sd_scripts=SD_SCRIPTS,

@@ -38,6 +38,8 @@ final_layer.adaLN_modulation.1  norm_out.linear                                 
 
 _ATTENTION = r"^(double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\d+\.linear[12])$"
 _FF = r"^double_blocks\.\d+\.(img|txt)_mlp\.[02]$"
+# ComfyUI knows diffusers' names of these not at all, or as FLUX.1's.
+_OUTSIDE_IN_COMFYUI = r"time_guidance_embed|stream_modulation(_img|_txt)?[._]linear"
 _MODELS = ("model_version",)  # the caching scripts ask for it too
 
 
@@ -67,10 +69,19 @@ def _family(name: str, title: str, order: int, words: Words, hidden: int, depth:
         presets=("flux2_klein",) if name == "flux2_klein_4b" else (),
         musubi=Musubi("flux2", "flux_2", "Flux2NetworkTrainer", (("vae", *_MODELS), ("text_encoder", *_MODELS))),
         reads={
-            "ComfyUI": ("kohya", "native"),
-            "Forge Neo": ("kohya", "native"),
-            "diffusers": ("kohya", "native", "dotted"),
+            "ComfyUI": ("kohya", "native", "dotted", "onetrainer", "lycoris", "bare"),
+            # Forge Neo has Klein alone.
+            **({} if hidden == 6144 else {"Forge Neo": ("kohya", "native")}),
+            "diffusers": (
+                "kohya lora_down *",
+                "native lora_A -",
+                "peft-native lora_A -",
+                "native-split lora_A -",
+                "dotted lora_A -",
+                "peft lora_A -",
+            ),
         },
+        unread={"ComfyUI": _OUTSIDE_IN_COMFYUI},
     )
 
 

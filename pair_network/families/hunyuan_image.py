@@ -46,8 +46,15 @@ FAMILY = Family(
     marks=("double_blocks.0.img_attn_qkv.weight",),
     # ComfyUI calls fc1 and fc2 of the MLP 0 and 2, and linear lin; with dots it takes the original's names too.
     # diffusers' pipeline has no way to load a LoRA.
-    reads={"ComfyUI": ("kohya", "native")},
-    unread={"ComfyUI": r"_(mlp_fc[12]|mod_linear|modulation_linear)$"},
+    reads={"ComfyUI": ("kohya", "native", "transformer-native")},
+    unread={"ComfyUI": r"^lora_unet_.*_(mlp_fc[12]|mod_linear|modulation_linear)$"},
+    comfyui=(
+        ("_attn_", "_attn."),
+        ("mlp.fc1", "mlp.0"),
+        ("mlp.fc2", "mlp.2"),
+        ("mod.linear", "mod.lin"),
+        ("modulation.linear", "modulation.lin"),
+    ),
     presets=("hunyuan_image",),
     sd_scripts=SdScripts("hunyuan_image", "hunyuan_image_train_network", "HunyuanImageNetworkTrainer"),
 )

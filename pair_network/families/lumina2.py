@@ -49,7 +49,11 @@ FAMILY = Family(
     diffusers_class="Lumina2Transformer2DModel",
     pipelines=("Lumina2",),
     marks=("noise_refiner.0.attention.qkv.weight",),
-    reads={"ComfyUI": ("kohya", "native"), "Forge Neo": ("kohya", "native"), "diffusers": ("native", "dotted")},
+    reads={
+        "ComfyUI": ("kohya", "native"),
+        "Forge Neo": ("kohya", "native"),
+        "diffusers": ("native lora_A -", "dotted lora_A -"),
+    },
     presets=("lumina",),
     sd_scripts=SdScripts("lumina", "lumina_train_network", "LuminaNetworkTrainer"),
 )

@@ -48,8 +48,14 @@ FAMILY = Family(
     presets=("qwen_image",),
     musubi=Musubi("qwen_image", "qwen_image", "QwenImageNetworkTrainer"),
     reads={
-        "ComfyUI": ("kohya", "native", "dotted"),
-        "Forge Neo": ("kohya", "native"),
-        "diffusers": ("kohya", "native", "dotted"),
+        "ComfyUI": ("kohya", "native", "dotted", "bare", "lycoris"),
+        "Forge Neo": ("kohya", "native", "dotted", "bare", "lycoris"),
+        "diffusers": (
+            *(f"{form} {end} *" for form in ("kohya", "native") for end in ("lora_down", "lora_A", "default")),
+            "dotted lora_A -",
+            "bare lora_down +",
+            "bare lora_A +",
+            "bare default *",
+        ),
     },
 )

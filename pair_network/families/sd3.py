@@ -48,8 +48,10 @@ FAMILY = Family(
     blocks=(Blocks(_BLOCK, "joint_blocks.{}.", "transformer_blocks.{}.", 38), Blocks(_OUTSIDE)),
     hidden=(1536, 2432),
     text_encoders=(
-        clip_l("lora_te1", "text_encoders.clip_l.transformer."),
-        TextEncoder("lora_te2", "text_encoder_2", "open_clip", 32, 1280, "text_encoders.clip_g.transformer."),
+        clip_l("lora_te1", "text_encoders.clip_l.transformer.", projects=True),
+        TextEncoder(
+            "lora_te2", "text_encoder_2", "open_clip", 32, 1280, "text_encoders.clip_g.transformer.", projects=True
+        ),
         t5_xxl("text_encoder_3"),
     ),
     model_classes=("MMDiT",),
@@ -60,8 +62,8 @@ FAMILY = Family(
     reads={
         "A1111": ("dotted",),
         "Forge": ("kohya", "native"),
-        "ComfyUI": ("kohya", "native", "dotted", "onetrainer"),
-        "diffusers": ("dotted",),
+        "ComfyUI": ("kohya", "native", "dotted", "onetrainer", "lycoris", "peft"),
+        "diffusers": ("dotted lora_A -",),
     },
     presets=("sd3",),
     sd_scripts=SdScripts(

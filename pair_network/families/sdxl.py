@@ -16,7 +16,14 @@ FAMILY = Family(
     text_encoders=(
         clip_l("lora_te1", "conditioner.embedders.0.transformer."),
         TextEncoder(
-            "lora_te2", "text_encoder_2", "open_clip", 32, 1280, "conditioner.embedders.1.model.transformer.", True
+            "lora_te2",
+            "text_encoder_2",
+            "open_clip",
+            32,
+            1280,
+            "conditioner.embedders.1.model.transformer.",
+            is_open_clip_there=True,
+            projects=True,
         ),
     ),
     model_classes=("SdxlUNet2DConditionModel",),

@@ -12,6 +12,7 @@ CLIP = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o
 OPEN_CLIP = {"self_attn.out_proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
 OPEN_CLIP_JOINT = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 OPEN_CLIP_JOINT_NAME = "attn.in_proj"
+PROJECTION = "text_projection"
 T5 = (
     *(f"layer.0.SelfAttention.{part}" for part in "qkvo"),
     *(f"layer.1.DenseReluDense.{part}" for part in ("wi_0", "wi_1", "wo")),
@@ -42,6 +43,7 @@ class TextEncoder:
         width: Its hidden width.
         checkpoint: Prefix of its keys in single-file checkpoints.
         is_open_clip_there: Its layers have OpenCLIP's names in single-file checkpoints.
+        projects: The model reads its text projection, which some trainers give a LoRA.
     """
 
     prefix: str
@@ -51,13 +53,16 @@ class TextEncoder:
     width: int
     checkpoint: str
     is_open_clip_there: bool = False
+    projects: bool = False
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Paths of its layers."""
         if self.kind == "llm":
             return tuple(f"layers.{number}.{part}" for number in range(self.layers) for part in LLM)
-        return t5_modules(self.layers) if self.kind == "t5" else clip_modules(self.layers)
+        if self.kind == "t5":
+            return t5_modules(self.layers)
+        return (*clip_modules(self.layers), *([PROJECTION] if self.projects else []))
 
     def widths(self, module: str) -> tuple[Width, Width]:
         """Rows and columns of one of its layers."""
@@ -80,9 +85,9 @@ def t5_modules(layers: int) -> tuple[str, ...]:
     return tuple(f"encoder.block.{number}.{part}" for number in range(layers) for part in T5)
 
 
-def clip_l(prefix: str, checkpoint: str) -> TextEncoder:
+def clip_l(prefix: str, checkpoint: str, projects: bool = False) -> TextEncoder:
     """OpenAI's CLIP L, the first text encoder of every family that has it."""
-    return TextEncoder(prefix, "text_encoder", "clip", 12, 768, checkpoint)
+    return TextEncoder(prefix, "text_encoder", "clip", 12, 768, checkpoint, projects=projects)
 
 
 def t5_xxl(component: str) -> TextEncoder:

@@ -22,9 +22,15 @@ KINDS = {
     r"|in_layers\.2|out_layers\.3|emb_layers\.1|skip_connection|blocks\.\d+\.\d+\.(op|conv))$",
     "full": f"{_ATTENTION}|{_FF}",
 }
-# Which styles of names each UI takes: the rest is in the details.
-_STYLES = ("kohya", "kohya-diffusers", "kohya-native", "native", "dotted")
-READS = dict.fromkeys(("A1111", "Forge", "Forge Neo", "ComfyUI", "diffusers"), _STYLES)
+_KOHYA = ("kohya", "kohya-diffusers", "kohya-native")
+READS = {
+    "A1111": _KOHYA,
+    **dict.fromkeys(("Forge", "Forge Neo", "ComfyUI"), (*_KOHYA, "native", "lycoris", "processor")),
+    "diffusers": (
+        "kohya lora_down *", "kohya-diffusers lora_down *", "dotted lora_A -", "dotted lora.down -",
+        "processor _lora.down -",
+    ),
+}  # fmt: skip
 
 # diffusers' names within a block and beside the blocks, with the original ones.
 RESNET = {"conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3"}

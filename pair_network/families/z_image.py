@@ -25,7 +25,8 @@ final_layer.adaLN_modulation.1  all_final_layer.2-1.adaLN_modulation.1  h     25
 _PATH = r"^layers\.\d+\."
 _ATTENTION = _PATH + r"attention\.to_(q|k|v|out\.0)$"
 _FF = _PATH + r"feed_forward\.w[123]$"
-_SPLIT = r"_attention_to_(q|k|v|out_0)$"  # musubi-tuner's and diffusers' names, under kohya's prefix
+# musubi-tuner's and diffusers' names, under kohya's prefix
+_SPLIT = r"^lora_unet_(.*_attention_to_(q|k|v|out_0)$|all_)"
 
 FAMILY = Family(
     name="z_image",
@@ -56,9 +57,18 @@ FAMILY = Family(
     presets=("z_image",),
     musubi=Musubi("z_image", "zimage", "ZImageNetworkTrainer"),
     reads={
-        "ComfyUI": ("kohya", "kohya-native", "native", "native-split", "dotted"),
-        "Forge Neo": ("kohya", "kohya-native", "native"),
-        "diffusers": ("kohya", "native-split", "dotted"),
+        "ComfyUI": ("kohya", "kohya-native", "native", "native-split", "dotted", "bare", "lycoris"),
+        "Forge Neo": ("kohya", "kohya-native", "native", "native-split", "lycoris"),
+        "diffusers": (
+            *(f"{form} {end} *" for form in ("kohya", "kohya-native") for end in ("lora_down", "lora.down")),
+            *(f"native-split {end} *" for end in ("lora_down", "lora_A", "lora.down", "default")),
+            "native lora.down *",
+            "dotted lora_A -",
+            "bare lora_down +",
+            "bare lora_A +",
+            "bare lora.down +",
+            "bare default *",
+        ),
     },
     unread={"ComfyUI": _SPLIT, "Forge Neo": _SPLIT},
 )

@@ -61,6 +61,13 @@ DOTTED = "transformer.transformer_blocks"
         ({"diffusion_model.layers.0.attention.qkv": (11520, 3840)}, "z_image", True),
         ({"lora_unet_layers_0_attention_to_q": (3840, 3840)}, "z_image", True),
         ({"lora_unet_blocks_0_cross_attn_k_proj": (2048, 1024)}, "anima", True),
+        # Krea 2: a quarter of the heads; queries alone are FLUX.2's too
+        ({"lora_unet_blocks_3_attn_wk": (1536, 6144)}, "krea2", True),
+        ({"diffusion_model.blocks.3.attn.gate": (6144, 6144)}, "krea2", True),
+        ({"diffusion_model.blocks.27.mlp.down": (6144, 16384)}, "krea2", True),
+        ({f"{DOTTED}.27.attn.to_v": (1536, 6144)}, "krea2", True),
+        ({"lora_unet_txtfusion_refiner_blocks_1_mlp_up": (6912, 2560)}, "krea2", True),
+        ({f"{DOTTED}.0.attn.to_q": (6144, 6144)}, "flux2_dev", False),
         # SD: the text's width, and where a block has which width
         ({"unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 1024)}, "sd2", True),
         ({"unet.up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": (640, 640)}, "sdxl", True),
@@ -217,7 +224,7 @@ def test_diffusers_own_converter_agrees(family, lora, run, helpers, tmp_path):
             torch.testing.assert_close(ours[other].double() @ ours[key].double(), wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["lumina2", "anima", "flux2_klein_9b"])
+@pytest.mark.parametrize("family", ["lumina2", "anima", "flux2_klein_9b", "krea2"])
 def test_diffusers_takes_comfyuis_names_too(family, lora, run, helpers, tmp_path):
     """Names of diffusers' conversion of the original's names are those that we write; Lumina's at its real width."""
     from diffusers.loaders import lora_conversion_utils as utils
@@ -226,8 +233,10 @@ def test_diffusers_takes_comfyuis_names_too(family, lora, run, helpers, tmp_path
 
     function = {"lumina2": utils._convert_non_diffusers_lumina2_lora_to_diffusers,
                 "anima": utils._convert_non_diffusers_anima_lora_to_diffusers,
+                "krea2": utils._convert_non_diffusers_krea2_lora_to_diffusers,
                 "flux2_klein_9b": utils._convert_non_diffusers_flux2_lora_to_diffusers}[family]  # fmt: skip
     start = {"lumina2": ("layers.0.", "noise_refiner.0.", "context_refiner.0."), "anima": ("blocks.0.",),
+             "krea2": ("blocks.0.", "txtfusion.", "first", "tmlp.", "tproj.", "txtmlp.", "last."),
              "flux2_klein_9b": ("double_blocks.0.", "single_blocks.0.")}[family]  # fmt: skip
     entries = {name: modules for name, (modules, _) in original_entries(FAMILIES[family]).items()
                if name.startswith(tuple(f"diffusion_model.{each}" for each in start))}  # fmt: skip

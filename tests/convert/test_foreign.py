@@ -75,7 +75,7 @@ STRANGERS = {
     "OFT": {f"{OTHER}.oft_blocks": torch.ones(2, 4, 4)},
     "GLoRA": {f"{OTHER}.a1.weight": torch.ones(2, 4)},
     "IA3": {f"{OTHER}.on_input": torch.ones(1)},
-    "an unknown layer": plain("lora_te2_text_projection", 2),
+    "an unknown layer": plain("lora_unet_nowhere", 2),
     "an unknown tensor": {"something.else": torch.ones(3)},
     "PEFT's LoRA bias": {f"{KEY}.lora_B.bias": torch.ones(8)},
     "a full weight": {"unet.conv_in.set_weight": torch.ones(3)},

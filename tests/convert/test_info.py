@@ -19,7 +19,7 @@ def kohya_keys(family, kinds):
         is_te = key.startswith("lora_te")
         is_conv = not is_te and (".resnets." in modules[0] or "samplers" in modules[0])
         kind = "te" if is_te else "conv" if is_conv else "attention"
-        if kind in kinds and key not in outside:
+        if kind in kinds and key not in outside and not key.endswith("text_projection"):
             yield from (f"{key}.{part}" for part in ("lora_down.weight", "lora_up.weight", "alpha"))
 
 

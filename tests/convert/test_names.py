@@ -43,6 +43,7 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, object]]] = {
         {"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680},
     ),
     "flux2_klein_9b": ("Flux2Transformer2DModel", {"num_layers": 8, "num_single_layers": 24, **SMALL_9B}),
+    "krea2": ("Krea2Transformer2DModel", {}),
     "anima": (
         "CosmosTransformer3DModel",
         {

@@ -9,6 +9,7 @@ import toml
 from pair_network import PairError
 from pair_network.training import launch, presets
 from pair_network.training.hosts import embedded, musubi, sd_scripts
+from pair_network.training.hosts.kohya_config import read_config
 
 SDXL = "model.diffusion_model.label_emb.0.0.weight"
 
@@ -121,3 +122,11 @@ def test_every_preset_names_its_host_and_its_run():
     assert {content["model"]["host"] for content in found.values()} == {"any", "sd-scripts", "musubi", "embedded"}
     names = [content["output"]["output_name"] for content in found.values()]
     assert len(set(names)) == len(names) == len(found)
+
+
+@pytest.mark.parametrize("text", ['model = "C:\\ai\\models"', 'model = "C:\\new\\train"'])
+def test_a_windows_path_in_double_quotes_is_named_before_a_host_is_chosen(tmp_path, text):
+    """The file is read first to choose the host: there too the backslashes are what is wrong."""
+    (tmp_path / "c.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(PairError, match="in single quotes"):
+        read_config(tmp_path / "c.toml")
