@@ -9,7 +9,7 @@ say.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 
@@ -105,7 +105,7 @@ def _of_encoder(ui: str, family: Family, encoder: TextEncoder) -> Iterator[str]:
 
 
 # ``text_encoders.`` and the path in the UI's own model.
-GENERIC = {
+GENERIC: dict[str, Callable[[TextEncoder], str]] = {
     "clip": lambda encoder: f"text_encoders.{'clip_h' if encoder.width == 1024 else 'clip_l'}.transformer.",
     "open_clip": lambda encoder: f"text_encoders.{'clip_h' if encoder.width == 1024 else 'clip_g'}.transformer.",
     "t5": lambda encoder: "text_encoders.t5xxl.transformer.",

@@ -89,8 +89,7 @@ def _is_foreign(family: Family, names: Mapping[str, Name]) -> bool:
 
 def _is_unspoken(family: Family, names: Mapping[str, Name]) -> bool:
     """Whether diffusers' names stand after the original's prefix in a way that no program knows for this family."""
-    splits = any(form.split()[0] == "native-split" for forms in family.reads.values() for form in forms)
-    return not splits and any(
+    return "native-split" not in family.reads.get("ComfyUI", ()) and any(
         layer.startswith("diffusion_model.") and known.style == "dotted" for layer, known in names.items()
     )
 

@@ -98,6 +98,43 @@ MODELS = {
 }  # fmt: skip
 
 
+# Layers of ComfyUI's text encoders, as their classes name them; only names matter to its loader.
+CLIP = [f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")] + ["mlp.fc1", "mlp.fc2"]
+T5 = [f"layer.0.SelfAttention.{part}" for part in "qkvo"] + [f"layer.1.DenseReluDense.w{part}" for part in
+                                                              ("i_0", "i_1", "o")]  # fmt: skip
+LLM = [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
+ENCODERS = {
+    "clip_l": ("text_model.encoder.layers.{}.", 12, CLIP),
+    "clip_h": ("text_model.encoder.layers.{}.", 24, CLIP),
+    "clip_g": ("text_model.encoder.layers.{}.", 32, CLIP),
+    "t5xxl": ("encoder.block.{}.", 24, T5),
+    "gemma2_2b": ("model.layers.{}.", 26, LLM),
+    "qwen3_06b": ("model.layers.{}.", 28, LLM),
+}
+OF_FAMILY = {
+    "sd1": ["clip_l"], "sd2": ["clip_h"], "sdxl": ["clip_l", "clip_g"], "flux": ["clip_l", "t5xxl"],
+    "sd3": ["clip_l", "clip_g", "t5xxl"], "chroma": ["t5xxl"], "lumina2": ["gemma2_2b"], "anima": ["qwen3_06b"],
+}  # fmt: skip
+
+
+class Encoders:
+    """As much of a text encoder as ComfyUI's loader asks: the names of its weights."""
+
+    def __init__(self, names):
+        self.weights = {
+            f"{name}.transformer.{path.format(number)}{layer}.weight": None
+            for name in names
+            for path, count, layers in (ENCODERS[name],)
+            for number in range(count)
+            for layer in layers
+        }
+        for name in set(names) & {"clip_l", "clip_g"}:
+            self.weights[f"{name}.transformer.text_projection.weight"] = None
+
+    def state_dict(self):
+        return self.weights
+
+
 def table_of(kind, config):
     """ComfyUI's table of names for one model, and the shapes of its matrices by their names in the model."""
     import comfy.lora
@@ -114,12 +151,14 @@ def table_of(kind, config):
 
 def main() -> None:
     comfyui_real.install(Path(sys.argv[1]))
+    import comfy.lora
     import comfy.supported_models as supported
 
-    print(json.dumps({
-        family: table_of(getattr(supported, kind), config)
-        for family, (kind, config) in MODELS.items()
-    }))  # fmt: skip
+    encoders = {
+        family: list(comfy.lora.model_lora_keys_clip(Encoders(names), {})) for family, names in OF_FAMILY.items()
+    }
+    models = {family: table_of(getattr(supported, kind), config) for family, (kind, config) in MODELS.items()}
+    print(json.dumps({"models": models, "encoders": encoders}))
 
 
 if __name__ == "__main__":

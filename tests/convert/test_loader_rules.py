@@ -104,20 +104,38 @@ def test_no_rule_of_diffusers_lacks_its_test():
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def comfyui():
-    """ComfyUI's own tables: family -> names that its loader knows, and shapes of the model's weights."""
-    folder = os.environ.get("COMFYUI_DIR")
+def told_by(script, program):
+    """What a script prints in another program's Python; skips where there is no checkout of it."""
+    folder = os.environ.get(f"{program}_DIR")
     if not folder:
-        pytest.skip("needs a checkout of ComfyUI: set COMFYUI_DIR, and COMFYUI_PYTHON for its own Python")
-    if not (Path(folder) / "comfy" / "ldm" / "krea2").is_dir():
+        pytest.skip(f"needs a checkout: set {program}_DIR, and {program}_PYTHON for its own Python")
+    if program == "COMFYUI" and not (Path(folder) / "comfy" / "ldm" / "krea2").is_dir():
         pytest.skip(f"{folder}: needs ComfyUI 0.33 or newer, which has all of the models")
-    script = Path(__file__).with_name("comfyui_names.py")
-    command = [os.environ.get("COMFYUI_PYTHON", sys.executable), str(script), folder]
+    command = [os.environ.get(f"{program}_PYTHON", sys.executable), str(Path(__file__).with_name(script)), folder]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout[done.stdout.index("{") :])
+
+
+@pytest.fixture(scope="module")
+def comfyui():
+    """ComfyUI's own tables: names that its loader knows and shapes of the model's weights, and the encoders' names."""
+    return told_by("comfyui_names.py", "COMFYUI")
+
+
+@pytest.mark.forge
+def test_forge_knows_the_names_that_info_says():
+    """Forge's own table, from names and settings of the models, and ours, for every model that it has."""
+    for name, known in told_by("forge_names.py", "FORGE").items():
+        family, known = FAMILIES[name], set(known)
+        ours = layer_names("Forge", family)
+        assert not ours - known, (name, sorted(ours - known)[:5])
+        spoken_of = {
+            each for entry in family.entries for form in SPOKEN_OF for each, _ in names_of(family, entry, form)
+        }
+        spoken_of |= {each for each in known if each.startswith("lora_te")}
+        assert not (spoken_of & known) - ours, (name, sorted((spoken_of & known) - ours)[:5])
 
 
 IN_COMFYUI = [name for name in FAMILIES if name != "sd2"]  # whose U-Net differs from SD 1's in widths alone
@@ -129,8 +147,8 @@ SPOKEN_OF = [form for form in FORMS if not form.endswith("-native")] + ["kohya-n
 @pytest.mark.parametrize("name", IN_COMFYUI)
 def test_comfyui_knows_the_names_that_info_says(name, comfyui):
     """ComfyUI's own table of names, from models of the real sizes without weights, and ours: the same names."""
-    family, known = FAMILIES[name], set(comfyui[name]["names"])
-    entries = [entry for entry in family.entries if entry.native in comfyui[name]["shapes"]]
+    family, known = FAMILIES[name], set(comfyui["models"][name]["names"])
+    entries = [entry for entry in family.entries if entry.native in comfyui["models"][name]["shapes"]]
     assert len(family.entries) - len(entries) <= (3 if name == "sd3" else 0)  # its last block has no context
     real = {each for entry in entries for form in FORMS for each, _ in names_of(family, entry, form)}
     ours = {each for each in layer_names("ComfyUI", family) if each in real or each.startswith("diffusion_model.")}
@@ -141,13 +159,23 @@ def test_comfyui_knows_the_names_that_info_says(name, comfyui):
 
 
 @pytest.mark.comfyui
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "flux", "sd3", "chroma", "lumina2", "anima"])
+def test_comfyui_knows_the_text_encoders_names_that_info_says(name, comfyui):
+    known = set(comfyui["encoders"][name])
+    ours = {each for each in layer_names("ComfyUI", FAMILIES[name]) if each.startswith(("lora_te", "text_encoder"))}
+    assert ours and not ours - known, sorted(ours - known)[:5]
+    written = {each for each in known if each.startswith("lora_te")}
+    assert not written - ours, sorted(written - ours)[:5]
+
+
+@pytest.mark.comfyui
 @pytest.mark.parametrize("name", IN_COMFYUI)
 def test_widths_are_those_of_comfyuis_models(name, comfyui):
     family = FAMILIES[name]
     hidden, compared = family.hidden[-1] if family.hidden else None, 0
     for entry in family.entries:
         widths = (*entry.rows, entry.columns)
-        shape = comfyui[name]["shapes"].get(entry.native)
+        shape = comfyui["models"][name]["shapes"].get(entry.native)
         # Of alternatives and of patches, which ComfyUI keeps as a convolution's kernel, the table says less.
         if shape and all(len(each.numbers) + len(each.multiples) == 1 for each in widths) and entry.native not in EDGES:
             assert shape == [sum(width(each, hidden) for each in entry.rows), width(entry.columns, hidden)], (
