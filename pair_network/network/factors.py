@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pair_network.errors import PairError
 
+from .product import down_gradients, down_product
 from .route import RowPlan
 
 
@@ -46,6 +47,42 @@ class CoupledUp(torch.autograd.Function):
             rows = plan.style_index
             grad_style = _outer(grad[rows], hidden[rows][..., content_rank:])
         return grad, grad_hidden, grad_content, grad_style, None
+
+
+class CoupledDown(torch.autograd.Function):
+    """[content_down | style_down] · x in one product, where shielded rows leave no gradient on ``content_down``.
+
+    For downs that train, in a batch of free and of shielded rows. Plain autograd with ``content_down.detach()`` gives
+    the same numbers, but needs a product for each kind of row and puts the two together.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, content_down: Tensor, style_down: Tensor | None, plan: RowPlan, base: nn.Linear | nn.Conv2d
+    ) -> Tensor:
+        """``x`` of the layer's input shape; downs (rc, in, …), (rs, in, …); (rows, positions, ranks)."""
+        ctx.save_for_backward(x, content_down, style_down)
+        ctx.plan, ctx.base = plan, base
+        return down_product(x, joined_down(content_down, style_down), base)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, content_down, style_down = ctx.saved_tensors
+        plan: RowPlan = ctx.plan
+        needs_x, needs_content, needs_style = ctx.needs_input_grad[:3]
+        grad_x = down_gradients(grad, x, joined_down(content_down, style_down), ctx.base, (needs_x, False))[0]
+        rank, free, grad_style = content_down.shape[0], plan.free, None
+        own = down_gradients(grad[free][..., :rank], x[free], content_down, ctx.base, (False, needs_content))
+        if style_down is not None:
+            # Rows without the style branch have no gradient in its ranks.
+            rows = plan.style_index
+            grad_style = down_gradients(grad[rows][..., rank:], x[rows], style_down, ctx.base, (False, needs_style))[1]
+        return grad_x, own[1], grad_style, None, None
+
+
+def joined_down(content_down: Tensor, style_down: Tensor | None) -> Tensor:
+    """The used downs, content above style: (ranks, in, …)."""
+    return content_down if style_down is None else torch.cat([content_down, style_down])
 
 
 def joined_up(content_up: Tensor | None, style_up: Tensor | None, plan: RowPlan) -> Tensor:

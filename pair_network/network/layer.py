@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from pair_network.errors import PairError
 
 from .config import PairConfig
-from .factors import CoupledUp, gather_parts, joined_up, spread_parts
+from .factors import CoupledDown, CoupledUp, gather_parts, joined_up, spread_parts
 from .orthogonal import layer_generator, orthonormal_rows
 from .product import add_up_product, down_product, dropped, positions_back, positions_first
 from .route import Routing, RowPlan
@@ -196,14 +196,10 @@ class CoupledLayer(nn.Module):
         if not (self.config.trains_downs and plan.has_content and plan.has_shielded):
             return down_product(x, self._used_downs(plan).to(dtype), self.base)
         content, style = self.downs()
-        shielded = self._stacked(content.detach(), style, plan).to(dtype)
-        if not plan.has_free:
-            return down_product(x, shielded, self.base)
-        free = down_product(x[plan.free], self._stacked(content, style, plan).to(dtype), self.base)
-        hidden = free.new_empty(x.shape[0], *free.shape[1:])
-        hidden[plan.free] = free
-        hidden[plan.shielded] = down_product(x[plan.shielded], shielded, self.base)
-        return hidden
+        if plan.has_free:
+            used_style = style.to(dtype) if plan.has_style else None
+            return CoupledDown.apply(x, content.to(dtype), used_style, plan, self.base)
+        return down_product(x, self._stacked(content.detach(), style, plan).to(dtype), self.base)
 
     def _used_downs(self, plan: RowPlan) -> Tensor:
         """The downs of the used branches, content before style; frozen ones are a view of one buffer."""

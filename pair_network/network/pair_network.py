@@ -222,7 +222,7 @@ class PairNetwork(nn.Module):
 
     def overlap_penalty(self) -> Tensor:
         """Mean over the layers of ‖Â_content Â_styleᵀ‖²_F, a scalar with gradient."""
-        return torch.stack([overlap_penalty(*layer.downs()) for layer in self.coupled_layers()]).mean()
+        return overlap_penalty([layer.downs() for layer in self.coupled_layers()])
 
     def orthogonality_report(self) -> dict[str, float]:
         """Largest |Gram − I| of any layer's stacked downs, and largest |cosine| between the branches' rows."""

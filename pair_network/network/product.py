@@ -20,6 +20,45 @@ def down_product(x: Tensor, down: Tensor, base: nn.Linear | nn.Conv2d) -> Tensor
     return positions_first(F.linear(x, down), base)
 
 
+def down_gradients(
+    grad: Tensor, x: Tensor, down: Tensor, base: nn.Linear | nn.Conv2d, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of ``down_product`` for x and for down, where they are wanted.
+
+    Args:
+        grad: Of the projection, ``(rows, positions, ranks)``.
+        x, down, base: As in ``down_product``.
+        wanted: Whether x's and down's are.
+    """
+    needs_x, needs_down = wanted
+    if isinstance(base, nn.Conv2d):
+        padding, dilation, stride = symmetric_padding(base), base.dilation, base.stride
+        sizes = zip(x.shape[2:], padding, dilation, down.shape[2:], stride, strict=True)
+        out = [(size + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for size, pad, gap, kernel, step in sizes]
+        places = grad.mT.reshape(grad.shape[0], grad.shape[2], *out)
+        of_x, of_down, _ = torch.ops.aten.convolution_backward(
+            places, x, down, None, stride, padding, dilation, False, [0, 0], 1, [needs_x, needs_down, False]
+        )
+        return of_x, of_down
+    of_x = (grad @ down).reshape(x.shape) if needs_x else None
+    of_down = grad.flatten(0, 1).mT @ positions_first(x, base).flatten(0, 1) if needs_down else None
+    return of_x, of_down
+
+
+def symmetric_padding(base: nn.Conv2d) -> tuple[int, int]:
+    """A convolution's padding in numbers, for each side of a row and of a column.
+
+    Raises:
+        ValueError: "same" for a kernel of even size, which is padded on one side more than on the other.
+    """
+    if not isinstance(base.padding, str):
+        return base.padding[0], base.padding[1]
+    left, right, top, bottom = base._reversed_padding_repeated_twice
+    if left != right or top != bottom:
+        raise ValueError("padding 'same' with a kernel of even size")
+    return top, left
+
+
 def add_up_product(output: Tensor, hidden: Tensor, up: Tensor, strength: float, base: nn.Linear | nn.Conv2d) -> None:
     """output += strength · hidden · upᵀ in the rows of ``output``, which the caller alone holds.
 

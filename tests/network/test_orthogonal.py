@@ -63,8 +63,8 @@ def test_penalty_by_hand():
     """Rows (3,0) and (1,1)/√2·5 against (0,2): cosines 0 and 1/√2, so the sum of squares is 1/2."""
     content = torch.tensor([[3.0, 0.0], [5 / math.sqrt(2), 5 / math.sqrt(2)]])
     style = torch.tensor([[0.0, 2.0]])
-    assert overlap_penalty(content, style).item() == pytest.approx(0.5, abs=1e-6)
-    assert overlap_penalty(content[:1], style).item() == 0
+    assert overlap_penalty([(content, style)]).item() == pytest.approx(0.5, abs=1e-6)
+    assert overlap_penalty([(content[:1], style)]).item() == 0
     assert branch_overlap(content, style) == pytest.approx(1 / math.sqrt(2), abs=1e-6)
 
 
@@ -75,7 +75,7 @@ def test_descending_the_penalty_makes_branches_orthogonal_without_shrinking_them
     optimizer = torch.optim.Adam([content, style], lr=0.02)
     for _ in range(200):
         optimizer.zero_grad()
-        overlap_penalty(content, style).backward()
+        overlap_penalty([(content, style)]).backward()
         optimizer.step()
     assert before > 0.1 > 0.02 > branch_overlap(content, style)
     for parameter, norm in zip((content, style), norms, strict=True):
