@@ -6,7 +6,7 @@ import contextlib
 import logging
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -18,14 +18,23 @@ logger = logging.getLogger(__name__)
 # What a picture's bytes may be, whatever its name says: Pillow would also hand an EPS to Ghostscript, which runs it.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-UNREAD_SUFFIXES = (".jxl", ".heic", ".heif", ".gif", ".jp2", ".psd", ".tga", ".dng", ".svg", ".eps")
+# Kinds that people have and that are not read, by suffix.
+UNREAD = {
+    ".heic": "HEIC", ".heif": "HEIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000", ".psd": "Photoshop", ".svg": "SVG",
+    ".tga": "TGA", ".dng": "RAW", ".raw": "RAW", ".eps": "EPS",
+}  # fmt: skip
 MAX_PIXELS = 1 << 27  # decoded to RGB, 400 MB
+CAPTION_SUFFIXES = (".txt", ".caption")
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_ORIENTATION = 0x0112
 
 
-def list_images(folder: str | Path) -> list[Path]:
+def list_images(folder: str | Path, also: Sequence[str] = ()) -> list[Path]:
     """The images of a folder, sorted by name. Hidden files are none, as macOS' ``._photo.png`` beside ``photo.png``.
+
+    Args:
+        folder: Where they are.
+        also: Suffixes of further files to list; those of other kinds that are not read are left out with a warning.
 
     Raises:
         PairError: No such folder, or no image in it.
@@ -34,9 +43,9 @@ def list_images(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise PairError(f"{printable(folder)}: no such folder")
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in files if path.suffix.lower() in (*IMAGE_SUFFIXES, *also) and path.is_file()]
     for path in files:
-        if path.suffix.lower() in UNREAD_SUFFIXES:
+        if path.suffix.lower() in {*UNREAD, ".gif"} - {*also}:
             logger.warning("%s is left out: %s is not read; save it as PNG to use it", path, path.suffix)
     if not images:
         raise PairError(f"{printable(folder)}: no image in this folder; put .png, .jpg, .webp or .bmp files there")
@@ -46,6 +55,14 @@ def list_images(folder: str | Path) -> list[Path]:
 def same_text(name: str) -> str:
     """A name in the one form that all its Unicode spellings share: macOS writes é as two characters."""
     return unicodedata.normalize("NFC", name)
+
+
+def by_name(images: Iterable[Path]) -> dict[str, list[Path]]:
+    """Images by their name without suffix, in one Unicode form."""
+    found: dict[str, list[Path]] = {}
+    for image in images:
+        found.setdefault(same_text(image.stem), []).append(image)
+    return found
 
 
 def file_beside(image: Path, suffix: str) -> Path | None:
@@ -58,9 +75,15 @@ def file_beside(image: Path, suffix: str) -> Path | None:
     return next(found, None)
 
 
+def caption_file(image: Path, preferred: str = CAPTION_SUFFIXES[0]) -> Path | None:
+    """The caption file beside an image: of the preferred suffix, else of one of the usual ones; None: there is none."""
+    files = (file_beside(image, suffix) for suffix in (preferred, *CAPTION_SUFFIXES))
+    return next((file for file in files if file is not None), None)
+
+
 @contextlib.contextmanager
 def opened(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
-    """The stored image, of one of ``formats``, its pixels not yet read.
+    """The stored image, of one of the formats, its pixels not yet read.
 
     Raises:
         PairError: The file is missing, empty, too large, or damaged: also where the block finds that out.
@@ -71,6 +94,8 @@ def opened(path: str | Path, formats: Sequence[str] = FORMATS) -> Iterator[Image
         raise PairError(f"{name}: no such image")
     if path.stat().st_size == 0:
         raise PairError(f"{name}: the file is empty; save or copy it again")
+    if path.suffix.lower() in UNREAD:
+        raise PairError(f"{name}: {UNREAD[path.suffix.lower()]} is not read here; save it as PNG or JPEG")
     Image.init()
     try:
         with warnings.catch_warnings():

@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor
 
-from . import images
-from .errors import PairError
-from .images import DEEP_MODES, opened, orientation, upright
+from .errors import PairError, printable
+from .images import DEEP_MODES, FORMATS, opened, orientation, upright
 
-# Of a GIF, the one picture of those that do not move.
-FORMATS = (*images.FORMATS, "GIF")
-UNREAD = {".heic": "HEIC", ".heif": "HEIF", ".jxl": "JPEG XL", ".psd": "Photoshop", ".svg": "SVG", ".raw": "RAW"}
+READ = (*FORMATS, "GIF")
 TRAINER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -41,10 +38,9 @@ def open_upright(path: Path, background: str = "white") -> Upright:
     Raises:
         PairError: Missing, empty, cut off, an animation, too large to be a picture, or of another format.
     """
-    if path.suffix.lower() in UNREAD:
-        raise PairError(f"{path}: {UNREAD[path.suffix.lower()]} is not read here; save it as PNG or JPEG")
-    with opened(path, FORMATS) as image:
-        return _upright(path, image, background_colour(background))
+    colour = background_colour(background)
+    with opened(path, READ) as image:
+        return _upright(path, image, colour)
 
 
 def background_colour(name: str) -> tuple[int, int, int]:
@@ -62,7 +58,7 @@ def background_colour(name: str) -> tuple[int, int, int]:
 def _upright(path: Path, image: Image.Image, background: tuple[int, int, int]) -> Upright:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in ("MPO", "TIFF"):  # a phone's MPO and a scan's TIFF carry previews behind
-        raise PairError(f"{path}: an animation of {frames} pictures; save the one you want as PNG")
+        raise PairError(f"{printable(path)}: an animation of {frames} pictures; save the one you want as PNG")
     changes: list[str] = []
     if path.suffix.lower() not in TRAINER_SUFFIXES:
         changes.append(f"{image.format} saved as PNG")

@@ -9,11 +9,12 @@ import toml
 
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
+from pair_network.images import CAPTION_SUFFIXES, caption_file
 
 from .check.run import run_findings, say
 from .check.sheet import write_sheet
 from .options import HostOptions
-from .prepare import CAPTION_SUFFIXES, Pair, caption_file, copy_pairs, find_pairs, is_readable_in_place
+from .prepare import Pair, copy_pairs, find_pairs, is_readable_in_place
 
 
 def write_pair_dataset(args: HostOptions) -> Path | None:
@@ -58,8 +59,9 @@ def prepared_folders(args: HostOptions, folder: Path) -> tuple[Path, Path]:
         raise PairError("--content and --style must both be images or both be folders")
     pairs = find_pairs(content, style)
     _check(args, pairs)
-    if style.is_file() or not is_readable_in_place(pairs, args.fit, args.background):
-        copy_pairs(pairs, folder, args.fit, args.background)
+    words = args.style_prompt or ""
+    if style.is_file() or not is_readable_in_place(pairs, args.fit, args.background, words):
+        copy_pairs(pairs, folder, args.fit, args.background, words)
         content, style = folder / "content", folder / "style"
     write_sheet(pairs, folder / "pairs.png", args.fit, args.background)
     return content, style
@@ -77,9 +79,11 @@ def _check_quick_form(args: HostOptions) -> None:
             raise PairError(f"{flag} {path}: no such file or folder")
     if len({path.is_dir() for path in images.values()}) > 1:
         raise PairError("--content and --style must both be images or both be folders")
-    has_captions = all(_caption_suffix(path) for path in images.values())
-    for flag, example in (("content_prompt", "a photo of a sbu dog"), ("style_prompt", "in digital art style")):
-        if not getattr(args, flag) and not has_captions:
+    has_captions = {side: bool(_caption_suffix(path)) for side, path in images.items()}
+    for side, flag, example in (
+        ("--content", "content_prompt", "a photo of a sbu dog"), ("--style", "style_prompt", "in digital art style")
+    ):  # fmt: skip
+        if not getattr(args, flag) and not has_captions[side]:
             raise PairError(f'--content/--style need --{flag}, for example --{flag} "{example}"')
     if not args.output_dir:
         raise PairError("--output_dir is missing: name the folder for the LoRA files")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pair_network.errors import PairError
-from pair_network.images import image_size, list_images, same_text
+from pair_network.images import by_name, image_size, list_images, same_text
 
 SHARED_BRANCH = "shared"
 
@@ -39,7 +39,7 @@ def find_content_image(
     if not content_folder.is_dir():
         raise PairError(f"{content_folder}: no such folder (content_dir of {style_image.parent})")
     images = list_images(content_folder) if listed is None else listed
-    found = [path for path in images if same_text(path.stem) == same_text(style_image.stem)]
+    found = by_name(images).get(same_text(style_image.stem), [])
     if not found:
         raise PairError(
             f"{style_image}: no content image named {style_image.stem}.* in {content_folder}; pairs match by name"
@@ -65,7 +65,7 @@ def check_pair(content: str | Path, style: str | Path) -> tuple[tuple[int, int],
 
 def check_no_orphans(style_images: Iterable[Path], content_folder: str | Path) -> None:
     """Raises PairError when a content image has no style image: its pair would silently be missing."""
-    names = {same_text(path.stem) for path in style_images}
+    names = by_name(style_images)
     for image in list_images(content_folder):
         if same_text(image.stem) not in names:
             raise PairError(f"{image}: no style image has this name; add it in the style or move it away")

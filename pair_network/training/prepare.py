@@ -7,6 +7,7 @@ shape; a file that needs nothing is copied byte for byte.
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from dataclasses import dataclass
@@ -16,13 +17,12 @@ from PIL import ImageOps
 
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
-from pair_network.images import same_text
-from pair_network.upright import TRAINER_SUFFIXES, UNREAD, Upright, background_colour, open_upright
+from pair_network.images import CAPTION_SUFFIXES, UNREAD, by_name, caption_file, list_images
+from pair_network.upright import Upright, background_colour, open_upright
 
 logger = logging.getLogger(__name__)
 
-CAPTION_SUFFIXES = (".txt", ".caption")
-READ_SUFFIXES = (*TRAINER_SUFFIXES, ".tif", ".tiff", ".avif", ".gif")
+NAMED = (".gif", *UNREAD)  # of a folder of pairs: read, or refused by name, never left out
 SMALL_MISMATCH = 0.02  # a crop of this share is made without being asked for
 
 
@@ -46,7 +46,7 @@ def find_pairs(content: Path, style: Path) -> list[Pair]:
     """
     if style.is_file():
         return [Pair("pair", content, style)]
-    sides = {folder: _images_by_name(folder) for folder in (content, style)}
+    sides = {folder: by_name(list_images(folder, also=NAMED)) for folder in (content, style)}
     for folder, other in ((content, style), (style, content)):
         for name, files in sides[folder].items():
             if len(files) > 1:
@@ -55,18 +55,6 @@ def find_pairs(content: Path, style: Path) -> list[Pair]:
                 missing = "no content image" if folder == style else "no style image"
                 raise PairError(f"{files[0]}: {missing} named {name}.* in {other}; pairs match by name")
     return [Pair(name, sides[content][name][0], files[0]) for name, files in sides[style].items()]
-
-
-def _images_by_name(folder: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = path.suffix.lower()
-        if path.name.startswith(".") or not path.is_file() or suffix not in (*READ_SUFFIXES, *UNREAD):
-            continue
-        found.setdefault(same_text(path.stem), []).append(path)
-    if not found:
-        raise PairError(f"{folder}: no image in this folder; put .png, .jpg, .webp, .tif or .avif files there")
-    return found
 
 
 def fitted(pair: Pair, fit: str = "error", background: str = "white") -> tuple[Upright, Upright]:
@@ -79,6 +67,13 @@ def fitted(pair: Pair, fit: str = "error", background: str = "white") -> tuple[U
     Raises:
         PairError: One cannot be read, or the shapes differ and ``fit`` is "error".
     """
+    stamps = tuple((path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+                   for path in (pair.content, pair.style))  # fmt: skip
+    return _fitted(pair, fit, background, stamps)
+
+
+@functools.lru_cache(maxsize=2)  # check, copy and sheet look at the same pictures
+def _fitted(pair: Pair, fit: str, background: str, stamps: tuple[object, ...]) -> tuple[Upright, Upright]:
     content, style = open_upright(pair.content, background), open_upright(pair.style, background)
     (cw, ch), (sw, sh) = content.image.size, style.image.size
     # Scaling w × h to another size of the same shape rounds each side by at most half a pixel.
@@ -121,8 +116,12 @@ def _reshaped(picture: Upright, size: tuple[int, int], background: str) -> Uprig
     return Upright(image, (*picture.changes, f"padded from {w}x{h} to {new_w}x{new_h}"))
 
 
-def copy_pairs(pairs: list[Pair], folder: Path, fit: str = "error", background: str = "white") -> None:
+def copy_pairs(
+    pairs: list[Pair], folder: Path, fit: str = "error", background: str = "white", style_words: str = ""
+) -> None:
     """Writes content/NAME.* and style/NAME.* with their captions below the folder; what lay there before goes.
+
+    A style image without a caption gets its content image's, with the style words behind it.
 
     Every file is replaced whole, so that the processes of a distributed run may all do this at once.
 
@@ -134,6 +133,8 @@ def copy_pairs(pairs: list[Pair], folder: Path, fit: str = "error", background: 
         pictures = fitted(pair, fit, background)
         for source, picture, side in zip((pair.content, pair.style), pictures, ("content", "style"), strict=True):
             kept |= _copy(source, picture, folder / side / pair.name)
+        if lacks_caption(pair, style_words):
+            kept.add(_write_caption(folder / "style" / pair.name, pair.content, style_words))
             for change in picture.changes:
                 logger.info("%s: %s", source, change)
     # Latents and text that kohya cached beside the images of an earlier run know neither their image nor their caption.
@@ -160,19 +161,33 @@ def _copy(source: Path, picture: Upright, target: Path) -> set[Path]:
     return {image, copied}
 
 
-def caption_file(image: Path) -> Path | None:
-    """The caption file beside an image, whatever its suffix; .txt before .caption."""
-    return next((path for suffix in CAPTION_SUFFIXES if (path := image.with_suffix(suffix)).is_file()), None)
+def lacks_caption(pair: Pair, style_words: str) -> bool:
+    """Whether the style image's caption follows from the content image's and the style words."""
+    return bool(style_words) and caption_file(pair.style) is None and caption_file(pair.content) is not None
 
 
-def is_readable_in_place(pairs: list[Pair], fit: str = "error", background: str = "white") -> bool:
-    """Whether every trainer reads all images and captions alike where they lie.
+def _write_caption(target: Path, content: Path, style_words: str) -> Path:
+    source, copied = caption_file(content), target.with_name(target.name + CAPTION_SUFFIXES[0])
+    assert source is not None
+    lines = [line.strip() for line in source.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    with atomic_file(copied) as temporary:
+        first = next((line for line in lines if line), "")
+        temporary.write_text(f"{first} {style_words}".strip(), encoding="utf-8")
+    return copied
+
+
+def is_readable_in_place(
+    pairs: list[Pair], fit: str = "error", background: str = "white", style_words: str = ""
+) -> bool:
+    """Whether every trainer reads all images and captions alike where they lie, and no caption has to be made.
 
     Raises:
         PairError: As in ``fitted``.
     """
     captions = [caption_file(image) for pair in pairs for image in (pair.content, pair.style)]
     suffixes = {caption.suffix for caption in captions if caption is not None}
+    if any(lacks_caption(pair, style_words) for pair in pairs):
+        return False
     if len(suffixes) > 1 or any(pair.content.stem != pair.style.stem for pair in pairs):
         return False
     if any(path.name.startswith("._") for pair in pairs[:1] for path in pair.style.parent.iterdir()):

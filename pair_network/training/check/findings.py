@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from pair_network.errors import PairError
+from pair_network.images import opened
 from pair_network.training.prepare import Pair, fitted
-from pair_network.upright import FORMATS, Upright
+from pair_network.upright import READ, Upright
 
 from .relation import Relation, flat_share, relate
 
@@ -100,7 +99,7 @@ def _swapped(pair: Pair, content: Upright, style: Upright) -> Iterator[Finding]:
 def is_of_a_camera(path: Path) -> bool:
     """Whether the file's EXIF names a camera."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with opened(path, READ) as image:
             exif = image.getexif()
             return any(tag in exif or tag in exif.get_ifd(0x8769) for tag in CAMERA_TAGS)
     except Exception:  # whatever damaged marks make of Pillow; the picture itself is read elsewhere

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from pair_network.errors import PairError
-from pair_network.images import file_beside, image_size, list_images
+from pair_network.images import caption_file, image_size, list_images
 from pair_network.reading import read_text
 
 from ...pairs import check_no_orphans, check_pair, find_content_image
@@ -19,7 +19,6 @@ from .dataset_config import DatasetConfig, SubsetConfig
 
 logger = logging.getLogger(__name__)
 
-CAPTION_SUFFIXES = (".txt", ".caption")
 MOST_CUT_OFF = 16  # times the training image's pixels
 
 
@@ -129,6 +128,8 @@ def read_caption(path: Path, subset: SubsetConfig, tokens: str | None, setting: 
         PairError: There is neither, or the caption file is empty or not UTF-8 text.
     """
     file = caption_file(path, subset.caption_extension)
+    if file is not None and file.suffix.lower() != subset.caption_extension.lower():
+        logger.warning("%s is read as a caption; caption_extension = %r says so", file, file.suffix)
     if file is None:
         if tokens is None:
             wanted = path.with_suffix(subset.caption_extension).name
@@ -138,18 +139,6 @@ def read_caption(path: Path, subset: SubsetConfig, tokens: str | None, setting: 
     if not lines:
         raise PairError(f"{file}: an empty caption file; write the caption into it or remove it")
     return lines[0]
-
-
-def caption_file(image: Path, suffix: str) -> Path | None:
-    """The caption file beside an image: of the wanted suffix, else of one of the usual ones, which is said."""
-    exact = file_beside(image, suffix)
-    if exact is not None:
-        return exact
-    others = (file_beside(image, other) for other in CAPTION_SUFFIXES if other != suffix)
-    found = next((file for file in others if file is not None), None)
-    if found is not None:
-        logger.warning("%s is read as a caption; caption_extension = %r says so", found, found.suffix)
-    return found
 
 
 def _content_record(path: Path, size: Size, subset: SubsetConfig) -> ImageRecord:

@@ -20,12 +20,11 @@ import toml
 from pair_network.errors import PairError, printable
 from pair_network.families import Musubi
 from pair_network.files import atomic_file
-from pair_network.images import list_images
+from pair_network.images import caption_file, list_images
 from pair_network.reading import read_json_table, read_text, read_toml
 
 from ...pair_dataset import prepared_folders
 from ...pairs import check_no_orphans, check_pair, find_content_image
-from ...prepare import caption_file
 
 CACHES = {"content": "cache-content", "style": "cache-style"}  # of --content and --style, in the run's own folder
 OWN_KEYS = ("content_directory", "content_cache_directory")
