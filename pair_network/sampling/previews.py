@@ -50,6 +50,16 @@ def grid(
     return sheet
 
 
+def tiles_of(sheet: Image.Image, tile: int = 256) -> list[Image.Image]:
+    """The pictures of a sheet of one row that ``grid`` made with a title and without row labels."""
+    top = sheet.height - tile - MARGIN
+    lefts = range(MARGIN, sheet.width - tile, tile + MARGIN)
+    tiles = [sheet.crop((left, top, left + tile, top + tile)) for left in lefts]
+    while tiles and all(low == 255 for low, _ in tiles[-1].getextrema()):  # a long title makes a sheet wider
+        tiles.pop()
+    return tiles
+
+
 def save_picture(path: str | Path, picture: Image.Image) -> None:
     """Writes a PNG whole or not at all."""
     with atomic_file(Path(path)) as temporary:

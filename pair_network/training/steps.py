@@ -20,6 +20,7 @@ from .idle_groups import idle_groups_scheduled
 from .objective import Phase, check_schedule, default_style_start, phase_of
 from .options import HostOptions, style_words
 from .protocols import Accelerator, Args
+from .report.recording import Recording
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,18 @@ class PairSteps(Generic[Args]):
         self._phase = Phase.JOINT
         self._last_losses: dict[str, Tensor] = {}
         self._open = contextlib.ExitStack()
+        self._recording: Recording | None = None
 
     def train(self, args: Args | argparse.Namespace) -> None:
         """Trains, and says at the end how orthogonal the branches stayed."""
-        with self._open, idle_groups_scheduled():
-            super().train(args)  # type: ignore[misc]
+        state = "stopped"
+        try:
+            with self._open, idle_groups_scheduled():
+                super().train(args)  # type: ignore[misc]
+            state = "done"
+        finally:
+            if self._recording is not None:
+                self._recording.end(state)
         if self.pair_network is not None and self._is_main_process:
             report = self.pair_network.orthogonality_report()
             print(
@@ -84,9 +92,17 @@ class PairSteps(Generic[Args]):
         """First step: the host knows the number of steps, and has restored a resumed state."""
         style_start_step(args)
         self.pair_step = self._resumed_step if self._resumed_step is not None else first_step(args)
+        if self._is_main_process:
+            self.recording(args)
         if network.config.num_pairs > 1 or args.pair_schedule == "alternate":
             # Some step leaves out some pair; with one pair in every step the copies would be for nothing.
             self._open.enter_context(absent_pairs_kept([layer.content_up for layer in network.coupled_layers()]))
+
+    def recording(self, args: Args) -> Recording:
+        """The open record of the run; of the main process alone."""
+        if self._recording is None:
+            self._recording = Recording(args, self.trigger_words(args), self.pair_step or 0)
+        return self._recording
 
     def _finish_step(self, loss: Tensor, network: PairNetwork, accelerator: Accelerator) -> Tensor:
         """The loss, with the overlap penalty when it is on; PairError when it is no finite number."""
@@ -102,6 +118,8 @@ class PairSteps(Generic[Args]):
         if accelerator.sync_gradients:
             assert self.pair_step is not None
             self.pair_step += 1
+            if self._recording is not None:
+                self._recording.note_step(self.pair_step, self._last_losses)
         return loss
 
     def pair_logs(self) -> dict[str, float]:

@@ -175,7 +175,7 @@ class EmbeddedOptions(PairOptions):
     save_last_n_epochs_state: int | None = saving(None, "the same for states", int, default="--save_last_n_epochs")
     save_state: bool = saving(False, "save the training state with every LoRA file")
     save_state_on_train_end: bool = saving(False, "save the training state at the end")
-    resume: str | None = saving(None, "state folder to continue from")
+    resume: str | None = saving(None, "state folder to continue from; auto: the newest of this run")
     training_comment: str | None = saving(None, "text kept in the metadata")
     no_metadata: bool = saving(False, "write only the metadata that loaders need")
     metadata_title: str | None = saving(None, "title in the modelspec metadata")
@@ -185,7 +185,9 @@ class EmbeddedOptions(PairOptions):
     metadata_tags: str | None = saving(None, "tags in the modelspec metadata")
 
     # previews
-    sample_prompts: str | None = previews(None, "text file with one preview prompt in a line")
+    sample_prompts: str | None = previews(
+        None, "text file with one preview prompt in a line", default="three subjects that the pair does not show"
+    )
     sample_every_n_steps: int | None = previews(None, "previews every N optimizer steps", int)
     sample_every_n_epochs: int | None = previews(None, "previews every N epochs; beats --sample_every_n_steps", int)
     sample_at_first: bool = previews(False, "previews before the first step")

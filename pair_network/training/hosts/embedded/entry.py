@@ -15,9 +15,11 @@ from pair_network.files import only_writer
 
 from ...options import add_pair_options
 from ...pair_dataset import write_pair_dataset
+from ...preview_prompts import write_default_prompts
 from ...trainer import PairTraining, trains_text_encoder
 from .config import EmbeddedOptions, frozen
 from .config_file import read_config_file
+from .measuring import Measuring
 from .options import setup_parser
 from .previews import PreviewWriter, Prompt, are_due, make_pipeline, read_prompts
 from .trainer import EmbeddedTrainer
@@ -25,6 +27,10 @@ from .trainer import EmbeddedTrainer
 
 class PairTrainer(PairTraining[EmbeddedOptions], EmbeddedTrainer):
     """Trains a coupled network on the embedded host, and shows it in previews."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer: PreviewWriter | None = None
 
     def is_train_text_encoder(self, args: EmbeddedOptions) -> bool:
         return super().is_train_text_encoder(args) and trains_text_encoder(args)
@@ -51,11 +57,35 @@ class PairTrainer(PairTraining[EmbeddedOptions], EmbeddedTrainer):
         if not accelerator.is_main_process or not are_due(args, epoch, global_step):
             return
         assert self.pair_network is not None
-        writer = PreviewWriter(self.pair_network, args, self.trigger_words(args))
+        if self._writer is None:
+            self._writer = PreviewWriter(self.pair_network, args, self.trigger_words(args))
         encoders = text_encoder if isinstance(text_encoder, list) else [text_encoder]
         pipe = make_pipeline(args, vae, [accelerator.unwrap_model(one) for one in encoders], tokenizers, unet)
         name = f"{args.output_name or 'last'}_{global_step:06d}"
-        writer.write(pipe, self.prompts, Path(args.output_dir) / "sample", name, accelerator.autocast())
+        sheets = self._writer.write(pipe, self.prompts, Path(args.output_dir) / "sample", name, accelerator.autocast())
+        found = self._measured(args, pipe, accelerator, global_step)
+        recording = self.recording(args)
+        recording.note_previews(global_step, sheets, [prompt.text for prompt in self.prompts], found)
+
+    def _measured(self, args: EmbeddedOptions, pipe: Any, accelerator: Any, step: int) -> dict[str, dict[str, float]]:
+        """Figures of the previews by column, in the log and the trackers too; after the last step also the advice."""
+        recording, writer = self.recording(args), self._writer
+        pair = [Path(path) for path in recording.record.pair[:2]]
+        assert writer is not None
+        if len(self.prompts) < 2 or len(pair) < 2:
+            return {}
+        with writer.drawing(pipe, accelerator.autocast()):
+            measuring = Measuring(pipe, pair, writer.drawn)
+            found = measuring.columns()
+            if step == args.max_train_steps and all(found.values()):
+                recording.note_advice(*measuring.by_strength(pipe, writer))
+        for column, values in found.items():
+            accelerator.print(f"{column}: " + ", ".join(f"{name} {value:.2f}" for name, value in values.items()))
+        if accelerator.trackers:
+            accelerator.log(
+                {f"{name}/{column}": v for column, values in found.items() for name, v in values.items()}, step
+            )
+        return found
 
 
 def train_pairs(argv: Sequence[str], trainer: type[PairTrainer] = PairTrainer) -> int:
@@ -74,5 +104,8 @@ def train_pairs(argv: Sequence[str], trainer: type[PairTrainer] = PairTrainer) -
     add_pair_options(parser)
     options = frozen(read_config_file(parser.parse_args(argv), parser, argv))
     with only_writer(Path(options.output_dir), options.output_name or "last"):
-        trainer().train(replace(options, dataset_config=write_pair_dataset(options) or options.dataset_config))
+        dataset = write_pair_dataset(options) or options.dataset_config
+        prompts = write_default_prompts(options)
+        named = options.sample_prompts if prompts is None else str(prompts)
+        trainer().train(replace(options, dataset_config=dataset, sample_prompts=named))
     return 0

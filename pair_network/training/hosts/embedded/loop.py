@@ -148,9 +148,9 @@ class TrainingLoop:
                 self.args.scale_weight_norms, self.accelerator.device
             )
         self.use_eval_weights()
-        if self.args.save_every_n_steps and self.global_step % self.args.save_every_n_steps == 0:
-            self.saver.save_step(self._state())
-        if self.global_step < self.args.max_train_steps:  # the last previews wait until the files are safe
+        if self.global_step < self.args.max_train_steps:  # the last save has the run's name, its previews come after it
+            if self.args.save_every_n_steps and self.global_step % self.args.save_every_n_steps == 0:
+                self.saver.save_step(self._state())
             self._previews(None)
         self.use_train_weights()
         self._log(progress, norms)

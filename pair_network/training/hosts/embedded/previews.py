@@ -104,38 +104,53 @@ class PreviewWriter:
         self.network = network
         self.args = args
         self.style_words = style_words
+        self._base_pictures: dict[Prompt, Image.Image] = {}  # training does not change them
+        self.drawn: dict[Prompt, dict[str, Image.Image]] = {}  # of the last time
 
     def write(
         self, pipe: Any, prompts: Sequence[Prompt], folder: Path, name: str, autocast: AbstractContextManager[None]
     ) -> list[Path]:
         """One grid PNG for each prompt: base | style LoRA | style guidance (| content branch)."""
         paths = []
-        with evaluated(self.network, pipe), skipped_layers(pipe.text_encoder, self.args.clip_skip), autocast:
+        self.drawn = {}
+        with self.drawing(pipe, autocast):
             for number, prompt in enumerate(prompts):
-                images = self.render(pipe, prompt)
+                images = self.drawn[prompt] = self.render(pipe, prompt)
                 path = folder / f"{name}_{number:02d}_{prompt.seed}.png"
                 save_picture(path, grid([list(images.values())], list(images), title=prompt.text))
                 paths.append(path)
         return paths
 
+    @contextlib.contextmanager
+    def drawing(self, pipe: Any, autocast: AbstractContextManager[None]) -> Iterator[None]:
+        """Inside the block pictures can be drawn."""
+        with evaluated(self.network, pipe), skipped_layers(pipe.text_encoder, self.args.clip_skip), autocast:
+            yield
+
     def render(self, pipe: Any, prompt: Prompt) -> dict[str, Image.Image]:
         """The prompt's pictures by column label."""
-        styled = replace(prompt, text=f"{prompt.text} {self.style_words}".strip())
         scale = self.args.sample_style_scale
-        images = {"base": self._base(pipe, prompt)}
-        with self.network.route([Row(style=1.0)]):
-            images["style LoRA"] = sample(pipe, styled)
-        style = Style(self.network, self.style_words, scale=scale, start=self.args.sample_style_start)
-        with style_guidance(pipe, [style], cfg_end=self.args.sample_cfg_end):
-            images[f"style guidance {scale:g}"] = sample(pipe, prompt)
+        images = {"base": self._base(pipe, prompt), "style LoRA": self.with_lora(pipe, prompt)}
+        images[f"style guidance {scale:g}"] = self.with_guidance(pipe, prompt, scale)
         if prompt.content:
             with self.network.route([Row(pair=0)]):
                 images["content branch"] = sample(pipe, prompt)
         return images
 
-    def _base(self, pipe: Any, prompt: Prompt) -> Image.Image:
-        with self.network.route(None, multiplier=0.0):
+    def with_lora(self, pipe: Any, prompt: Prompt, strength: float = 1.0) -> Image.Image:
+        with self.network.route([Row(style=strength)]):
+            return sample(pipe, replace(prompt, text=f"{prompt.text} {self.style_words}".strip()))
+
+    def with_guidance(self, pipe: Any, prompt: Prompt, scale: float) -> Image.Image:
+        style = Style(self.network, self.style_words, scale=scale, start=self.args.sample_style_start)
+        with style_guidance(pipe, [style], cfg_end=self.args.sample_cfg_end):
             return sample(pipe, prompt)
+
+    def _base(self, pipe: Any, prompt: Prompt) -> Image.Image:
+        if prompt not in self._base_pictures:
+            with self.network.route(None, multiplier=0.0):
+                self._base_pictures[prompt] = sample(pipe, prompt)
+        return self._base_pictures[prompt]
 
 
 def sample(pipe: Any, prompt: Prompt) -> Image.Image:

@@ -15,6 +15,7 @@ from pair_network.network.checkpoint import PAIR_SUFFIX
 
 from ...options import add_pair_options, pair_network_module
 from ...pair_dataset import write_pair_dataset
+from ...preview_prompts import write_default_prompts
 from ...trainer import PairTraining, trains_text_encoder
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config
@@ -214,5 +215,7 @@ def train(checkout: str, argv: list[str]) -> None:
         dataset = write_pair_dataset(args)
         if dataset is not None:
             args.dataset_config = str(dataset)
+            prompts = write_default_prompts(args)
+            args.sample_prompts = args.sample_prompts if prompts is None else str(prompts)
             allow_any_shape(args)
         trainer_class().train(args)

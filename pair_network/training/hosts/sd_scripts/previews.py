@@ -13,7 +13,7 @@ import contextlib
 import inspect
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from pair_network.network.route import BASE_ROW, Row
 from pair_network.sampling.guidance import is_in_interval, style_shift
 from pair_network.sampling.previews import grid, save_picture
 
+from ...report.recording import Recording
+
 STYLE_ROW = Row(style=1.0)
 
 
@@ -37,6 +39,8 @@ class StylePreviews:
 
     family: SdScripts
     pair_network: PairNetwork | None
+    recording: Callable[[argparse.Namespace], Recording]
+    trigger_words: Callable[[argparse.Namespace], str]
 
     def cache_text_encoder_outputs_if_needed(self, args: argparse.Namespace, *rest: Any) -> None:
         """Prompts are encoded before text encoders are freed: the styled prompts join them there."""
@@ -70,14 +74,18 @@ class StylePreviews:
                 with network.route(None):
                     super().sample_images(accelerator, args, epoch, global_step, *models)  # type: ignore[misc]
                 return
-            for number, prompt in enumerate(load_prompts(args.sample_prompts)):
+            sheets, prompts = [], load_prompts(args.sample_prompts)
+            for number, prompt in enumerate(prompts):
                 # Three pictures are compared, so they need one seed; kohya draws a new one where none is given.
                 prompt = {"sample_steps": self.family.previews.default_steps, "seed": args.seed + number, **prompt}
                 pictures = self._pictures(accelerator, args, epoch, global_step, models, prompt)
                 if accelerator.is_main_process:
                     labels = ["base", "style LoRA", f"style guidance {args.sample_style_scale:g}"]
                     sheet = grid([pictures], labels, title=prompt["prompt"])
-                    save_picture(sheet_path(args, epoch, global_step, number, prompt["seed"]), sheet)
+                    sheets.append(sheet_path(args, epoch, global_step, number, prompt["seed"]))
+                    save_picture(sheets[-1], sheet)
+            if sheets:
+                self.recording(args).note_previews(global_step, sheets, [prompt["prompt"] for prompt in prompts], {})
 
     def _pictures(
         self, accelerator: Any, args: argparse.Namespace, epoch: Any, step: int, models: Any, prompt: dict[str, Any]
@@ -106,7 +114,7 @@ class StylePreviews:
         return pictures
 
     def _styled(self, args: argparse.Namespace, prompt: dict[str, Any]) -> dict[str, Any]:
-        words = self.trigger_words(args)  # type: ignore[attr-defined]
+        words = self.trigger_words(args)
         return {**prompt, "prompt": f"{prompt.get('prompt', '')} {words}".strip()}
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from pair_network.errors import PairError
 from pair_network.training.hosts.embedded.optimizers import OPTIMIZERS
 from pair_network.training.hosts.embedded.state import read_train_state
+from pair_network.training.one_command import newest_state
 
 
 def weights(path):
@@ -115,7 +116,21 @@ def test_files_and_retention(train, pairs):
     # 3 epochs: epochs 1 and 2 are saved, the last one as x; one epoch save is kept
     stems = ["x", "x-000002", "x-step00000006", "x-step00000008"]
     expected = {f"{stem}{suffix}" for stem in stems for suffix in (".safetensors", ".pair.safetensors", "-state")}
-    assert {path.name for path in out.iterdir()} == expected
+    assert {path.name for path in out.iterdir()} == {*expected, "x-record.json", "report.html"}
+
+
+def test_the_last_step_is_saved_once_and_resumed_runs_go_on_in_the_same_record(train, pairs):
+    argv = ["--cache_latents", "--style_start_step", "1", "--save_every_n_steps", "2", "--save_state"]
+    out = train(pairs, *argv)
+    assert not (out / "x-step00000004.safetensors").exists() and (out / "x-state").is_dir()
+    assert newest_state(str(out), "x") == out / "x-state"
+    first = json.loads((out / "x-record.json").read_text())
+    assert first["state"] == "done" and [step for step, _ in first["losses"]["content"]] == [1, 2, 3, 4]
+    train(pairs, *argv, "--resume", str(out / "x-step00000002-state"), "--max_train_steps", "5")
+    second = json.loads((out / "x-record.json").read_text())
+    assert [step for step, _ in second["losses"]["content"]] == [1, 2, 3, 4, 5]
+    assert second["losses"]["content"][:2] == first["losses"]["content"][:2]
+    assert "--seed 7" in second["command"] and second["settings"]["max_train_steps"] == 5
 
 
 def test_metadata_says_what_uis_look_for(train, pairs, v_model):
