@@ -3,7 +3,10 @@
 import io
 import sys
 
+from pair_network.files import with_home
 from pair_network.signals import run_main
+
+INSTALLED = ("webui", "comfyui")
 
 
 def main() -> int:
@@ -12,6 +15,11 @@ def main() -> int:
         # File names and texts hold any character; a console or pipe of a narrower encoding must not end the run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    sys.argv[1:] = with_home(sys.argv[1:])
+    if sys.argv[1:2] and sys.argv[1] in INSTALLED:
+        from .verbs.install import main as install  # needs the standard library alone
+
+        return install(sys.argv[1:])
     from .cli import main as run
 
     return run()

@@ -222,6 +222,16 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def with_home(argv: Sequence[str]) -> list[str]:
+    """A command line with "~" written out where a value begins with it: a shell leaves it in quotes and after "="."""
+    found = []
+    for part in argv:
+        name, equals, value = part.partition("=") if part.startswith("--") else ("", "", part)
+        is_home = value == "~" or value.startswith(("~/", "~\\"))
+        found.append(f"{name}{equals}{os.path.expanduser(value)}" if is_home else part)
+    return found
+
+
 def weights_of(folder: Path) -> tuple[str | None, list[Path]]:
     """The weights that a component of a diffusers folder is loaded from.
 

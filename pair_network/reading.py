@@ -11,6 +11,7 @@ from typing import Any
 import toml
 
 from .errors import PairError, printable
+from .files import with_home
 
 LARGEST = 16 << 20  # bytes
 LARGEST_TOML = 1_000_000  # bytes
@@ -86,7 +87,17 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise PairError(f"{path}: tables or lists stand more than {DEEPEST} deep in each other; no settings do")
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise PairError(f"{path}: {value[:100]!r} holds a control character; {BACKSLASHES}")
-    return content
+    expanded: dict[str, Any] = _with_home(content)
+    return expanded
+
+
+def _with_home(value: Any) -> Any:
+    """The content with "~" written out where a text begins with it."""
+    if isinstance(value, str):
+        return with_home([value])[0]
+    if isinstance(value, Mapping):
+        return {key: _with_home(entry) for key, entry in value.items()}
+    return [_with_home(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _texts(value: Any) -> Iterator[tuple[str, int]]:

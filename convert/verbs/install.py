@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from pair_network.errors import PairError
@@ -12,6 +16,20 @@ HERE = Path(__file__).parents[1]
 FOLDER_NAMES = {"webui": "sd-webui-pair-network", "comfyui": "comfyui-pair-network"}
 RESTART = "restart the UI: it loads extensions only when it starts"
 MARKER = "pair-network.txt"  # says that a folder is ours and may be replaced
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``python -m convert webui|comfyui --into DIR`` without the packages that conversions need; the exit status."""
+    verb = import_module(f"{__package__}.{arguments[0]}")
+    parser = argparse.ArgumentParser(prog=f"python -m convert {arguments[0]}", description=verb.__doc__)
+    verb.add_arguments(parser)
+    try:
+        return int(verb.run(parser.parse_args(arguments[1:])))
+    except PairError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+    except OSError as cause:
+        print(f"error: {cause.filename}: {cause.strerror or cause}; check space and permissions", file=sys.stderr)
+    return 1
 
 
 def install(ui: str, into: Path) -> Path:

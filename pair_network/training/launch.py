@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pair_network.errors import PairError, nearest
+from pair_network.files import with_home
 from pair_network.signals import become
 
+from . import finish, one_command
 from .hosts.kohya_config import config_path, read_config
 from .kohya_gui import is_gui_config, model_type_of_gui, options_of_gui, read_gui_json, write_options
 from .kohya_install import PROJECT, find_installation, needs_restart, usual_places
@@ -31,9 +35,15 @@ def train(argv: Sequence[str]) -> int:
         PairError: A mistake in the options or the files they name.
         SystemExit: The run was interrupted, after its state was saved.
     """
-    choice, rest = make_chooser().parse_known_args(list(argv))
+    argv = one_command.spelled(with_home(argv))
+    choice, rest = make_chooser().parse_known_args(argv)
     if {"-h", "--help"} & set(rest):
         print(make_chooser().format_help())  # the host's own help follows
+    uis = finish.Uis(choice.webui, choice.comfyui)
+    uis.check()
+    is_short = one_command.is_short(rest, choice.preset)
+    if is_short and choice.host == "auto" and choice.sd_scripts is None and one_command.needs_sd_scripts(rest):
+        choice.sd_scripts = "auto"
     if choice.sd_scripts == "auto":
         found = find_installation(usual_places())
         choice.sd_scripts = str(found.checkout)
@@ -41,11 +51,26 @@ def train(argv: Sequence[str]) -> int:
         if needs_restart(found):
             # After the first, given last: the Python of its own environment has its packages.
             return become([str(found.python), str(ENTRY), *argv, "--sd_scripts", choice.sd_scripts])
-    if choice.preset:
+    if is_short:
+        rest = one_command.completed(rest, bool(choice.sd_scripts or choice.musubi))
+    elif choice.preset:
         rest = with_preset(choice.preset, rest)
-    rest = with_gui_config(rest, choice)
+    return run_host(choice, with_gui_config(rest, choice), uis)
+
+
+def run_host(choice: argparse.Namespace, rest: list[str], uis: finish.Uis) -> int:
+    """Trains on the host that the options or their file name, and says what was made."""
     path = config_path(rest)
-    host = choose_host(choice, read_config(path) if path is not None else {}, path)
+    values = read_config(path) if path is not None else {}
+    host = choose_host(choice, values, path)
+    given = one_command.Given.of(rest)
+    output = (
+        given.output_dir or str(values.get("output_dir", "")),
+        given.output_name or str(values.get("output_name", "")),
+    )
+    if (given.resume or values.get("resume")) == "auto":
+        rest = one_command.resumed(rest, *output)
+    started = time.time()
     if host == "sd-scripts":
         from .hosts import sd_scripts
 
@@ -57,8 +82,26 @@ def train(argv: Sequence[str]) -> int:
     else:
         from .hosts import embedded
 
-        return embedded.train(rest)
-    return 0
+        if status := embedded.train(rest):
+            return status
+    return announce(finish.lora_file(*output), started, uis)
+
+
+def announce(lora: Path, started: float, uis: finish.Uis) -> int:
+    """Says what a training has made, and puts it into the UIs; the exit status."""
+    if not finish.is_first_process() or not lora.is_file() or lora.stat().st_mtime < started - 2:
+        return 0
+    print("\n".join(finish.summary(lora)))
+    if not uis.commands(lora):
+        print(f"copy {lora.name} to {finish.LORA_FOLDERS}")
+    statuses = [subprocess.call([sys.executable, "-m", "convert", *command], env=with_project())
+                for command in uis.commands(lora)]  # fmt: skip
+    return max(statuses, default=0)
+
+
+def with_project() -> dict[str, str]:
+    """This process's variables, with the project first where a child looks for modules."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))}
 
 
 def make_chooser() -> argparse.ArgumentParser:
@@ -81,6 +124,8 @@ def make_chooser() -> argparse.ArgumentParser:
         default=os.environ.get("MUSUBI_DIR") or None,
         help="checkout of kohya's musubi-tuner (default: MUSUBI_DIR)",
     )
+    add("--webui", type=Path, metavar="DIR", help="folder of A1111 or Forge, which gets the LoRA and the extension")
+    add("--comfyui", type=Path, metavar="DIR", help="folder of ComfyUI, which gets the LoRA and the nodes")
     return chooser
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+import toml
 
 from pair_network.errors import PairError, nearest
 
@@ -28,6 +31,11 @@ class Preset:
     def name(self) -> str:
         return self.path.stem
 
+    @property
+    def host(self) -> str:
+        """The host that it is made for; "any": sd-scripts or the embedded one."""
+        return str(toml.loads(self.path.read_text(encoding="utf-8"))["model"]["host"])
+
 
 def all_presets() -> dict[str, Preset]:
     """The presets by name."""
@@ -48,13 +56,16 @@ def preset_named(name: str) -> Preset:
     return presets[stem]
 
 
-def choose_preset(model_type: str | None, model: str, free_gigabytes: float | None) -> tuple[Preset, str]:
+def choose_preset(
+    model_type: str | None, model: str, free_gigabytes: float | None, hosts: Collection[str] = ()
+) -> tuple[Preset, str]:
     """The preset for a model on this card, and a sentence that says why.
 
     Args:
         model_type: What the checkpoint shows, or the --model_type that was given.
         model: The checkpoint, for the sentence.
         free_gigabytes: Free memory of the GPU; None: there is no GPU.
+        hosts: Hosts that can run it; none: any.
 
     Raises:
         PairError: The type is unknown, or has no preset.
@@ -62,7 +73,8 @@ def choose_preset(model_type: str | None, model: str, free_gigabytes: float | No
     if model_type is None:
         raise PairError(f"--preset auto: {model} does not show what it is; give --model_type, or --preset NAME")
     start = NAMES_OF_TYPE.get(model_type, model_type)
-    fitting = [preset for preset in all_presets().values() if re.fullmatch(rf"{start}(_\d+gb|_klein)?", preset.name)]
+    fitting = [preset for preset in all_presets().values() if re.fullmatch(rf"{start}(_\d+gb|_klein)?", preset.name)
+               and (not hosts or preset.host in hosts)]  # fmt: skip
     if not fitting:
         raise PairError(f"--preset auto: there is no preset for --model_type {model_type}; name one with --preset NAME")
     fitting.sort(key=lambda preset: preset.gigabytes or 0)

@@ -1,7 +1,10 @@
 """The check before a run, on pictures and styles whose right answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from demo import styles
@@ -12,6 +15,7 @@ from pair_network.training.check.relation import relate
 from pair_network.training.check.run import say
 from pair_network.training.prepare import Pair
 
+ROOT = Path(__file__).parents[2]
 STYLES = ("watercolour", "duotone", "pastel")
 SIZE = 256
 
@@ -133,3 +137,15 @@ def test_the_verb_prints_captions_and_writes_the_sheet(tmp_path, capsys):
     image(photo(8)).save(pair.style)
     assert main(["check", *map(str, options)]) == 1
     assert "error: " in capsys.readouterr().out
+
+
+def test_a_lora_a_model_and_settings_are_told_apart(tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    lora = tmp_path / "ink.safetensors"
+    save_file({"lora_unet_x.alpha": torch.ones(())}, lora, {"modelspec.trigger_phrase": "in ink style"})
+    assert main(["check", str(lora), str(ROOT / "demo/model"), str(ROOT / "presets/sd15.toml")]) == 0
+    shown = capsys.readouterr().out
+    assert "a LoRA, 1 tensors" in shown and "trigger words: in ink style" in shown
+    assert "a model of type sd; trained on the embedded host or sd-scripts" in shown and "preset sd15" in shown
+    assert "every key and value is understood" in shown

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pair_network.errors import PairError
+from pair_network.images import caption_file
 from pair_network.reading import read_text
+from pair_network.training.one_command import spelled
 from pair_network.training.options import FITS
-from pair_network.training.prepare import caption_file, find_pairs
+from pair_network.training.prepare import find_pairs
 
+from .diagnose import diagnosis
 from .run import run_findings
 from .sheet import write_sheet
 
@@ -22,8 +25,15 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         PairError: An image cannot be read, or two do not fit together.
     """
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(spelled(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for path in args.files:
+        for sentence in diagnosis(path):
+            print(sentence)
+    if args.content is None and args.style is None and args.files:
+        return 0
+    if args.content is None or args.style is None:
+        raise PairError("check needs a pair, --content and --style, or files to look at")
     for option, path in (("--content", args.content), ("--style", args.style)):
         if not path.exists():
             raise PairError(f"{option} {path}: no such file or folder")
@@ -52,8 +62,9 @@ def _caption(image: Path, prompt: str | None) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pair-network check", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--content", type=Path, required=True, metavar="IMAGE_OR_DIR", help="the photo, or a folder")
-    parser.add_argument("--style", type=Path, required=True, metavar="IMAGE_OR_DIR", help="the same, painted")
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="models, LoRAs, .toml files, checkouts")
+    parser.add_argument("--content", type=Path, metavar="IMAGE_OR_DIR", help="the photo, or a folder")
+    parser.add_argument("--style", type=Path, metavar="IMAGE_OR_DIR", help="the same, painted")
     parser.add_argument("--content_prompt", help="what the photo shows")
     parser.add_argument("--style_prompt", help="words of the style")
     parser.add_argument("--learning_rate", type=float)

@@ -40,10 +40,14 @@ def run_findings(
 
 def usual_rate(model: str | None) -> float:
     """AdamW's usual learning rate: small models need larger ones."""
-    if model is None or not Path(model).is_dir():
-        return USUAL_RATE
-    sizes = [path.stat().st_size for path in Path(model).glob("unet/*.safetensors")]
-    return SMALL_MODEL_RATE if sizes and sum(sizes) < SMALL_MODEL else USUAL_RATE
+    return SMALL_MODEL_RATE if is_small(model) else USUAL_RATE
+
+
+def is_small(model: str | None) -> bool:
+    """Whether a checkpoint, or the denoiser of a diffusers folder, is smaller than any that people draw with."""
+    path = Path(model or "")
+    files = [path] if path.suffix == ".safetensors" and path.is_file() else [*path.glob("unet/*.safetensors")]
+    return bool(model and files) and sum(file.stat().st_size for file in files) < SMALL_MODEL
 
 
 def say(findings: Iterable[Finding], strictly: bool = True) -> None:
