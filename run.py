@@ -31,6 +31,7 @@ VERBS = {
     "generate": [["-c", START, "pair_network", "generate"]],
     "restyle": [["-c", START, "pair_network", "restyle"]],
     "pairs": [["-c", START, "pair_network", "pairs"]],
+    "app": [["-c", START, "pair_network", "app"]],
     "convert": [["-c", START, "convert"]],
     "package": [["-c", START, "convert", "package"]],
     "lint": [["-m", "ruff", "check"], ["-m", "ruff", "format", "--check"], ["-m", "mypy"]],

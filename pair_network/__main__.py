@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import __version__
 from .errors import PairError, nearest, reported
+from .files import with_home
 from .signals import exit_status, run_main
 
 Run = Callable[[list[str]], int]
@@ -48,6 +49,12 @@ def pairs(argv: list[str]) -> int:
     return 0
 
 
+def app(argv: list[str]) -> int:
+    from .app import command
+
+    return command.run(argv)
+
+
 def convert(argv: list[str]) -> int:
     return run_package("convert", argv)
 
@@ -71,6 +78,7 @@ VERBS: dict[str, tuple[str, Run]] = {
     "restyle": ("a photo in a style, by DDIM inversion", restyle),
     "pairs": ("many training pairs out of one: its change learnt by pixels, checked, made to other pictures", pairs),
     "convert": ("LoRA files between formats; what a file is; merging, extracting, installing into the UIs", convert),
+    "app": ("a page in the browser: learn, compare, restyle, send to a UI; on this computer alone", app),
     "demo": ("learns a style from one bundled pair and shows it (in the source tree)", demo),
 }
 
@@ -99,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     remedy = LESS_MEMORY if verb == "train" else "--low_memory, or smaller --width and --height"
     try:
-        return reported(lambda: _run(verb, rest), remedy)
+        return reported(lambda: _run(verb, with_home(rest)), remedy)
     except KeyboardInterrupt as stop:
         print(f"{verb}: stopped; what was saved before is whole", file=sys.stderr)
         return exit_status(stop)
