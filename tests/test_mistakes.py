@@ -122,7 +122,7 @@ ERRORS = {
     "a folder in the name": ([*TRAIN, "--output_name", "a/b"], "a file name without folders; set --output_dir"),
     "a file where the folder goes": ([*TRAIN[:-1], "a-file"], "a-file"),
     "a state that is none": ([*TRAIN, "--resume", "left"], "not a saved state.*name a folder that ends in -state"),
-    "no such settings": (["train", "--config_file", "nope.toml"], "nope.toml: there is no such file"),
+    "no such settings": (["train", "--config_file", "nope.toml"], "nope.toml: .*no such file"),
     "backslashes in quotes": (["train", "--config_file", "backslash.toml"], "backslash.toml"),
     "a key misspelt": (["train", "--config_file", "unknown.toml"], r"unknown key 'learing_rate' \(did you mean"),
     "a text for a number": (["train", "--config_file", "type.toml"], "max_train_steps must be a whole number"),
