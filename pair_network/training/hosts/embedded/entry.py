@@ -78,6 +78,7 @@ class PairTrainer(PairTraining[EmbeddedOptions], EmbeddedTrainer):
             measuring = Measuring(pipe, pair, writer.drawn)
             found = measuring.columns()
             if step == args.max_train_steps and all(found.values()):
+                recording.record.note_figures(step, found)  # beside those of earlier steps
                 recording.note_advice(*measuring.by_strength(pipe, writer))
         for column, values in found.items():
             accelerator.print(f"{column}: " + ", ".join(f"{name} {value:.2f}" for name, value in values.items()))
