@@ -52,7 +52,17 @@ def krea2(attn_mode, split_attn):
     return krea2_mmdit.SingleStreamDiT(config, attn_mode, split_attn)
 
 
-MAKERS = {"flux2": flux2, "qwen_image": qwen_image, "z_image": z_image, "krea2": krea2}
+def ideogram4(attn_mode, split_attn):
+    from musubi_tuner.ideogram4 import ideogram4_model
+
+    config = ideogram4_model.Ideogram4Config(
+        emb_dim=64, num_layers=4, num_heads=2, intermediate_size=128, adanln_dim=16, llm_features_dim=32,
+        mrope_section=(6, 5, 5),
+    )  # fmt: skip
+    return ideogram4_model.Ideogram4Transformer(config, attn_mode, split_attn)
+
+
+MAKERS = {"flux2": flux2, "qwen_image": qwen_image, "z_image": z_image, "krea2": krea2, "ideogram4": ideogram4}
 
 
 def patch(trainer, family):
@@ -102,6 +112,9 @@ def save(cache_io, family, item, name, tokens):
     elif family == "z_image":
         cache_io.save_latent_cache_z_image(item, latents(16, h, w))
         cache_io.save_text_encoder_output_cache_z_image(item, text(tokens, 32))
+    elif family == "ideogram4":  # its grid has 16 pixels a side, patches of the VAE's latents
+        cache_io.save_latent_cache_ideogram4(item, latents(128, h // 2, w // 2))
+        cache_io.save_text_encoder_output_cache_ideogram4(item, text(tokens, 32))
     else:
         cache_io.save_latent_cache_krea2(item, latents(16, 1, h, w))
         cache_io.save_text_encoder_output_cache_krea2(item, text(tokens, 2, 32))

@@ -20,7 +20,7 @@ pytestmark = [
         reason=f"needs a checkout of musubi-tuner: set {', '.join(NEEDED)}",
     ),
 ]
-LAYERS = {"flux2": 24, "qwen_image": 32, "z_image": 16, "krea2": 20}
+LAYERS = {"flux2": 24, "qwen_image": 32, "z_image": 16, "krea2": 20, "ideogram4": 8}
 
 
 def ups(path, branch=""):
