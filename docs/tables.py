@@ -1,30 +1,90 @@
-"""Writes the tables of options into README.md and docs/options.md: ``python docs/tables.py``.
+"""Writes the tables of options and models into README.md and docs: ``python docs/tables.py``.
 
 A table stands between two comments, ``<!-- options: NAME -->`` and ``<!-- end -->``, and is made from the fields that
-also make the parsers.
+also make the parsers, from the families, and from the committed lists of the other trainers' options.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pair_network.families import FAMILIES, Family
 from pair_network.network.config import PairConfig
-from pair_network.options import table
-from pair_network.training.hosts.embedded.config import EmbeddedOptions
+from pair_network.options import options_of, table
+from pair_network.training.hosts.embedded.config import MODEL_TYPES, EmbeddedOptions
 from pair_network.training.options import PairOptions
 
 ROOT = Path(__file__).resolve().parents[1]
+LISTS = ROOT / "tests/training/hosts"  # what the other trainers' parsers have, as it was read from their checkouts
+
+
+def rows(*lines: Iterable[str]) -> str:
+    """A Markdown table, its heads first."""
+    heads, *rest = [list(line) for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *rest])
+
+
+def code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "–"
+
+
+def models_by_host() -> str:
+    """Which host trains a family, by which --model_type, and its presets."""
+
+    def row(family: Family) -> list[str]:
+        kohya = family.sd_scripts.model_type if family.sd_scripts else ""
+        version = " with `--v2`" if family.is_v2 else ""
+        encoders = ", ".join(dict.fromkeys(ENCODERS[each.kind] for each in family.text_encoders))
+        return [
+            family.title,
+            f"`{kohya}`{version}" if kohya else "–",
+            f"`{family.musubi.model_type}`" if family.musubi else "–",
+            "●" if kohya in MODEL_TYPES else "–",
+            encoders if family.trains_text_encoders else "–",
+            code(family.presets),
+        ]
+
+    heads = ["model", "sd-scripts", "musubi-tuner", "embedded", "text encoders on request", "presets"]
+    return rows(heads, *(row(family) for family in FAMILIES.values()))
+
+
+def options_by_host() -> str:
+    """The embedded host's options by heading, and which of kohya's trainers have one of the same name.
+
+    Those of pair training are everywhere and left out.
+    """
+
+    def listed(file: str, *families: str) -> set[str]:
+        lists = json.loads((LISTS / file).read_text(encoding="utf-8"))
+        return {name for family in ("all", *families) for name in lists[family]}
+
+    theirs = listed("sd_scripts_options.json", *MODEL_TYPES), listed("musubi_options.json")
+    groups: dict[str, list[list[str]]] = {}
+    pair_training = {name for name, *_ in options_of(PairOptions)}
+    for name, key, _, one in options_of(EmbeddedOptions):
+        if name in pair_training:
+            continue
+        places = groups.setdefault(one.group.partition(" (")[0] or "files", [[], [], []])
+        places[0 if key in theirs[0] & theirs[1] else 1 if key in theirs[0] else 2].append(key)
+    heads = ["heading", "on all three", "on sd-scripts and embedded", "embedded alone"]
+    return rows(heads, *([group, *map(code, places)] for group, places in groups.items()))
+
+
+ENCODERS = {"clip": "CLIP", "open_clip": "CLIP", "t5": "T5", "llm": "its language model"}
 TABLES: dict[str, Callable[[], str]] = {
     "network_args": lambda: table(PairConfig, with_change=True),
     "pair training": lambda: table(PairOptions, "--"),
     "embedded host": lambda: table(EmbeddedOptions, "--", without=PairOptions),
+    "models by host": models_by_host,
+    "options by host": options_by_host,
 }
-PAGES = (ROOT / "README.md", ROOT / "docs/options.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/options.md", ROOT / "docs/hosts.md")
 PLACE = re.compile(r"(<!-- options: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pair_network.families import FAMILIES
 from pair_network.network.config import FREE_TO_CHANGE, NETWORK_ARGS, PairConfig
 from pair_network.options import add_options, option, options_of, table
 from pair_network.training.hosts.embedded.config import EmbeddedOptions, frozen
 from pair_network.training.hosts.embedded.options import setup_parser
-from pair_network.training.launch import make_chooser
-from pair_network.training.one_command import ALIASES
 from pair_network.training.options import PairOptions, add_pair_options
 
 ROOT = Path(__file__).parents[1]
@@ -43,22 +42,31 @@ def test_a_field_makes_parser_help_and_row():
     assert rows[4] == "| `--fast` | switch | – | less care | yes |"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/options.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/options.md", "docs/hosts.md"])
 def test_the_pages_hold_the_tables_of_the_code(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert tables().PLACE.search(text)
     assert tables().with_tables(text) == text, "run: python docs/tables.py"
 
 
-def test_the_page_has_every_option_of_the_command_itself():
-    text = (ROOT / "docs/options.md").read_text(encoding="utf-8")
-    names = [action.option_strings[0] for action in make_chooser()._actions] + list(ALIASES)
-    assert [name for name in names if f"| `{name}" not in text] == []
-
-
 def test_a_stale_table_is_noticed():
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("rank of the content branch", "something else")
     assert tables().with_tables(text) != text
+
+
+def test_the_hosts_page_says_what_each_host_trains_and_shares():
+    """Fails if a family or an option could be left out, or stand under a host that has it not."""
+    models, options = tables().models_by_host().splitlines()[2:], tables().options_by_host()
+    assert len(models) == len(FAMILIES)
+    sdxl = next(line for line in models if line.startswith("| SDXL |"))
+    assert "| `sdxl` | – | ● | CLIP |" in sdxl and "`sdxl_12gb`" in sdxl
+    assert next(line for line in models if "Krea 2" in line) == "| Krea 2 | – | `krea2` | – | – | `krea2` |"
+    everywhere = {name for name, *_ in options_of(PairOptions)}
+    for name, key, _, _ in options_of(EmbeddedOptions):
+        assert options.count(f"`{key}`") == (name not in everywhere)
+    model = next(line for line in options.splitlines() if line.startswith("| model |"))
+    _, _, everywhere, shared, alone, _ = model.split("|")
+    assert "`sdpa`" in everywhere and "`clip_skip`" in shared and "`quantize`" in alone
 
 
 def test_every_network_arg_has_meaning_and_parser():
