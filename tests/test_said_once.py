@@ -12,6 +12,8 @@ from pair_network.network.config import FREE_TO_CHANGE, NETWORK_ARGS, PairConfig
 from pair_network.options import add_options, option, options_of, table
 from pair_network.training.hosts.embedded.config import EmbeddedOptions, frozen
 from pair_network.training.hosts.embedded.options import setup_parser
+from pair_network.training.launch import make_chooser
+from pair_network.training.one_command import ALIASES
 from pair_network.training.options import PairOptions, add_pair_options
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,12 @@ def test_the_pages_hold_the_tables_of_the_code(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert tables().PLACE.search(text)
     assert tables().with_tables(text) == text, "run: python docs/tables.py"
+
+
+def test_the_page_has_every_option_of_the_command_itself():
+    text = (ROOT / "docs/options.md").read_text(encoding="utf-8")
+    names = [action.option_strings[0] for action in make_chooser()._actions] + list(ALIASES)
+    assert [name for name in names if f"| `{name}" not in text] == []
 
 
 def test_a_stale_table_is_noticed():
