@@ -27,7 +27,7 @@ from benchmarks.quality.sampler import GUIDANCE_SCALE, STEPS, STYLE_START, Promp
 from convert.cli import main as convert
 from demo.make_pairs import CONTENTS
 from demo.model_config import MODEL_DIR
-from demo.one_pair import OUTPUT_DIR, style_file, style_words
+from demo.one_pair import ONE_PAIR_DIR, style_file, style_words
 from demo.scenes import BACKGROUNDS, COLOURS, caption
 from demo.styles import HELD_OUT_STYLES
 from demo.subjects import SUBJECTS
@@ -122,7 +122,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bake", description=__doc__)
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     parser.add_argument("--styles", nargs="+", choices=list(HELD_OUT_STYLES), default=["poster", "ink", "duotone"])
-    parser.add_argument("--loras", type=Path, default=OUTPUT_DIR, help="STYLE.safetensors; missing ones are trained")
+    parser.add_argument("--loras", type=Path, default=ONE_PAIR_DIR, help="STYLE.safetensors; missing ones are trained")
     parser.add_argument("--scale", type=float, default=1.5, help="λ")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--fit_prompts", type=int, default=9)

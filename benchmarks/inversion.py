@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from demo.data import HELD_OUT_SEED  # noqa: E402
 from demo.model_config import load_pipeline  # noqa: E402
-from demo.one_pair import OUTPUT_DIR, style_file, style_words  # noqa: E402
+from demo.one_pair import ONE_PAIR_DIR, style_file, style_words  # noqa: E402
 from demo.scenes import Scene, render_scene, to_picture  # noqa: E402
 from demo.styles import HELD_OUT_STYLES  # noqa: E402
 from pair_network.sampling.cli import restyle  # noqa: E402
@@ -149,7 +149,7 @@ def parse_arguments() -> argparse.Namespace:
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     parser.add_argument("--scenes", type=int, default=8)
     parser.add_argument("--styles", nargs="+", choices=list(HELD_OUT_STYLES), default=["poster", "duotone"])
-    parser.add_argument("--loras", type=Path, default=OUTPUT_DIR, help="STYLE.safetensors; missing ones are trained")
+    parser.add_argument("--loras", type=Path, default=ONE_PAIR_DIR, help="STYLE.safetensors; missing ones are trained")
     parser.add_argument("--scales", nargs="+", type=float, default=[1.0, 3.0], help="λ")
     parser.add_argument("--start", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=50)

@@ -1,17 +1,29 @@
-"""A style LoRA from one bundled pair, by the preset: what the demo, the pictures and the benchmarks start from."""
+"""A style LoRA from one bundled pair: what the demo, the pictures and the benchmarks start from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo.make_pairs import PAIRS_DIR
+import toml
+
+from demo.make_pairs import CONTENTS, PAIRS_DIR
 from demo.model_config import MODEL_DIR
+from demo.scenes import BACKGROUNDS, COLOURS, SIZE, caption
+from demo.subjects import SUBJECTS
 from pair_network import PairError
+from pair_network.files import atomic_file
+from pair_network.pseudo_pairs import command as pseudo_pairs
+from pair_network.pseudo_pairs.folder import DATASET
 from pair_network.training.hosts import embedded
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTPUT_DIR = ROOT / "output/demo"
+PRESET = ROOT / "presets/embedded.toml"
+# Files by the pair alone lie apart from those by more pairs made out of it.
+OUTPUT_DIR, ONE_PAIR_DIR = ROOT / "output/demo", ROOT / "output/one_pair"
+MADE = 24
+# The base model's pictures that pairs are made of need not be fine.
+MADE_STEPS, MADE_CFG, MADE_SEED = 8, 3.0, 700
 
 
 def pair_files(style: str, pair: str) -> tuple[Path, Path]:
@@ -24,20 +36,76 @@ def style_words(style: str) -> str:
 
 
 def train_style(style: str, pair: str, folder: Path, further: Sequence[str] = ()) -> int:
-    """Trains STYLE.safetensors in the folder, as train_pair_network.py does; returns the exit status."""
+    """Trains STYLE.safetensors on the pair alone, as train_pair_network.py does; returns the exit status."""
     content, styled = pair_files(style, pair)
+    return _train(style, PRESET, folder, ["--content", str(content), "--style", str(styled), *further])
+
+
+def make_pairs(style: str, pair: str, folder: Path) -> Path | None:
+    """Makes more pairs out of the bundled one, as `python run.py pairs` does; the dataset file, None if it refuses.
+
+    Args:
+        folder: where ``prompts.txt`` and ``pairs/`` are written; pairs that lie there are kept.
+    """
+    target = folder / "pairs" / f"{style}_{pair}"
+    if (target / DATASET).is_file():
+        return target / DATASET
+    content, styled = pair_files(style, pair)
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts = folder / "prompts.txt"
+    with atomic_file(prompts) as temporary:
+        temporary.write_text("\n".join(other_captions(pair, MADE)) + "\n", encoding="utf-8")
+    target.parent.mkdir(exist_ok=True)
+    try:
+        pseudo_pairs.run(
+            [
+                "--content", str(content), "--content_prompt", content.with_suffix(".txt").read_text("utf-8").strip(),
+                "--style", str(styled), "--style_prompt", style_words(style), "--resolution", str(SIZE),
+                "--model", str(MODEL_DIR), "--prompts", str(prompts), "--count", str(MADE), "--seed", str(MADE_SEED),
+                "--steps", str(MADE_STEPS), "--cfg", str(MADE_CFG), "--out", str(target),
+            ]
+        )  # fmt: skip
+    except PairError as refusal:
+        print(f"no pairs made: {refusal}", flush=True)
+        return None
+    return target / DATASET
+
+
+def other_captions(pair: str, count: int) -> list[str]:
+    """Captions that go through subjects, colours and backgrounds, without the pair's own subject."""
+    subjects = [name for name in SUBJECTS if name != CONTENTS[pair][1]]
+    colours, backgrounds = list(COLOURS), list(BACKGROUNDS)
+    return [
+        caption(subjects[i % len(subjects)], colours[(3 * i + 1) % len(colours)], backgrounds[i % len(backgrounds)])
+        for i in range(count)
+    ]
+
+
+def train_style_on_more(style: str, pair: str, folder: Path, further: Sequence[str] = ()) -> int:
+    """Trains STYLE.safetensors on the pair and on pairs made out of it, where they can be; returns the exit status."""
+    dataset = make_pairs(style, pair, folder)
+    if dataset is None:
+        return train_style(style, pair, folder, further)
+    settings = toml.loads(PRESET.read_text(encoding="utf-8"))
+    for name in ("content", "style"):
+        del settings["pair"][name]  # the dataset names the pictures
+    preset = folder / "preset.toml"
+    with atomic_file(preset) as temporary:
+        temporary.write_text(toml.dumps(settings), encoding="utf-8")
+    return _train(style, preset, folder, ["--dataset_config", str(dataset), *further])
+
+
+def _train(style: str, preset: Path, folder: Path, pictures: Sequence[str]) -> int:
     return embedded.train(
         [
-            "--config_file", str(ROOT / "presets/embedded.toml"),
-            "--pretrained_model_name_or_path", str(MODEL_DIR),
-            "--content", str(content), "--style", str(styled), "--style_prompt", style_words(style),
-            "--output_dir", str(folder), "--output_name", style, *further,
+            "--config_file", str(preset), "--pretrained_model_name_or_path", str(MODEL_DIR),
+            "--style_prompt", style_words(style), "--output_dir", str(folder), "--output_name", style, *pictures,
         ]
     )  # fmt: skip
 
 
-def style_file(style: str, folder: Path = OUTPUT_DIR, pair: str = "house") -> Path:
-    """STYLE.safetensors in the folder, trained now unless it is there.
+def style_file(style: str, folder: Path = ONE_PAIR_DIR, pair: str = "house") -> Path:
+    """STYLE.safetensors in the folder, trained now on the pair alone unless it is there.
 
     Raises:
         PairError: The training did not end well.

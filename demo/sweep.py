@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from demo.model_config import load_pipeline
-from demo.one_pair import OUTPUT_DIR, ROOT, style_file, style_words
+from demo.one_pair import ONE_PAIR_DIR, ROOT, style_file, style_words
 from demo.scenes import to_picture
 from demo.styles import HELD_OUT_STYLES
 from pair_network.sampling.pipelines import Style, style_guidance
@@ -28,7 +28,7 @@ STRENGTHS = (0.5, 1.0, 1.5)
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--style", choices=list(HELD_OUT_STYLES), default="ink", help="which bundled style")
-    parser.add_argument("--loras", type=Path, default=OUTPUT_DIR, help="folder of STYLE.safetensors")
+    parser.add_argument("--loras", type=Path, default=ONE_PAIR_DIR, help="folder of STYLE.safetensors")
     parser.add_argument("--prompt", default="a photo of an orange cat on a blue background")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="columns: λ")
     parser.add_argument("--strengths", nargs="+", type=float, default=STRENGTHS, help="rows: strength of the LoRA")
