@@ -50,8 +50,8 @@ def parser() -> Parser:
     source.add_argument("--device", default="auto")
     source.add_argument("--low_memory", action="store_true", help="offload models to the CPU")
     gate = found.add_argument_group("the check")
-    gate.add_argument("--limit", type=number(0, 1), default=0.5,
-                      help="largest error on held-out parts of the pair; 1: the photo unchanged (0.5)")  # fmt: skip
+    gate.add_argument("--limit", type=number(0, 1), default=0.6,
+                      help="largest error on held-out parts of the pair; 1: the photo unchanged (0.6)")  # fmt: skip
     gate.add_argument("--check_only", action="store_true", help="print the errors and write nothing")
     output = found.add_argument_group("output")
     output.add_argument("--out", type=Path, help="new folder")
