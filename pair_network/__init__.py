@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if sys.argv[:1] == ["-m"] and "-mpair_network" in "".join(sys.orig_argv):
     # ``python -m pair_network`` searches the current folder first; a torch.py that lies there is not ours to run.
@@ -39,12 +39,12 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def prepare_network(network: PairNetwork, args: Any) -> None:
+def prepare_network(network: PairNetwork, args: object) -> None:
     """musubi-tuner only shows a network its options when the module has this; sd-scripts asks the network itself."""
     network.prepare_network(args)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "PairNetwork":
         from .network.pair_network import PairNetwork
 

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 # What a picture's bytes may be, whatever its name says: Pillow would also hand an EPS to Ghostscript, which runs it.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
+Size = tuple[int, int]  # width, height in pixels
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 # Kinds that people have and that are not read, by suffix.
 UNREAD = {

@@ -136,29 +136,31 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def is_running(process: int) -> bool:
-    """Whether a process of this computer still exists."""
-    if sys.platform == "win32":
-        return _is_running_on_windows(process)
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # somebody else's
-    return True
+if sys.platform == "win32":
 
+    def is_running(process: int) -> bool:
+        """Whether a process of this computer still exists."""
+        query, still_active = 0x1000, 259
+        kernel = ctypes.windll.kernel32
+        handle = kernel.OpenProcess(query, False, process)
+        if not handle:
+            return False
+        code = ctypes.c_ulong()
+        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.CloseHandle(handle)
+        return code.value == still_active
 
-def _is_running_on_windows(process: int) -> bool:
-    query, still_active = 0x1000, 259
-    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined]
-    handle = kernel.OpenProcess(query, False, process)
-    if not handle:
-        return False
-    code = ctypes.c_ulong()
-    kernel.GetExitCodeProcess(handle, ctypes.byref(code))
-    kernel.CloseHandle(handle)
-    return code.value == still_active
+else:
+
+    def is_running(process: int) -> bool:
+        """Whether a process of this computer still exists."""
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True  # somebody else's
+        return True
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -9,9 +9,10 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 METADATA = "option"
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Option:
     """
 
     help: str
-    parse: Callable[[str], Any] | None = None
+    parse: Callable[[str], object] | None = None
     values: str = ""
     default: str = ""
     key: str = ""
@@ -43,12 +44,26 @@ class Option:
     metavar: str | None = None
 
 
-def option(value: Any, help: str, parse: Callable[[str], Any] | None = None, **facts: Any) -> Any:
+def option(
+    value: Value,
+    help: str,
+    parse: Callable[[str], object] | None = None,
+    *,
+    values: str = "",
+    default: str = "",
+    key: str = "",
+    may_change: bool = False,
+    group: str = "",
+    choices: Sequence[str] | None = None,
+    nargs: str | None = None,
+    metavar: str | None = None,
+) -> Value:
     """A field of a dataclass whose default is ``value``, with an ``Option`` made of the rest."""
-    return field(default=value, metadata={METADATA: Option(help, parse, **facts)})
+    fact = Option(help, parse, values, default, key, may_change, group, choices, nargs, metavar)
+    return field(default=value, metadata={METADATA: fact})
 
 
-def options_of(settings: type) -> Iterator[tuple[str, str, Any, Option]]:
+def options_of(settings: type) -> Iterator[tuple[str, str, object, Option]]:
     """(field, key, default, option) of every such field of a dataclass, in order."""
     for one in dataclasses.fields(settings):
         if METADATA in one.metadata:
@@ -58,34 +73,34 @@ def options_of(settings: type) -> Iterator[tuple[str, str, Any, Option]]:
 
 def add_options(parser: argparse.ArgumentParser, settings: type, without: type | None = None) -> None:
     """The dataclass's options on a command line, under their groups' headings; those of ``without`` are left out."""
-    groups: dict[str, Any] = {}
+    adders: dict[str, Callable[..., argparse.Action]] = {"": parser.add_argument}
     for key, default, one in _kept(settings, without):
-        group = groups.get(one.group) or groups.setdefault(
-            one.group, parser.add_argument_group(one.group) if one.group else parser
-        )
+        if one.group not in adders:
+            adders[one.group] = parser.add_argument_group(one.group).add_argument
+        add = adders[one.group]
         shown = f"{one.help} (default: {text}" if (text := default_text(default, one)) else one.help
         help_text = (f"{shown})" if text else shown).replace("%", "%%")
         if default is False:
-            group.add_argument(f"--{key}", action="store_true", help=help_text)
+            add(f"--{key}", action="store_true", help=help_text)
             continue
         facts = {"choices": one.choices, "nargs": one.nargs, "metavar": one.metavar}
         given = {name: value for name, value in facts.items() if value is not None}
-        group.add_argument(f"--{key}", type=one.parse, default=default, help=help_text, **given)
+        add(f"--{key}", type=one.parse, default=default, help=help_text, **given)
 
 
-def _kept(settings: type, without: type | None) -> Iterator[tuple[str, Any, Option]]:
+def _kept(settings: type, without: type | None) -> Iterator[tuple[str, object, Option]]:
     left_out = {name for name, *_ in options_of(without)} if without else set()
     yield from ((key, default, one) for name, key, default, one in options_of(settings) if name not in left_out)
 
 
-def default_text(default: Any, one: Option) -> str:
+def default_text(default: object, one: Option) -> str:
     """The default in words; "" where the setting is off or absent unless it is given."""
     if one.default or default is None or default is False:
         return one.default
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def values_text(default: Any, one: Option) -> str:
+def values_text(default: object, one: Option) -> str:
     """The accepted values in words, for a table."""
     if one.values:
         return one.values

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import toml
 
@@ -47,7 +46,7 @@ def read_text(path: Path, option: str = "", largest: int = LARGEST) -> str:
         raise PairError(f"{name}: cannot be read ({cause.strerror}); check its permissions") from cause
 
 
-def read_json(path: Path, option: str = "", remedy: str = COPY) -> Any:
+def read_json(path: Path, option: str = "", remedy: str = COPY) -> object:
     """What a JSON file holds.
 
     Raises:
@@ -61,7 +60,7 @@ def read_json(path: Path, option: str = "", remedy: str = COPY) -> Any:
         raise PairError(f"{option} {printable(path)}: not a JSON file ({cause}); {remedy}".strip()) from cause
 
 
-def read_json_table(path: Path, option: str = "", remedy: str = COPY) -> dict[str, Any]:
+def read_json_table(path: Path, option: str = "", remedy: str = COPY) -> dict[str, object]:
     """The object in a JSON file; PairError where it holds something else."""
     content = read_json(path, option, remedy)
     if not isinstance(content, dict):
@@ -69,7 +68,7 @@ def read_json_table(path: Path, option: str = "", remedy: str = COPY) -> dict[st
     return content
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, object]:
     """The content of a TOML file.
 
     Raises:
@@ -77,7 +76,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     text = read_text(path, largest=LARGEST_TOML)
     try:
-        content = toml.loads(text)
+        content: dict[str, object] = toml.loads(text)
     except Exception as cause:  # the toml package raises whatever a broken file makes of it
         hint = f"; {BACKSLASHES}" if re.search(r'"[^"\n]*\\[^"\n]*', text) else ""
         reason = f"not a TOML file ({cause or type(cause).__name__}){hint}"
@@ -100,9 +99,9 @@ def _with_home(value: Any) -> Any:
     return [_with_home(entry) for entry in value] if isinstance(value, list) else value
 
 
-def _texts(value: Any) -> Iterator[tuple[str, int]]:
+def _texts(value: object) -> Iterator[tuple[str, int]]:
     """Every text in a table, its keys too, and how deep it stands; an empty text for each list."""
-    entries = [(value, 0)]
+    entries: list[tuple[object, int]] = [(value, 0)]
     while entries:
         entry, depth = entries.pop()
         if isinstance(entry, str):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pair_network.families import Family, claims_of_metadata
-from pair_network.network.checkpoint import CONFIG_KEY
+from pair_network.network.pair_file import CONFIG_KEY
 
 from .layers import Adapter, Branch
 

@@ -14,7 +14,7 @@ from convert.files.storage import open_tensors
 from pair_network.errors import PairError, printable
 from pair_network.families import Family, family_of_metadata
 from pair_network.files import PICKLES
-from pair_network.network import checkpoint
+from pair_network.network.pair_file import is_pair_file, read_config
 
 from .assemble import alone, branch_of, names_in, own_rank, without
 from .families import FAMILIES, family_by_name
@@ -53,7 +53,7 @@ def read_adapter(
         tensors, alphas, metadata = open_peft(folder, family, skip_unknown)
         return _plain(path, tensors, metadata, family, alphas, skip_unknown)
     tensors, metadata = open_tensors(path, allow_pickle)
-    if checkpoint.is_pair_file(metadata):
+    if is_pair_file(metadata):
         return _coupled(path, tensors, metadata, family)
     # PEFT itself writes no other metadata; other programs use its names for files that stand alone, of scale 1.
     is_pefts = set(metadata) <= {"format"} and all(not key.endswith(".alpha") for key in tensors)
@@ -128,7 +128,7 @@ def _known(parsed: Parsed, metadata: Mapping[str, str], family: str | None) -> t
 
 
 def _coupled(path: Path, tensors: Mapping[str, Lazy], metadata: dict[str, str], family: str | None) -> Adapter:
-    config = checkpoint.read_config(metadata, str(path))
+    config = read_config(metadata, str(path))
     branches: dict[str, dict[str, Lazy]] = {"content": {}, "style": {}}
     for key, tensor in tensors.items():
         name, _, rest = key.partition(".")

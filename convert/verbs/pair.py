@@ -16,7 +16,7 @@ from convert.formats import metadata
 from convert.formats.layers import Adapter, Layer, concatenated
 from convert.options import read_source, replaced
 from pair_network.errors import PairError
-from pair_network.network.checkpoint import CONFIG_KEY, PAIR_SUFFIX
+from pair_network.network.pair_file import CONFIG_KEY, PAIR_SUFFIX
 from pair_network.network.config import PairConfig
 from pair_network.network.orthogonal import gram_defect, layer_generator, orthonormal_rows
 

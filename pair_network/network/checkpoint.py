@@ -15,7 +15,6 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,18 +24,8 @@ from torch import Tensor
 from pair_network.errors import PairError
 from pair_network.files import PICKLES, atomic_files
 
-from .config import PairConfig
-
-CONFIG_KEY = "pair_network_config"
-PAIR_SUFFIX = ".pair.safetensors"
 # A CLIP layer as kohya's own network module names it under transformers 5, whose encoders lost one level.
 FLAT_CLIP_KEY = re.compile(r"^(lora_te\d?)_encoder_layers_")
-
-
-def pair_path(style_path: str | Path) -> Path:
-    """NAME.pair.safetensors beside NAME.safetensors."""
-    path = Path(style_path)
-    return path.with_name(path.name.removesuffix(".safetensors") + PAIR_SUFFIX)
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -60,7 +49,7 @@ def read_keys(path: str | Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[safe_open]:
     if not path.is_file():
         raise PairError(f"{path}: no such file")
     if path.suffix.lower() in PICKLES:
@@ -114,10 +103,6 @@ def _data_hash(content: bytes) -> str:
     return hashlib.sha256(content[8 + header :]).hexdigest()
 
 
-def is_pair_file(metadata: Mapping[str, str]) -> bool:
-    return CONFIG_KEY in metadata
-
-
 def split_branches(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The content and style tensors of a coupled checkpoint, their prefixes removed.
 
@@ -131,10 +116,6 @@ def split_branches(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str
             raise PairError(f"{source}: unexpected tensor {key} in a coupled checkpoint")
         branches[branch][rest] = tensor
     return branches["content"], branches["style"]
-
-
-def read_config(metadata: Mapping[str, str], source: str) -> PairConfig:
-    return PairConfig.from_json(metadata[CONFIG_KEY], source)
 
 
 def standard_key(key: str) -> str:

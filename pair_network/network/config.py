@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from pair_network.errors import PairError, nearest
 from pair_network.options import option, options_of
@@ -17,38 +17,41 @@ from .kohya_args import remedy
 ORTHOGONALITY = ("frozen", "penalty", "none")
 TARGETS = ("attention", "ff", "conv", "modulation", "full", "text_encoder", "t5")
 DEFAULT_RANK = 16
+Given = str | int | float  # hosts pass network_args as text, their own options as numbers
+Raw = TypeVar("Raw")
+Parsed = TypeVar("Parsed")
 AT_LEAST_0, PROBABILITY, HOSTS_RATE = "number from 0", "0 to below 1", "the host's"
 
 
-def _positive_int(value: Any) -> int:
+def _positive_int(value: Given) -> int:
     number = int(value)
     if number < 1:
         raise ValueError("must be a whole number of at least 1")
     return number
 
 
-def _non_negative(value: Any) -> float:
+def _non_negative(value: Given) -> float:
     number = float(value)
     if not 0 <= number < float("inf"):
         raise ValueError("must be a number of at least 0")
     return number
 
 
-def _positive(value: Any) -> float:
+def _positive(value: Given) -> float:
     if _non_negative(value) == 0:
         raise ValueError("must be above 0")
     return float(value)
 
 
-def _probability(value: Any) -> float:
+def _probability(value: Given) -> float:
     number = float(value)
     if not 0 <= number < 1:
         raise ValueError("must be a probability from 0 up to, but not including, 1")
     return number
 
 
-def _choice(accepted: tuple[str, ...]) -> Callable[[Any], str]:
-    def parse(value: Any) -> str:
+def _choice(accepted: tuple[str, ...]) -> Callable[[Given], str]:
+    def parse(value: Given) -> str:
         if value not in accepted:
             raise ValueError(f"must be one of {', '.join(accepted)}{nearest(str(value), accepted)}")
         return str(value)
@@ -56,18 +59,18 @@ def _choice(accepted: tuple[str, ...]) -> Callable[[Any], str]:
     return parse
 
 
-def _boolean(value: Any) -> bool:
+def _boolean(value: Given) -> bool:
     if str(value).lower() not in ("true", "false"):
         raise ValueError("must be True or False")
     return str(value).lower() == "true"
 
 
-def _targets(value: Any) -> tuple[str, ...]:
+def _targets(value: Given) -> tuple[str, ...]:
     names = [part.strip() for part in str(value).split("+")]
     return tuple(dict.fromkeys(_choice(TARGETS)(name) for name in names))
 
 
-def _block_dims(value: Any) -> tuple[tuple[str, int], ...]:
+def _block_dims(value: Given) -> tuple[tuple[str, int], ...]:
     entries = []
     for entry in str(value).split(","):
         part, separator, rank = entry.partition("=")
@@ -199,7 +202,8 @@ class PairConfig:
             values = json.loads(text)
             if not isinstance(values, dict):
                 raise ValueError("it is no JSON object")
-            return cls(**{name: _from_json(name, value) for name, value in values.items()})
+            build: Callable[..., PairConfig] = cls
+            return build(**{name: _from_json(name, value) for name, value in values.items()})
         except (ValueError, RecursionError) as cause:
             reason = " ".join(str(cause).split())
             shown = reason if reason.isprintable() else ascii(reason)[1:-1]
@@ -209,12 +213,12 @@ class PairConfig:
 
 
 NETWORK_ARGS = {key: name for name, key, _, _ in options_of(PairConfig)}  # key -> field
-_PARSERS: dict[str, Callable[[str], Any]] = {key: one.parse for _, key, _, one in options_of(PairConfig) if one.parse}
+_PARSERS = {key: one.parse for _, key, _, one in options_of(PairConfig) if one.parse}
 # They shape no tensor, so they may differ from those that a coupled checkpoint was trained with.
 FREE_TO_CHANGE = tuple(key for _, key, _, one in options_of(PairConfig) if one.may_change)
 
 
-_STORED: dict[str, Callable[[Any], Any]] = {
+_STORED: dict[str, Callable[[object], object]] = {
     "rank": stored.count,
     "alpha": stored.scale,
     "content_rank": stored.count,
@@ -234,7 +238,7 @@ _STORED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _from_json(name: str, value: Any) -> Any:
+def _from_json(name: str, value: object) -> object:
     if name not in _STORED:
         raise ValueError(f"{name} is no setting")
     try:
@@ -244,7 +248,7 @@ def _from_json(name: str, value: Any) -> Any:
 
 
 def parse_network_args(
-    network_dim: int | None, network_alpha: float | None, dropout: float | None, network_args: Mapping[str, Any]
+    network_dim: int | None, network_alpha: float | None, dropout: float | None, network_args: Mapping[str, str | None]
 ) -> PairConfig:
     """Config from what a kohya host passes to ``create_network``.
 
@@ -266,17 +270,19 @@ def parse_network_args(
         raise PairError(
             f"network_args: unknown key {unknown[0]!r}{nearest(unknown[0], _PARSERS)}; accepted are: {accepted}"
         )
-    values = {key: _parse_one(key, value, _PARSERS[key]) for key, value in given.items()}
+    values: dict[str, object] = {key: _parse_one(key, value, _PARSERS[key]) for key, value in given.items()}
     rank = _parse_one("network_dim", network_dim, _positive_int) if network_dim is not None else DEFAULT_RANK
     alpha = float(network_alpha) if network_alpha else float(rank)
     content_rank = values.pop("content_dim", rank)
+    assert isinstance(content_rank, int)
     values.setdefault("content_alpha", alpha * content_rank / rank)
     if dropout is not None:
         values.setdefault("dropout", _parse_one("dropout", dropout, _probability))
-    return PairConfig(rank=rank, alpha=alpha, content_rank=content_rank, **values)
+    build: Callable[..., PairConfig] = PairConfig
+    return build(rank=rank, alpha=alpha, content_rank=content_rank, **values)
 
 
-def _parse_one(key: str, value: Any, parse: Callable[[Any], Any]) -> Any:
+def _parse_one(key: str, value: Raw, parse: Callable[[Raw], Parsed]) -> Parsed:
     try:
         return parse(value)
     except (TypeError, ValueError) as cause:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from pair_network.errors import PairError
 from . import checkpoint
 from .config import FREE_TO_CHANGE, NETWORK_ARGS, PairConfig, parse_network_args
 from .loading import FileLayers, load_style
+from .pair_file import is_pair_file, read_config
 from .pair_network import PairNetwork, TextEncoders
 from .targets import Target, all_layers, block_ranks, find_targets, split_targets
 
@@ -25,7 +25,7 @@ def create_network(
     text_encoder: TextEncoders,
     unet: nn.Module | None,
     neuron_dropout: float | None = None,
-    **network_args: Any,
+    **network_args: str | None,
 ) -> PairNetwork:
     """A new network with ups at zero, as kohya's hosts ask for one.
 
@@ -45,7 +45,7 @@ def create_network_from_weights(
     unet: nn.Module | None,
     weights_sd: dict[str, Tensor] | None = None,
     for_inference: bool = False,
-    **network_args: Any,
+    **network_args: str | None,
 ) -> tuple[PairNetwork, dict[str, Tensor]]:
     """A network with the ranks and layers of ``file``, its weights loaded, and the file's tensors.
 
@@ -57,9 +57,9 @@ def create_network_from_weights(
             ``network_args`` than the given ones.
     """
     tensors, metadata = checkpoint.read(file)
-    if checkpoint.is_pair_file(metadata):
+    if is_pair_file(metadata):
         content, style_tensors = checkpoint.split_branches(tensors, file)
-        config = _updated(checkpoint.read_config(metadata, file), network_args, file)
+        config = _updated(read_config(metadata, file), network_args, file)
         style = checkpoint.layers_of(style_tensors, file)
         content_layers = checkpoint.layers_of(content, file)
         checkpoint.check_branches(style, content_layers, file)
@@ -82,7 +82,7 @@ def create_arch_network(
     text_encoders: TextEncoders,
     unet: nn.Module | None,
     neuron_dropout: float | None = None,
-    **network_args: Any,
+    **network_args: str | None,
 ) -> PairNetwork:
     """``create_network`` as musubi-tuner asks for it; it trains no text encoder.
 
@@ -100,7 +100,7 @@ def create_arch_network_from_weights(
     text_encoders: TextEncoders = None,
     unet: nn.Module | None = None,
     for_inference: bool = False,
-    **network_args: Any,
+    **network_args: str | None,
 ) -> PairNetwork:
     """The style branch of a file's tensors, as musubi-tuner merges it (--base_weights).
 
@@ -117,7 +117,7 @@ def create_arch_network_from_weights(
     return network
 
 
-def _config_of(style: FileLayers, network_args: dict[str, Any]) -> PairConfig:
+def _config_of(style: FileLayers, network_args: Mapping[str, str | None]) -> PairConfig:
     rank = max(down.shape[0] for down, _, _ in style.values())
     return parse_network_args(rank, rank, None, network_args)
 
@@ -161,7 +161,7 @@ def _check_pairs(config: PairConfig, content: Mapping[str, tuple[Tensor, Tensor,
             )
 
 
-def _updated(config: PairConfig, network_args: dict[str, Any], file: str) -> PairConfig:
+def _updated(config: PairConfig, network_args: Mapping[str, str | None], file: str) -> PairConfig:
     """The checkpoint's config with the network_args that leave its shape alone.
 
     Raises:
@@ -181,12 +181,12 @@ def _updated(config: PairConfig, network_args: dict[str, Any], file: str) -> Pai
     return replace(config, **{key: getattr(parsed, key) for key in given if key in FREE_TO_CHANGE})
 
 
-def _comparable(value: Any) -> Any:
+def _comparable(value: object) -> object:
     """Targets are the same in any order."""
     return frozenset(value) if isinstance(value, tuple) else value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A setting as network_args write it."""
     if not isinstance(value, tuple):
         return str(value)

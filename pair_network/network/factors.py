@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,16 @@ from pair_network.errors import PairError
 
 from .product import down_gradients, down_product
 from .route import RowPlan
+
+
+class Context(Protocol):
+    """What autograd hands from a function's forward to its backward."""
+
+    plan: RowPlan
+    saved_tensors: tuple[Tensor, Tensor | None, Tensor | None]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 
 class CoupledUp(torch.autograd.Function):
@@ -20,7 +32,7 @@ class CoupledUp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, base: Tensor, hidden: Tensor, content_up: Tensor | None, style_up: Tensor | None, plan: RowPlan
+        ctx: Context, base: Tensor, hidden: Tensor, content_up: Tensor | None, style_up: Tensor | None, plan: RowPlan
     ) -> Tensor:
         """``base`` (rows, n, out); ``hidden`` (rows, n, ranks), masked and scaled; ups (pairs, out, rc), (out, rs)."""
         ctx.save_for_backward(hidden, content_up, style_up)
@@ -31,14 +43,14 @@ class CoupledUp(torch.autograd.Function):
         return torch.baddbmm(base, hidden, up.mT)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, content_up, style_up = ctx.saved_tensors
-        plan: RowPlan = ctx.plan
+        plan = ctx.plan
         needs_hidden, needs_content, needs_style = ctx.needs_input_grad[1:4]
         grad_hidden = grad @ joined_up(content_up, style_up, plan) if needs_hidden else None
         grad_content = grad_style = None
         content_rank = 0 if content_up is None else content_up.shape[-1]
-        if needs_content:
+        if needs_content and content_up is not None:
             # Always dense: a parameter without a gradient on one rank of a distributed run would hang the reduction.
             grad_content = torch.zeros_like(content_up)
             for pair, rows in plan.pair_groups:
@@ -110,7 +122,8 @@ def spread_parts(up: Tensor, splits: tuple[int, ...]) -> Tensor:
         return up
     if up.dim() > 2:
         return torch.stack([spread_parts(one, splits) for one in up])
-    return torch.block_diag(*up.split(list(splits)))
+    joined: Tensor = torch.block_diag(*torch.split(up, list(splits)))
+    return joined
 
 
 def gather_parts(up: Tensor, splits: tuple[int, ...], name: str) -> Tensor:
@@ -121,7 +134,7 @@ def gather_parts(up: Tensor, splits: tuple[int, ...], name: str) -> Tensor:
     """
     if not splits:
         return up
-    rows = up.split(list(splits), dim=-2)
+    rows = torch.split(up, list(splits), dim=-2)
     blocks = [part.chunk(len(splits), dim=-1)[i] for i, part in enumerate(rows)]
     gathered = torch.cat(blocks, dim=-2)
     if not torch.equal(spread_parts(gathered, splits), up):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from .factors import CoupledDown, CoupledUp, gather_parts, joined_up, spread_par
 from .orthogonal import layer_generator, orthonormal_rows
 from .product import add_up_product, down_product, dropped, positions_back, positions_first
 from .route import Routing, RowPlan
+from .targets import Layer
 
 
 class CoupledLayer(nn.Module):
@@ -34,7 +35,7 @@ class CoupledLayer(nn.Module):
         PairError: The ranks do not fit the layer's input, or the layer is a grouped convolution.
     """
 
-    base: Any  # the nn.Linear or nn.Conv2d
+    base: Layer
     down: Tensor  # frozen: content rows, then style rows
 
     def __init__(
@@ -158,7 +159,8 @@ class CoupledLayer(nn.Module):
         dtype = output.dtype
         flat = positions_first(output, self.base)
         hidden = self._projected(x, dtype, plan) * self._weights(plan, dtype)
-        return positions_back(CoupledUp.apply(flat, hidden, *self._used_ups(plan, dtype), plan), output, self.base)
+        apply: Callable[..., Tensor] = CoupledUp.apply
+        return positions_back(apply(flat, hidden, *self._used_ups(plan, dtype), plan), output, self.base)
 
     def _add_in_place(self, x: Tensor, output: Tensor, plan: RowPlan) -> None:
         """The same without gradient, in ``output`` itself, which nobody else holds: the base layer just made it."""

@@ -13,6 +13,7 @@ from . import checkpoint
 from .config import PairConfig
 from .layer import CoupledLayer
 from .orthogonal import layer_generator, orthonormal_rows
+from .pair_file import is_pair_file
 
 FileLayers = dict[str, tuple[Tensor, Tensor, float]]
 
@@ -25,7 +26,7 @@ def load_file(layers: Sequence[CoupledLayer], config: PairConfig, file: str) -> 
         PairError: Keys, shapes or number of pairs differ from the network's.
     """
     tensors, metadata = checkpoint.read(file)
-    if not checkpoint.is_pair_file(metadata):
+    if not is_pair_file(metadata):
         load_style(layers, checkpoint.layers_of(tensors, file), file)
         _renew_content(layers, config)
         return f"style branch of {len(layers)} layers; the content branch starts from zero"

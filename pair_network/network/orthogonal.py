@@ -55,7 +55,8 @@ def orthonormal_rows(
         rows = rows - (rows @ known) @ known.T
     basis, triangular = torch.linalg.qr(rows.T)
     # QR leaves the signs to the LAPACK build; a positive diagonal makes the basis the same everywhere.
-    return (basis * triangular.diagonal().sign()).T.float().contiguous()
+    drawn: Tensor = (basis * triangular.diagonal().sign()).T.float().contiguous()
+    return drawn
 
 
 def gram_defect(rows: Tensor) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,19 @@ from .config import PairConfig
 from .layer import CoupledLayer
 from .loading import load_file
 from .orthogonal import branch_overlap, gram_defect, overlap_penalty
+from .pair_file import CONFIG_KEY, pair_path
 from .route import Routing, Row
 from .targets import Target
 
 logger = logging.getLogger(__name__)
 TextEncoders = nn.Module | Sequence[nn.Module] | None
+
+
+class ParameterGroup(TypedDict, total=False):
+    """As torch's optimizers take it; without ``lr``, at the host's own rate."""
+
+    params: list[nn.Parameter]
+    lr: float
 
 
 class PairNetwork(nn.Module):
@@ -56,7 +64,7 @@ class PairNetwork(nn.Module):
         )
 
     def coupled_layers(self) -> list[CoupledLayer]:
-        return list(self.layers.values())  # type: ignore[arg-type]
+        return [layer for layer in self.layers.values() if isinstance(layer, CoupledLayer)]
 
     # --- routing -------------------------------------------------------------------------------------------------
 
@@ -144,7 +152,7 @@ class PairNetwork(nn.Module):
         """Asked by sd-scripts' SD3 and FLUX trainers."""
         return "t5" in self.config.targets
 
-    def prepare_network(self, args: Any) -> None:
+    def prepare_network(self, args: object) -> None:
         """Looks at the host's options: in kohya's stock scripts, this trains as a plain LoRA on orthonormal rows.
 
         Raises:
@@ -153,7 +161,7 @@ class PairNetwork(nn.Module):
         self.is_plain = not hasattr(args, "pair_schedule")
         if not self.is_plain:
             return
-        config = getattr(args, "dataset_config", None)
+        config: str | None = getattr(args, "dataset_config", None)
         if config and "content_dir" in Path(config).read_text(encoding="utf-8", errors="replace"):
             raise PairError(
                 f"{config}: content_dir needs pair training, which kohya's own scripts do not know; start "
@@ -167,14 +175,15 @@ class PairNetwork(nn.Module):
         text_encoder_lr: float | Sequence[float] | None = None,
         unet_lr: float | None = None,
         default_lr: float | None = None,
-    ) -> tuple[list[dict[str, Any]], list[str]]:
+    ) -> tuple[list[ParameterGroup], list[str]]:
         """Parameter groups by branch and model, and kohya's descriptions of them.
 
         ``content_lr`` and ``style_lr`` of the network_args go before the host's rates.
         """
-        if isinstance(text_encoder_lr, (list, tuple)):
+        if isinstance(text_encoder_lr, Sequence):
             text_encoder_lr = text_encoder_lr[0] if text_encoder_lr else None
-        groups, names = [], []
+        groups: list[ParameterGroup] = []
+        names = []
         self._still.clear()
         branches = (("content", self.config.content_lr), ("style", self.config.style_lr))
         for branch, own_lr in branches[1:] if self.is_plain else branches:
@@ -208,13 +217,13 @@ class PairNetwork(nn.Module):
 
     # sd-scripts passes text encoder and U-Net to the next three, musubi-tuner its one transformer or nothing.
 
-    def prepare_grad_etc(self, *models: Any) -> None:
+    def prepare_grad_etc(self, *models: object) -> None:
         self.requires_grad_(True)
 
-    def on_epoch_start(self, *models: Any) -> None:
+    def on_epoch_start(self, *models: object) -> None:
         self.train()
 
-    def on_step_start(self, *models: Any) -> None:
+    def on_step_start(self, *models: object) -> None:
         """Nothing to do: the trainer sets every batch's route."""
 
     def enable_gradient_checkpointing(self) -> None:
@@ -275,7 +284,7 @@ class PairNetwork(nn.Module):
             tensors[f"{layer.name}.alpha"] = torch.tensor(scale * down.shape[0])
         return tensors
 
-    def save_weights(self, file: str, dtype: torch.dtype | None, metadata: dict[str, Any] | None) -> None:
+    def save_weights(self, file: str, dtype: torch.dtype | None, metadata: Mapping[str, object] | None) -> None:
         """Writes the style LoRA to ``file`` and the coupled checkpoint beside it, both whole or neither.
 
         Raises:
@@ -285,11 +294,11 @@ class PairNetwork(nn.Module):
             raise PairError(f"{file}: only .safetensors is written; set save_model_as to safetensors")
         report = {f"pair_network_{name}": f"{value:.3e}" for name, value in self.orthogonality_report().items()}
         metadata = {**(metadata or {}), **report}
-        files: dict[Path, tuple[dict[str, Tensor], dict[str, Any]]]
+        files: dict[Path, tuple[dict[str, Tensor], dict[str, object]]]
         files = {Path(file): (self.style_tensors(dtype), metadata)}
         if not self.is_plain:
-            config = {checkpoint.CONFIG_KEY: self.config.to_json()}
-            files[checkpoint.pair_path(file)] = (self.pair_tensors(dtype), {**metadata, **config})
+            config = {CONFIG_KEY: self.config.to_json()}
+            files[pair_path(file)] = (self.pair_tensors(dtype), {**metadata, **config})
         checkpoint.write_together(files)
 
     def load_weights(self, file: str) -> str:

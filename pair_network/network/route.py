@@ -153,7 +153,7 @@ class Routing:
 
     multiplier: float = 1.0
     rows: tuple[Row, ...] | None = None
-    _plans: dict[tuple, RowPlan] = field(default_factory=dict, repr=False)
+    _plans: dict[tuple[int, torch.device], RowPlan] = field(default_factory=dict, repr=False)
 
     def set(self, rows: Sequence[Row] | None) -> None:
         self.rows = None if rows is None else tuple(rows)

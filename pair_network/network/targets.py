@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol
 
 from torch import nn
 
@@ -21,6 +21,17 @@ PEFT_FACTOR = re.compile(r"\.lora_[AB]\.")
 FUSED = re.compile(r"(attn\.qkv|attn2\.qkv|attn_qkv|attention\.qkv|single_blocks\.\d+\.linear1)$")
 
 
+Layer = nn.Linear | nn.Conv2d
+
+
+class UNetConfig(Protocol):
+    """What is asked of the config of diffusers' U-Net."""
+
+    addition_embed_type: str | None
+    layers_per_block: int | Sequence[int]
+    up_block_types: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Target:
     """A layer to couple.
@@ -28,13 +39,12 @@ class Target:
     Attributes:
         key: kohya's key, ``lora_unet_…`` or ``lora_te…``, without the tensor suffix.
         path: Dotted path below its model, by which ``block_dims`` selects.
-        module: The ``nn.Linear`` or ``nn.Conv2d``.
         splits: Output widths of the parts that get factors of their own; empty: the layer is one part.
     """
 
     key: str
     path: str
-    module: nn.Module
+    module: Layer
     splits: tuple[int, ...] = ()
 
     @property
@@ -46,7 +56,7 @@ def as_list(text_encoder: nn.Module | Sequence[nn.Module] | None) -> list[nn.Mod
     """Hosts pass one text encoder bare, several as a list, and none as None."""
     if text_encoder is None:
         return []
-    return list(text_encoder) if isinstance(text_encoder, (list, tuple)) else [text_encoder]  # type: ignore[list-item]
+    return list(text_encoder) if isinstance(text_encoder, Sequence) else [text_encoder]
 
 
 def model_family(unet: nn.Module | None) -> Family:
@@ -163,7 +173,7 @@ def block_ranks(config: PairConfig, targets: Sequence[Target]) -> dict[str, tupl
     return ranks
 
 
-def _layers_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _layers_of(model: nn.Module) -> Iterator[tuple[str, Layer]]:
     """Linear and convolution layers by path; those that peft has wrapped, by the path they had before."""
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and not PEFT_FACTOR.search(path):
@@ -174,14 +184,14 @@ def _key(prefix: str, path: str) -> str:
     return f"{prefix}_{path}".replace(".", "_")
 
 
-def sdxl_rename(unet: nn.Module):
+def sdxl_rename(unet: nn.Module) -> Callable[[str], str]:
     """Function from a layer's path to the path in kohya's files.
 
     Only diffusers' SDXL U-Net needs one: kohya's SDXL files keep the original input_blocks / output_blocks names,
     which are also the only ones that every loader reads whole.
     """
-    config: Any = getattr(unet, "config", None)
-    if getattr(config, "addition_embed_type", None) != "text_time":
+    config: UNetConfig | None = getattr(unet, "config", None)
+    if config is None or getattr(config, "addition_embed_type", None) != "text_time":
         return lambda path: path
     per_block = config.layers_per_block if isinstance(config.layers_per_block, int) else config.layers_per_block[0]
     has_attention = ["CrossAttn" in kind for kind in config.up_block_types]

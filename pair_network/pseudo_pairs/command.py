@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from pair_network.errors import PairError
 from pair_network.images import list_images, open_image
 from pair_network.reading import read_text
 from pair_network.sampling.cli.models import default_cfg, load_pipeline, place, set_sampler
-from pair_network.sampling.cli.options import Parser, number, whole
+from pair_network.sampling.cli.options import ModelOptions, Parser, number, whole
 from pair_network.training.pairs import check_pair
 
 from .folder import DATASET, MadePair, check_empty, write_pairs
@@ -23,6 +23,28 @@ from .gate import Trial, best, try_maps
 
 MULTIPLE = 8
 CAPTION = ".txt"
+
+
+@dataclass(frozen=True)
+class PairsOptions(ModelOptions):
+    """The options of the verb."""
+
+    content: Path
+    style: Path
+    content_prompt: str
+    style_prompt: str
+    pictures: Path | None
+    prompts: Path | None
+    count: int
+    resolution: int
+    seed: int
+    steps: int
+    cfg: float | None
+    negative: str
+    limit: float
+    check_only: bool
+    out: Path | None
+    real_share: float
 
 
 def parser() -> Parser:
@@ -65,13 +87,13 @@ def run(argv: Sequence[str]) -> Path | None:
     Raises:
         PairError: A mistake in the options or files, or a style that the map does not reproduce.
     """
-    args = parser().parse_args(list(argv))
+    args = PairsOptions(**vars(parser().parse_args(list(argv))))
     _check(args)
     content, style = read_pair(args.content, args.style, args.resolution)
     trials = try_maps(content, style)
     chosen = best(trials)
     print(report(trials, chosen), flush=True)
-    if args.check_only:
+    if args.check_only or args.out is None:
         return None
     error = max(chosen.blocks, chosen.colours)
     if not error <= args.limit:
@@ -97,7 +119,7 @@ def run(argv: Sequence[str]) -> Path | None:
     return args.out
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: PairsOptions) -> None:
     """Finds mistakes before anything is computed."""
     if bool(args.pictures) == bool(args.model) and not args.check_only:
         raise PairError("give either --pictures FOLDER, or --model and --prompts to draw them with")
@@ -151,7 +173,7 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def pictures(args: argparse.Namespace) -> Iterator[tuple[Image.Image, str]]:
+def pictures(args: PairsOptions) -> Iterator[tuple[Image.Image, str]]:
     """The other pictures and their captions: from the folder, or drawn by the model."""
     if args.pictures:
         for path in list_images(args.pictures)[: args.count]:
@@ -162,9 +184,10 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[Image.Image, str]]:
     place(pipe, args)
     scale = default_cfg(pipe) if args.cfg is None else args.cfg
     name = "true_cfg_scale" if type(pipe).__name__.startswith("Flux") else "guidance_scale"
-    settings = {"num_inference_steps": args.steps, name: scale}
+    settings: dict[str, object] = {"num_inference_steps": args.steps, name: scale}
     if scale > 1:
         settings["negative_prompt"] = args.negative
+    assert args.prompts is not None  # _check has asked for it
     prompts = read_prompts(args.prompts)
     side = max(MULTIPLE, args.resolution // MULTIPLE * MULTIPLE)
     for i in range(args.count):

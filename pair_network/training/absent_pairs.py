@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,14 +21,14 @@ def absent_pairs_kept(content_ups: Iterable[Tensor]) -> Iterator[None]:
     watched = {id(up) for up in content_ups}
     before: dict[int, tuple[Tensor, Tensor, dict[str, Tensor]]] = {}
 
-    def remember(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter in _watched_parameters(optimizer, watched):
-            seen = parameter.grad.flatten(1).any(dim=1)  # type: ignore[union-attr]
+    def remember(optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        for parameter, grad in _watched_parameters(optimizer, watched):
+            seen = grad.flatten(1).any(dim=1)
             state = {key: value.clone() for key, value in _row_state(optimizer, parameter).items()}
             before[id(parameter)] = (seen, parameter.detach().clone(), state)
 
-    def put_back(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter in _watched_parameters(optimizer, watched):
+    def put_back(optimizer: torch.optim.Optimizer, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        for parameter, _ in _watched_parameters(optimizer, watched):
             if id(parameter) not in before:
                 continue
             seen, weight, state = before.pop(id(parameter))
@@ -48,9 +47,10 @@ def absent_pairs_kept(content_ups: Iterable[Tensor]) -> Iterator[None]:
             handle.remove()
 
 
-def _watched_parameters(optimizer: torch.optim.Optimizer, watched: set[int]) -> Iterator[Tensor]:
+def _watched_parameters(optimizer: torch.optim.Optimizer, watched: set[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The parameters with their gradients, where they have one."""
     for group in optimizer.param_groups:
-        yield from (p for p in group["params"] if id(p) in watched and p.grad is not None)
+        yield from ((p, p.grad) for p in group["params"] if id(p) in watched and p.grad is not None)
 
 
 def _row_state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

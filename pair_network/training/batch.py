@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor
@@ -48,10 +48,12 @@ def _copied(value: object) -> object:
     return list(value) if isinstance(value, list) else value
 
 
-def _joined(content: Any, style: Any) -> object:
+def _joined(content: object, style: object) -> object:
     if isinstance(style, Tensor):
+        assert isinstance(content, Tensor)
         return _cat(content, style)
     if isinstance(style, (list, tuple)):
+        assert isinstance(content, (list, tuple))
         if any(isinstance(item, Tensor) for item in style):
             # One entry for each text encoder, every entry with a row for each sample.
             return [None if s is None else _cat(c, s) for c, s in zip(content, style, strict=True)]

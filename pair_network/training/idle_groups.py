@@ -6,9 +6,29 @@ them for the groups that have a gradient, so that in a content-only step the lis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol
+
+from torch import Tensor
+
+from .replaced import replaced
+
+
+class Adafactor(Protocol):
+    """What is used of transformers' optimizer of this name."""
+
+    param_groups: list[dict[str, Sequence[Tensor]]]
+    state: Mapping[Tensor, Mapping[str, object]]
+
+    def _get_lr(self, group: Mapping[str, object], state: Mapping[str, object]) -> float: ...
+
+
+class Schedule(Protocol):
+    """What is used of its schedule."""
+
+    optimizer: Adafactor
+    base_lrs: list[float]
 
 
 @contextmanager
@@ -22,15 +42,11 @@ def idle_groups_scheduled() -> Iterator[None]:
     except ImportError:  # a host without transformers has no such schedule either
         yield
         return
-    theirs = AdafactorSchedule.get_lr
-    AdafactorSchedule.get_lr = _rates  # type: ignore[method-assign]
-    try:
+    with replaced(AdafactorSchedule, {"get_lr": _rates}):
         yield
-    finally:
-        AdafactorSchedule.get_lr = theirs  # type: ignore[method-assign]
 
 
-def _rates(schedule: Any) -> list[float]:
+def _rates(schedule: Schedule) -> list[float]:
     optimizer = schedule.optimizer
     return [
         _rate(optimizer, group, initial)
@@ -38,7 +54,7 @@ def _rates(schedule: Any) -> list[float]:
     ]
 
 
-def _rate(optimizer: Any, group: dict[str, Any], initial: float) -> float:
+def _rate(optimizer: Adafactor, group: Mapping[str, Sequence[Tensor]], initial: float) -> float:
     states = [optimizer.state[parameter] for parameter in group["params"] if parameter in optimizer.state]
     stepped = [state for state in states if "step" in state]
     return float(optimizer._get_lr(group, stepped[0])) if stepped else initial

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import toml
 
@@ -64,19 +63,19 @@ TEXTS = ("resolution", "output_name", "pretrained_model_name_or_path", "caption_
 LISTS = ("optimizer_args", "lr_scheduler_args")
 
 
-def is_gui_config(values: Mapping[str, Any]) -> bool:
+def is_gui_config(values: Mapping[str, object]) -> bool:
     """Whether a file's keys are the GUI's: fields, or its own words among sd-scripts' options."""
     return "LoRA_type" in values or {"noise_offset_type", "epoch"} <= set(values)
 
 
-def options_of_gui(values: Mapping[str, Any], known: set[str]) -> tuple[dict[str, Any], list[str]]:
+def options_of_gui(values: Mapping[str, object], known: set[str]) -> tuple[dict[str, object], list[str]]:
     """Options of a pair training, and a sentence for every setting that is left out.
 
     Args:
         values: A file of the GUI.
         known: Names of the options that the host has.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     notes = []
     model_type = model_type_of_gui(values)
     if model_type:
@@ -106,14 +105,15 @@ def options_of_gui(values: Mapping[str, Any], known: set[str]) -> tuple[dict[str
     return {key: value for key, value in options.items() if value is not False}, notes
 
 
-def model_type_of_gui(values: Mapping[str, Any]) -> str | None:
+def model_type_of_gui(values: Mapping[str, object]) -> str | None:
     """The model type that a file of the GUI names or shows, or None: the checkpoint has to show it."""
     ticked = (name for field, name in TYPE_OF_FIELD.items() if values.get(field) is True)
     shown = (name for field, name in TYPE_OF_FILE.items() if values.get(field) and "LoRA_type" not in values)
-    return values.get("model_type") or next(ticked, None) or next(shown, None)
+    told = values.get("model_type")
+    return str(told) if told else next(ticked, None) or next(shown, None)
 
 
-def _typed(key: str, value: Any) -> Any:
+def _typed(key: str, value: object) -> object:
     """A field's value as sd-scripts' option takes it: the GUI keeps numbers as text, and lists in one line."""
     if key in LISTS and isinstance(value, str):
         return value.replace('"', "").split()
@@ -128,7 +128,7 @@ def _typed(key: str, value: Any) -> Any:
     return value
 
 
-def read_gui_json(path: Path) -> dict[str, Any]:
+def read_gui_json(path: Path) -> dict[str, object]:
     """The fields of a saved JSON.
 
     Raises:
@@ -140,7 +140,7 @@ def read_gui_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_options(options: Mapping[str, Any], source: Path) -> Path:
+def write_options(options: Mapping[str, object], source: Path) -> Path:
     """Writes the options beside the GUI's file, for --config_file; returns the path."""
     path = source.with_name(f"{source.stem}-pair.toml")
     with atomic_file(path) as temporary:

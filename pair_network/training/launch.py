@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import PairError, nearest
 from pair_network.files import with_home
@@ -28,6 +28,18 @@ ANY = "any"
 CHECKOUTS = {"sd-scripts": "sd_scripts", "musubi": "musubi"}
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The options of the entry point: which trainer, with which preset, and which UIs get the LoRA."""
+
+    host: str
+    preset: str | None
+    sd_scripts: str | None
+    musubi: str | None
+    webui: Path | None
+    comfyui: Path | None
+
+
 def train(argv: Sequence[str]) -> int:
     """Trains as the command line says; returns the exit code.
 
@@ -36,21 +48,22 @@ def train(argv: Sequence[str]) -> int:
         SystemExit: The run was interrupted, after its state was saved.
     """
     argv = one_command.spelled(with_home(argv))
-    choice, rest = make_chooser().parse_known_args(argv)
+    given, rest = make_chooser().parse_known_args(argv)
+    choice = Choice(**vars(given))
     if {"-h", "--help"} & set(rest):
         print(make_chooser().format_help())  # the host's own help follows
     uis = finish.Uis(choice.webui, choice.comfyui)
     uis.check()
     is_short = one_command.is_short(rest, choice.preset)
     if is_short and choice.host == "auto" and choice.sd_scripts is None and one_command.needs_sd_scripts(rest):
-        choice.sd_scripts = "auto"
+        choice = replace(choice, sd_scripts="auto")
     if choice.sd_scripts == "auto":
         found = find_installation(usual_places())
-        choice.sd_scripts = str(found.checkout)
+        choice = replace(choice, sd_scripts=str(found.checkout))
         print(f"sd-scripts: {found.checkout}, with {found.python or sys.executable}")
         if needs_restart(found):
             # After the first, given last: the Python of its own environment has its packages.
-            return become([str(found.python), str(ENTRY), *argv, "--sd_scripts", choice.sd_scripts])
+            return become([str(found.python), str(ENTRY), *argv, "--sd_scripts", str(found.checkout)])
     if is_short:
         rest = one_command.completed(rest, bool(choice.sd_scripts or choice.musubi))
     elif choice.preset:
@@ -58,7 +71,7 @@ def train(argv: Sequence[str]) -> int:
     return run_host(choice, with_gui_config(rest, choice), uis)
 
 
-def run_host(choice: argparse.Namespace, rest: list[str], uis: finish.Uis) -> int:
+def run_host(choice: Choice, rest: list[str], uis: finish.Uis) -> int:
     """Trains on the host that the options or their file name, and says what was made."""
     path = config_path(rest)
     values = read_config(path) if path is not None else {}
@@ -74,10 +87,12 @@ def run_host(choice: argparse.Namespace, rest: list[str], uis: finish.Uis) -> in
     if host == "sd-scripts":
         from .hosts import sd_scripts
 
+        assert choice.sd_scripts is not None
         sd_scripts.train(choice.sd_scripts, rest)
     elif host == "musubi":
         from .hosts import musubi
 
+        assert choice.musubi is not None
         musubi.train(choice.musubi, rest)
     else:
         from .hosts import embedded
@@ -151,7 +166,7 @@ def with_preset(name: str, argv: Sequence[str]) -> list[str]:
     return ["--config_file", str(preset.path), *argv]
 
 
-def with_gui_config(argv: Sequence[str], choice: argparse.Namespace) -> list[str]:
+def with_gui_config(argv: Sequence[str], choice: Choice) -> list[str]:
     """The command line with a plain TOML in place of a file that kohya_ss GUI saved; tells what is left out.
 
     Raises:
@@ -178,7 +193,7 @@ def with_gui_config(argv: Sequence[str], choice: argparse.Namespace) -> list[str
     return [*argv[: at + 1], str(plain), *argv[at + 2 :]]
 
 
-def host_options(choice: argparse.Namespace, values: dict[str, Any]) -> set[str]:
+def host_options(choice: Choice, values: Mapping[str, object]) -> set[str]:
     """Names of the options that the host of a GUI's file has."""
     if choice.sd_scripts and choice.host in ("auto", "sd-scripts"):
         from .hosts.sd_scripts.entry import import_sd_scripts, make_parser
@@ -194,13 +209,13 @@ def host_options(choice: argparse.Namespace, values: dict[str, Any]) -> set[str]
     return {action.dest for action in parser._actions}
 
 
-def choose_host(choice: argparse.Namespace, config: dict[str, Any], source: Path | None) -> str:
+def choose_host(choice: Choice, config: Mapping[str, object], source: Path | None) -> str:
     """The host to train on: what --host says, what the config file is made for, or a checkout that is named.
 
     Raises:
         PairError: They contradict each other, or the host needs a checkout that is not named.
     """
-    made_for = config.get("host", ANY)
+    made_for = str(config.get("host", ANY))
     if made_for not in (ANY, *HOSTS[1:]):
         accepted = (ANY, *HOSTS[1:])
         raise PairError(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import Enum
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pair_network.errors import PairError
+
+if TYPE_CHECKING:  # the schedules' names are options, which --help shows without torch
+    from torch import Tensor
 
 SCHEDULES = ("joint", "alternate")
 

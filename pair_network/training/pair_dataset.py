@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import toml
 
@@ -30,15 +29,16 @@ def write_pair_dataset(args: HostOptions) -> Path | None:
     _check_quick_form(args)
     folder = Path(args.output_dir) / f"{args.output_name or 'last'}-dataset"
     content, style = prepared_folders(args, folder)
-    subset: dict[str, Any] = {
+    attributes = {"content_dir": content.as_posix()}
+    subset: dict[str, object] = {
         "image_dir": style.as_posix(),  # a backslash would start an escape in the TOML
         "num_repeats": args.dataset_repeats,
         "caption_extension": _caption_suffix(style) or CAPTION_SUFFIXES[0],
-        "custom_attributes": {"content_dir": content.as_posix()},
+        "custom_attributes": attributes,
     }
     if args.content_prompt and args.style_prompt:
         subset["class_tokens"] = f"{args.content_prompt} {args.style_prompt}"
-        subset["custom_attributes"]["content_class_tokens"] = args.content_prompt
+        attributes["content_class_tokens"] = args.content_prompt
     path = folder / "dataset.toml"
     with atomic_file(path) as temporary:
         temporary.write_text(toml.dumps({"datasets": [{"subsets": [subset]}]}), encoding="utf-8")

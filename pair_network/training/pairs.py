@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import PairError
 from pair_network.images import by_name, image_size, list_images, same_text
@@ -12,7 +11,7 @@ from pair_network.images import by_name, image_size, list_images, same_text
 SHARED_BRANCH = "shared"
 
 
-def check_branch(attributes: Mapping[str, Any], where: str) -> None:
+def check_branch(attributes: Mapping[str, object], where: str) -> None:
     """Raises PairError where a subset's ``content_branch`` is neither left out nor "shared"."""
     branch = attributes.get("content_branch", SHARED_BRANCH)
     if branch != SHARED_BRANCH:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 from pathlib import Path
-from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from .absent_pairs import absent_pairs_kept
 from .idle_groups import idle_groups_scheduled
 from .objective import Phase, check_schedule, default_style_start, phase_of
 from .options import HostOptions, style_words
-from .protocols import Accelerator, Args
+from .protocols import Accelerator, Args, Trains
 from .report.recording import Recording
 
 logger = logging.getLogger(__name__)
@@ -27,13 +26,13 @@ logger = logging.getLogger(__name__)
 STATE_FILE = "pair_state.json"
 
 
-class PairSteps(Generic[Args]):
+class PairSteps(Trains[Args]):
     """Mixin over a host's trainer class: counts optimizer updates and closes every step alike.
 
     The host adapter calls ``_begin_step`` before its forward pass and ``_finish_step`` on the loss.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: object, **kwargs: object):
         super().__init__(*args, **kwargs)
         self.pair_step: int | None = None  # optimizer updates made; known once a resumed state was read
         self.pair_network: PairNetwork | None = None
@@ -50,7 +49,7 @@ class PairSteps(Generic[Args]):
         state = "stopped"
         try:
             with self._open, idle_groups_scheduled():
-                super().train(args)  # type: ignore[misc]
+                super().train(args)
             state = "done"
         finally:
             if self._recording is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,11 +21,11 @@ from pair_network.network.route import Row, content_rows, style_rows
 from . import batch as pair_batch
 from .objective import Phase, branch_losses, joint_loss
 from .options import HostOptions, check_preview_options
-from .protocols import Accelerator, Args, Batch, StepInputs
+from .protocols import Accelerator, Args, Batch, HostTrainer, StepInputs
 from .steps import PairSteps, set_num_pairs, style_start_step, warn_of_small_alpha
 
 
-class PairTraining(PairSteps[Args]):
+class PairTraining(PairSteps[Args], HostTrainer[Args]):
     """Mixin over a host's trainer: ``class Trainer(PairTraining, HostTrainer)``.
 
     The host adapter provides ``attach_content(args, train_group, val_group)``: it makes every batch carry
@@ -38,8 +37,8 @@ class PairTraining(PairSteps[Args]):
 
     def assert_extra_args(self, args: Args, train_dataset_group: object, val_dataset_group: object) -> None:
         check_preview_options(args)
-        super().assert_extra_args(args, train_dataset_group, val_dataset_group)  # type: ignore[misc]
-        self.pair_captions = self.attach_content(args, train_dataset_group, val_dataset_group)  # type: ignore[attr-defined]
+        super().assert_extra_args(args, train_dataset_group, val_dataset_group)
+        self.pair_captions = self.attach_content(args, train_dataset_group, val_dataset_group)
 
     def post_process_network(self, args: Args, accelerator: Accelerator, network: nn.Module, *models: object) -> None:
         if not isinstance(network, PairNetwork):
@@ -47,7 +46,7 @@ class PairTraining(PairSteps[Args]):
         self.pair_network = network
         set_num_pairs(network, len(self.pair_captions), args.network_weights)
         warn_of_small_alpha(network)
-        super().post_process_network(args, accelerator, network, *models)  # type: ignore[misc]
+        super().post_process_network(args, accelerator, network, *models)
         self.keep_state(accelerator)
 
     # --- the step ------------------------------------------------------------------------------------------------
@@ -65,13 +64,11 @@ class PairTraining(PairSteps[Args]):
     ) -> None:
         """What the host does to a batch is done to its content rows too."""
         for part in (batch, batch["content"]):
-            super().on_step_start(  # type: ignore[misc]
-                args, accelerator, network, text_encoders, unet, part, weight_dtype, is_train
-            )
+            super().on_step_start(args, accelerator, network, text_encoders, unet, part, weight_dtype, is_train)
 
-    def process_batch(self, *given: Any, **named: Any) -> Tensor:
+    def process_batch(self, *given: object, **named: object) -> Tensor:
         """The step's loss: eq. 4, eq. 6 or their sum (eq. 7), plus the overlap penalty when it is on."""
-        step = StepInputs[Args](*given, **named)
+        step = StepInputs[Args].of(given, named)
         network = step.accelerator.unwrap_model(step.network)
         assert isinstance(network, PairNetwork)
         phase = self._begin_step(step.args, network, step.accelerator) if step.is_train else Phase.JOINT
@@ -82,7 +79,7 @@ class PairTraining(PairSteps[Args]):
             network.set_route(rows)
         phase_before, self._phase = self._phase, phase
         with route:
-            mean = super().process_batch(*replace(step, batch=joined).positional())  # type: ignore[misc]
+            mean = super().process_batch(*replace(step, batch=joined).positional())
         loss = joint_loss(mean, phase)
         if not step.is_train:
             self._phase = phase_before
@@ -91,21 +88,21 @@ class PairTraining(PairSteps[Args]):
 
     def post_process_loss(self, loss: Tensor, args: Args, *rest: object) -> Tensor:
         """The host's weighting; the weighted loss of each branch is noted for the log."""
-        loss = super().post_process_loss(loss, args, *rest)  # type: ignore[misc]
+        loss = super().post_process_loss(loss, args, *rest)
         self._last_losses = branch_losses(loss, self._phase)
         return loss
 
     # --- reports -------------------------------------------------------------------------------------------------
 
-    def generate_step_logs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {**super().generate_step_logs(*args, **kwargs), **self.pair_logs()}  # type: ignore[misc]
+    def generate_step_logs(self, *args: object, **kwargs: object) -> dict[str, float]:
+        return {**super().generate_step_logs(*args, **kwargs), **self.pair_logs()}
 
     def progress_postfix(self, logs: Mapping[str, float]) -> dict[str, str]:
         """Both losses for the embedded host's progress bar."""
         return {name.removeprefix("loss/"): f"{value:.4f}" for name, value in self.pair_logs().items()}
 
     def update_metadata(self, metadata: dict[str, object], args: Args) -> None:
-        super().update_metadata(metadata, args)  # type: ignore[misc]
+        super().update_metadata(metadata, args)
         metadata["pair_network_schedule"] = args.pair_schedule
         metadata["pair_network_style_start_step"] = style_start_step(args)
         metadata["pair_network_num_pairs"] = len(self.pair_captions)

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from convert.cli import main as convert
 from pair_network.errors import PairError
-from pair_network.network import checkpoint
 from pair_network.network.config import PairConfig
 from pair_network.network.creation import create_network_from_weights
+from pair_network.network.pair_file import CONFIG_KEY
 
 ROOT = Path(__file__).parents[2]
 KEYS = (
@@ -106,7 +106,7 @@ def coupled_file(path: Path, source: random.Random) -> None:
     both = {f"style.{key}": tensor for key, tensor in layers().items()}
     both |= {f"content.{key}": tensor for key, tensor in layers((1,)).items()}
     damaged = hostile(both, source) if source.random() < 0.8 else both
-    save_file(damaged, path, {"ss_base_model_version": "sd_v1", checkpoint.CONFIG_KEY: hostile_config(source)})
+    save_file(damaged, path, {"ss_base_model_version": "sd_v1", CONFIG_KEY: hostile_config(source)})
 
 
 def converters(source: random.Random) -> Callable[[Path], object]:

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pair_network import PairError, create_network, create_network_from_weights
-from pair_network.network.checkpoint import pair_path, read_keys
+from pair_network.network.checkpoint import read_keys
+from pair_network.network.pair_file import pair_path
 from pair_network.network.route import BASE_ROW, Row, content_rows, style_rows
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -19,10 +17,22 @@ from ..previews import grid
 from .infotext import infotext, lora_name, model_name, sampler_name, save_png, style_fields
 from .models import SAMPLERS, default_cfg, load_pipeline, place, set_sampler
 from .options import Parser, check_output, make_parser, number, styles_of, whole
-from .tasks import Task, check_pictures, task_of
+from .tasks import PictureOptions, Task, check_pictures, task_of
 
 BASE, LORA, GUIDANCE = "base", "style LoRA", "style guidance"
 MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class GenerateOptions(PictureOptions):
+    """The options of the verb."""
+
+    prompt: list[str]
+    seed: list[int]
+    sampler: str | None
+    compare: bool
+    grid_scale: list[float] | None
+    grid_multiplier: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -76,12 +86,12 @@ def run(argv: Sequence[str]) -> list[Path]:
     Raises:
         PairError: A mistake in the options, a file or the model.
     """
-    args = parser().parse_args(list(argv))
+    args = GenerateOptions(**vars(parser().parse_args(list(argv))))
     cells = cells_of(args)
     check_pictures(args)
     check_output(args)
     pipe = load_pipeline(args)
-    args.cfg = default_cfg(pipe) if args.cfg is None else args.cfg
+    args = replace(args, cfg=default_cfg(pipe) if args.cfg is None else args.cfg)
     set_sampler(pipe, args.sampler)
     task = task_of(args, pipe)
     place(task.pipe, args)
@@ -101,7 +111,7 @@ def next_number(folder: Path, name: str) -> int:
     return 1 + max((int(number) for number in taken if number.isdigit()), default=0)
 
 
-def cells_of(args: argparse.Namespace) -> list[Cell]:
+def cells_of(args: GenerateOptions) -> list[Cell]:
     """The pictures to make of every prompt and seed.
 
     Raises:
@@ -117,6 +127,8 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
         guided = f"{GUIDANCE}, λ {', '.join(f'{style.scale:g}' for style in styles)}"
         return [Cell(BASE, "", BASE), Cell(LORA, "", LORA, styles), Cell(guided, "", GUIDANCE, styles)]
     if is_grid:
+        strengths: Sequence[float | None] = args.grid_multiplier or [None]
+        scales: Sequence[float | None] = args.grid_scale or [None]
         return [
             Cell(
                 "scale as given" if scale is None else f"scale {scale:g}",
@@ -124,8 +136,8 @@ def cells_of(args: argparse.Namespace) -> list[Cell]:
                 GUIDANCE,
                 tuple(styles_of(args, **_given(scale=scale, multiplier=strength))),
             )
-            for strength in args.grid_multiplier or [None]
-            for scale in args.grid_scale or [None]
+            for strength in strengths
+            for scale in scales
         ]
     styles = tuple(styles_of(args))
     return [Cell("", "", GUIDANCE if styles else BASE, styles)]
@@ -135,9 +147,7 @@ def _given(**values: float | None) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _shoot(
-    args: argparse.Namespace, task: Task, cells: Sequence[Cell], prompt: str, seed: int, stem: Path
-) -> list[Path]:
+def _shoot(args: GenerateOptions, task: Task, cells: Sequence[Cell], prompt: str, seed: int, stem: Path) -> list[Path]:
     """All cells of one prompt and seed, each in a file of its own, and the sheet where there are several."""
     paths, images = [], []
     for index, cell in enumerate(cells):
@@ -172,9 +182,9 @@ def draw(task: Task, cell: Cell, prompt: str, seed: int, joined: bool = True, cf
     return task.draw(prompt, generator)
 
 
-def parameters(args: argparse.Namespace, task: Task, cell: Cell, prompt: str, seed: int, image: Image.Image) -> str:
+def parameters(args: GenerateOptions, task: Task, cell: Cell, prompt: str, seed: int, image: Image.Image) -> str:
     """The picture's infotext. A plain LoRA stands in the prompt, as the UIs write it."""
-    fields: dict[str, Any] = {
+    fields: dict[str, object] = {
         "Steps": args.steps,
         "Sampler": sampler_name(task.pipe.scheduler),
         "CFG scale": args.cfg,

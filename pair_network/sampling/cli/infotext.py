@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, PngImagePlugin
 
 from pair_network.files import atomic_file
 
 from ..pipelines import Style
+from ..protocols import Scheduler
 
 SAMPLER_NAMES = {
     "DDIMScheduler": "DDIM",
@@ -26,7 +26,7 @@ SAMPLER_NAMES = {
 }
 
 
-def infotext(prompt: str, negative: str, fields: Mapping[str, Any]) -> str:
+def infotext(prompt: str, negative: str, fields: Mapping[str, object]) -> str:
     """Prompt, negative prompt and ``Key: value`` fields in A1111's three lines; fields that are None are left out.
 
     A value with a comma, colon, quote or line break is quoted as JSON, which is how A1111 reads it back.
@@ -36,14 +36,14 @@ def infotext(prompt: str, negative: str, fields: Mapping[str, Any]) -> str:
     return "\n".join([prompt, *negative_line, line])
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:"\n') else text
 
 
-def style_fields(styles: Sequence[Style], cfg_end: float = 1.0) -> dict[str, Any]:
+def style_fields(styles: Sequence[Style], cfg_end: float = 1.0) -> dict[str, object]:
     """Style guidance under the keys of our A1111 and Forge extension, which takes them up when they are pasted."""
-    fields: dict[str, Any] = {}
+    fields: dict[str, object] = {}
     for number, style in enumerate(styles, start=1):
         values = {
             "LoRA": lora_name(style),
@@ -67,7 +67,7 @@ def model_name(model: str) -> str:
     return Path(model).name.removesuffix(".safetensors")
 
 
-def sampler_name(scheduler: Any) -> str:
+def sampler_name(scheduler: Scheduler) -> str:
     name = type(scheduler).__name__
     karras = " Karras" if getattr(scheduler.config, "use_karras_sigmas", False) else ""
     return SAMPLER_NAMES.get(name, name) + karras

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +14,10 @@ from safetensors import SafetensorError, safe_open
 from pair_network.errors import PairError
 from pair_network.files import PICKLES, weights_of
 
-SAMPLERS: Mapping[str, tuple[str, dict[str, Any]]] = {
+from ..protocols import Pipeline
+from .options import ModelOptions
+
+SAMPLERS: Mapping[str, tuple[str, dict[str, bool]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "euler": ("EulerDiscreteScheduler", {}),
@@ -34,7 +36,7 @@ CHECKPOINT_MARKS = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def diffusers() -> Any:
+def diffusers() -> ModuleType:
     """The library, imported when a picture is wanted and not with the package.
 
     Raises:
@@ -48,7 +50,7 @@ def diffusers() -> Any:
         ) from cause
 
 
-def device_of(args: argparse.Namespace) -> str:
+def device_of(args: ModelOptions) -> str:
     """The wanted device, or the best one there is.
 
     Raises:
@@ -66,7 +68,7 @@ def device_of(args: argparse.Namespace) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_pipeline(args: argparse.Namespace) -> Any:
+def load_pipeline(args: ModelOptions) -> Pipeline:
     """The text-to-image pipeline of ``--model``, on the wanted device and in the wanted precision.
 
     Raises:
@@ -87,11 +89,11 @@ def load_pipeline(args: argparse.Namespace) -> Any:
             "a hub name or a .safetensors checkpoint"
         ) from cause
     if getattr(pipe, "safety_checker", None) is not None:
-        pipe.safety_checker = None  # it blackens pictures that are shown side by side here
+        setattr(pipe, "safety_checker", None)  # noqa: B010 (some pipelines lack it); it blackens pictures that are shown side by side here
     return pipe
 
 
-def _load(library: Any, model: str, dtype: torch.dtype) -> Any:
+def _load(library: ModuleType, model: str, dtype: torch.dtype) -> Pipeline:
     path = Path(model)
     if path.suffix.lower() in PICKLES:
         raise PairError(
@@ -129,7 +131,7 @@ def pipeline_of(checkpoint: Path) -> str:
     return "StableDiffusionPipeline"
 
 
-def set_sampler(pipe: Any, name: str | None) -> None:
+def set_sampler(pipe: Pipeline, name: str | None) -> None:
     """Puts a scheduler of ``SAMPLERS`` in the pipeline, on the model's own noise schedule.
 
     Raises:
@@ -145,16 +147,16 @@ def set_sampler(pipe: Any, name: str | None) -> None:
     pipe.scheduler = getattr(diffusers(), scheduler).from_config(pipe.scheduler.config, **settings)
 
 
-def default_cfg(pipe: Any) -> float:
+def default_cfg(pipe: Pipeline) -> float:
     """FLUX is distilled: with true CFG it needs twice the time and makes worse pictures."""
     return 1.0 if type(pipe).__name__.startswith("Flux") else 5.0
 
 
-def is_flow(pipe: Any) -> bool:
+def is_flow(pipe: Pipeline) -> bool:
     return "FlowMatch" in type(pipe.scheduler).__name__
 
 
-def place(pipe: Any, args: argparse.Namespace) -> Any:
+def place(pipe: Pipeline, args: ModelOptions) -> Pipeline:
     """Moves the pipeline to its device, or leaves it on the CPU to be moved model by model."""
     device = device_of(args)
     pipe.set_progress_bar_config(disable=True)

@@ -6,12 +6,15 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar
 
 from pair_network.errors import PairError
 
 from ..pipelines import Style
+
+Value = TypeVar("Value")
 
 # Lists of the styles group by option, with the field of Style and its value where the option is not given.
 STYLE_LISTS = {
@@ -21,6 +24,31 @@ STYLE_LISTS = {
     "end": ("end", 1.0),
     "multiplier": ("multiplier", 1.0),
 }
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is loaded."""
+
+    model: str
+    dtype: str
+    device: str
+    low_memory: bool
+
+
+@dataclass(frozen=True)
+class StyleOptions(ModelOptions):
+    """The options that ``make_parser`` adds."""
+
+    style: list[str]
+    words: list[str] | None
+    scale: list[float] | None
+    start: list[float] | None
+    end: list[float] | None
+    multiplier: list[float] | None
+    cfg_end: float
+    out: Path
+    name: str | None
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,7 +122,7 @@ def _range(low: float, high: float | None) -> str:
     return f"from {low} on" if high is None else f"from {low} to {high}"
 
 
-def check_output(args: argparse.Namespace) -> None:
+def check_output(args: StyleOptions) -> None:
     """Finds out before the model is loaded.
 
     Raises:
@@ -108,7 +136,7 @@ def check_output(args: argparse.Namespace) -> None:
         raise PairError(f"--out {args.out}: {nearest} {reason}; name another folder")
 
 
-def styles_of(args: argparse.Namespace, **changes: Any) -> list[Style]:
+def styles_of(args: StyleOptions, **changes: float) -> list[Style]:
     """The styles that the options name, ``changes`` (scale, multiplier) applied to all of them.
 
     Raises:
@@ -129,7 +157,7 @@ def styles_of(args: argparse.Namespace, **changes: Any) -> list[Style]:
     ]
 
 
-def _per_style(name: str, values: Sequence[Any], count: int) -> list[Any]:
+def _per_style(name: str, values: Sequence[Value], count: int) -> list[Value]:
     if len(values) not in (1, count):
         raise PairError(f"--{name} has {len(values)} values for {count} styles; give one, or one for each style")
     return list(values) * (count if len(values) == 1 else 1)

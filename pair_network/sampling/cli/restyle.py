@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,27 @@ from pair_network.errors import PairError
 
 from ..pipelines import Style, style_guidance
 from ..previews import grid
+from ..protocols import Pipeline
 from .generate import next_number
 from .infotext import infotext, model_name, save_png, style_fields
 from .models import diffusers, is_flow, load_pipeline, place
-from .options import Parser, check_output, make_parser, number, styles_of, whole
+from .options import Parser, StyleOptions, check_output, make_parser, number, styles_of, whole
 from .tasks import open_picture
+
+
+@dataclass(frozen=True)
+class RestyleOptions(StyleOptions):
+    """The options of the verb."""
+
+    photo: Path
+    prompt: str
+    steps: int
+    cfg: float
+    negative: str
+    inversion: str
+    width: int | None
+    height: int | None
+    compare: bool
 
 
 def parser() -> Parser:
@@ -52,7 +69,7 @@ def run(argv: Sequence[str]) -> list[Path]:
     Raises:
         PairError: A mistake in the options, a file or the model.
     """
-    args = parser().parse_args(list(argv))
+    args = RestyleOptions(**vars(parser().parse_args(list(argv))))
     if not args.style:
         raise PairError("restyle needs a style: --style FILE")
     check_output(args)
@@ -67,12 +84,27 @@ def run(argv: Sequence[str]) -> list[Path]:
     size = {"num_inference_steps": args.steps, "width": photo.width, "height": photo.height}
     levels = invert(pipe, photo, args.prompt, size)
     settings = {**size, "guidance_scale": args.cfg, "negative_prompt": args.negative if args.cfg > 1 else None}
-    guidance = {"joined": not args.low_memory, "cfg_end": args.cfg_end}
+    guided = partial(denoise, pipe, levels[-1], args.prompt, joined=not args.low_memory, cfg_end=args.cfg_end)
     drift = measured_drift(pipe, levels, args.prompt, settings, args.cfg_end) if args.inversion == "direct" else None
-    restyled = denoise(pipe, levels[-1], args.prompt, styles, settings, drift, **guidance)
+    restyled = guided(styles, settings, drift)
     name = args.name or "restyle"
     stem = args.out / f"{name}_{next_number(args.out, name):04d}_{args.photo.stem}"
-    fields: dict[str, Any] = {
+    pictures = {stem.with_name(f"{stem.name}.png"): restyled}
+    if args.compare:
+        again = guided([], settings, drift)
+        labels = ["photo", "reconstruction", "restyled"]
+        sheet = grid([[photo, again, restyled]], labels, title=args.prompt, tile=max(256, *photo.size))
+        pictures[stem.with_name(f"{stem.name}_sheet.png")] = sheet
+    text = parameters(args, photo, styles)
+    for path, picture in pictures.items():
+        save_png(path, picture, text)
+        print(path)
+    return list(pictures)
+
+
+def parameters(args: RestyleOptions, photo: Image.Image, styles: Sequence[Style]) -> str:
+    """The pictures' infotext."""
+    fields: dict[str, object] = {
         "Steps": args.steps,
         "Sampler": "DDIM",
         "CFG scale": args.cfg,
@@ -80,21 +112,11 @@ def run(argv: Sequence[str]) -> list[Path]:
         "Model": model_name(args.model),
         "Inversion": args.inversion,
     }
-    text = infotext(args.prompt, args.negative, {**fields, **style_fields(styles, args.cfg_end)})
-    pictures = {stem.with_name(f"{stem.name}.png"): restyled}
-    if args.compare:
-        again = denoise(pipe, levels[-1], args.prompt, [], settings, drift, **guidance)
-        labels = ["photo", "reconstruction", "restyled"]
-        sheet = grid([[photo, again, restyled]], labels, title=args.prompt, tile=max(256, *photo.size))
-        pictures[stem.with_name(f"{stem.name}_sheet.png")] = sheet
-    for path, picture in pictures.items():
-        save_png(path, picture, text)
-        print(path)
-    return list(pictures)
+    return infotext(args.prompt, args.negative, {**fields, **style_fields(styles, args.cfg_end)})
 
 
 @torch.no_grad()
-def encode_photo(pipe: Any, photo: Image.Image) -> Tensor:
+def encode_photo(pipe: Pipeline, photo: Image.Image) -> Tensor:
     """The photo's latents ``(1, channels, height / 8, width / 8)``, scaled as the U-Net takes them."""
     pixels = torch.from_numpy(np.asarray(photo, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
     vae, config = pipe.vae, pipe.vae.config
@@ -106,7 +128,7 @@ def encode_photo(pipe: Any, photo: Image.Image) -> Tensor:
     return (mean * config.scaling_factor).to(dtype)
 
 
-def invert(pipe: Any, photo: Image.Image, prompt: str, size: dict[str, Any]) -> list[Tensor]:
+def invert(pipe: Pipeline, photo: Image.Image, prompt: str, size: Mapping[str, object]) -> list[Tensor]:
     """Latents at every noise level on the way from the photo to noise, by the base model and the prompt alone.
 
     It is the pipeline itself with DDIM's steps taken backwards; CFG would have to be undone step by step, so there is
@@ -119,7 +141,7 @@ def invert(pipe: Any, photo: Image.Image, prompt: str, size: dict[str, Any]) -> 
     pipe.scheduler = library.DDIMInverseScheduler.from_config(forward.config, **changes)
     levels = [encode_photo(pipe, photo)]
 
-    def keep(_pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def keep(_pipe: object, _step: int, _timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         levels.append(tensors["latents"])
         return tensors
 
@@ -129,7 +151,7 @@ def invert(pipe: Any, photo: Image.Image, prompt: str, size: dict[str, Any]) -> 
 
 
 def measured_drift(
-    pipe: Any, levels: list[Tensor], prompt: str, settings: dict[str, Any], cfg_end: float = 1.0
+    pipe: Pipeline, levels: list[Tensor], prompt: str, settings: Mapping[str, object], cfg_end: float = 1.0
 ) -> list[Tensor]:
     """How far each DDIM step from the inversion's own latents misses the level before them.
 
@@ -138,7 +160,7 @@ def measured_drift(
     """
     drift: list[Tensor] = []
 
-    def compare(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def compare(_pipe: object, step: int, _timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         wanted = levels[-2 - step]
         drift.append(wanted - tensors["latents"])
         return {"latents": wanted}
@@ -149,18 +171,18 @@ def measured_drift(
 
 
 def denoise(
-    pipe: Any,
+    pipe: Pipeline,
     noise: Tensor,
     prompt: str,
     styles: Sequence[Style],
-    settings: dict[str, Any],
+    settings: Mapping[str, object],
     drift: Sequence[Tensor] | None = None,
     joined: bool = True,
     cfg_end: float = 1.0,
 ) -> Image.Image:
     """The way back from the noise, with the styles."""
 
-    def correct(_pipe: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def correct(_pipe: object, step: int, _timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"latents": tensors["latents"] + drift[step]} if drift is not None else {}
 
     with style_guidance(pipe, styles, joined=joined, cfg_end=cfg_end):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from pair_network.errors import PairError
 from pair_network.images import DEEP_MODES, opened, upright
 
+from ..protocols import Pipeline
 from .models import diffusers
+from .options import StyleOptions
 
 # Latents of Stable Diffusion; with a mask and the masked picture's latents, what inpainting models read.
 INPAINTING_CHANNELS = (4, 9)
@@ -24,19 +25,38 @@ CONTROLNETS = {"StableDiffusion3": "SD3ControlNetModel", "Flux": "FluxControlNet
 MULTIPLE = 8  # latents have an eighth of the picture's side
 
 
+@dataclass(frozen=True)
+class PictureOptions(StyleOptions):
+    """How a picture is made; ``cfg`` None: as the model is used to."""
+
+    negative: str
+    steps: int
+    cfg: float | None
+    distilled_guidance: float
+    guidance_rescale: float
+    width: int | None
+    height: int | None
+    image: Path | None
+    strength: float
+    mask: Path | None
+    controlnet: str | None
+    control_image: Path | None
+    control_scale: float
+
+
 @dataclass
 class Task:
     """A pipeline and everything it is called with except prompt and seed."""
 
-    pipe: Any
-    settings: dict[str, Any]
+    pipe: Pipeline
+    settings: dict[str, object]
 
     def draw(self, prompt: str, generator: torch.Generator) -> Image.Image:
         """One picture."""
         return self.pipe(prompt=prompt, generator=generator, **self.settings).images[0]
 
 
-def check_pictures(args: argparse.Namespace) -> None:
+def check_pictures(args: PictureOptions) -> None:
     """Finds out before the model is loaded.
 
     Raises:
@@ -50,12 +70,12 @@ def check_pictures(args: argparse.Namespace) -> None:
         raise PairError("--width and --height go together where there is no picture whose shape could be kept")
     if args.image and int(args.steps * args.strength) < 1:
         raise PairError(f"--strength {args.strength:g} of --steps {args.steps} leaves no step; raise one of them")
-    for option in ("image", "mask", "control_image"):
-        if getattr(args, option):
-            open_picture(f"--{option}", getattr(args, option))
+    for option, path in {"image": args.image, "mask": args.mask, "control_image": args.control_image}.items():
+        if path:
+            open_picture(f"--{option}", path)
 
 
-def task_of(args: argparse.Namespace, pipe: Any) -> Task:
+def task_of(args: PictureOptions, pipe: Pipeline) -> Task:
     """The pipeline class for the given pictures, and its settings.
 
     Raises:
@@ -75,7 +95,7 @@ def task_of(args: argparse.Namespace, pipe: Any) -> Task:
     return Task(ready, _settings(args, ready, kind))
 
 
-def _pipeline(pipe: Any, family: str, kind: str, args: argparse.Namespace) -> Any:
+def _pipeline(pipe: Pipeline, family: str, kind: str, args: PictureOptions) -> Pipeline:
     if not kind and not args.controlnet:
         return pipe
     library = diffusers()
@@ -89,10 +109,11 @@ def _pipeline(pipe: Any, family: str, kind: str, args: argparse.Namespace) -> An
         model = getattr(library, CONTROLNETS.get(family, "ControlNetModel"))
         try:
             dtype = next(parameters for parameters in pipe.vae.parameters()).dtype
-            components["controlnet"] = model.from_pretrained(args.controlnet, torch_dtype=dtype)
+            net = model.from_pretrained(args.controlnet, torch_dtype=dtype)
         except (OSError, ValueError) as cause:
             raise PairError(f"--controlnet {args.controlnet}: not a ControlNet for {family} ({cause})") from cause
-        _check_controlnet(args.controlnet, components["controlnet"], pipe)
+        _check_controlnet(args.controlnet, net, pipe)
+        components["controlnet"] = net
     wanted = inspect.signature(getattr(library, name).__init__).parameters
     built = {key: part for key, part in components.items() if key in wanted}
     if "requires_safety_checker" in wanted:
@@ -100,7 +121,7 @@ def _pipeline(pipe: Any, family: str, kind: str, args: argparse.Namespace) -> An
     return getattr(library, name)(**built)
 
 
-def _check_controlnet(name: str, net: Any, pipe: Any) -> None:
+def _check_controlnet(name: str, net: nn.Module, pipe: Pipeline) -> None:
     """Raises PairError where a ControlNet reads another kind of text than the model."""
     denoiser = pipe.unet if hasattr(pipe, "unet") else pipe.transformer
     own, other = (
@@ -114,9 +135,10 @@ def _check_controlnet(name: str, net: Any, pipe: Any) -> None:
         )
 
 
-def _settings(args: argparse.Namespace, pipe: Any, kind: str) -> dict[str, Any]:
+def _settings(args: PictureOptions, pipe: Pipeline, kind: str) -> dict[str, object]:
     known = inspect.signature(type(pipe).__call__).parameters
-    settings: dict[str, Any] = {"num_inference_steps": args.steps, "guidance_scale": args.cfg}
+    assert args.cfg is not None
+    settings: dict[str, object] = {"num_inference_steps": args.steps, "guidance_scale": args.cfg}
     if "true_cfg_scale" in known:  # FLUX
         settings |= {"guidance_scale": args.distilled_guidance, "true_cfg_scale": args.cfg}
     if args.cfg > 1:
@@ -125,20 +147,19 @@ def _settings(args: argparse.Namespace, pipe: Any, kind: str) -> dict[str, Any]:
         if "guidance_rescale" not in known:
             raise PairError(f"--guidance_rescale: {type(pipe).__name__} has no such setting; leave it out")
         settings["guidance_rescale"] = args.guidance_rescale
-    size = None
-    if kind:
-        settings |= {"image": open_picture("--image", args.image, args.width, args.height), "strength": args.strength}
-        size = settings["image"].size
-    elif args.width and args.height:
-        size = (args.width, args.height)
+    size: tuple[int | None, int | None] = (args.width, args.height)
+    if args.image:
+        start = open_picture("--image", args.image, args.width, args.height)
+        settings |= {"image": start, "strength": args.strength}
+        size = start.size
     if args.mask:
-        settings["mask_image"] = open_picture("--mask", args.mask, *size).convert("L")  # type: ignore[misc]
-    if args.controlnet:
-        control = open_picture("--control_image", args.control_image, *(size or (args.width, args.height)))
+        settings["mask_image"] = open_picture("--mask", args.mask, *size).convert("L")
+    if args.control_image:
+        control = open_picture("--control_image", args.control_image, *size)
         settings["control_image" if "control_image" in known else "image"] = control
         settings["controlnet_conditioning_scale"] = args.control_scale
-        size = size or control.size
-    if size and "width" in known:
+        size = size if all(size) else control.size
+    if all(size) and "width" in known:
         settings |= {"width": size[0], "height": size[1]}
     unknown = sorted(set(settings) - set(known) - {"negative_prompt"})
     if unknown:

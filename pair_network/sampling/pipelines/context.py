@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from torch import nn
 
 from pair_network.errors import PairError
 from pair_network.network.route import Row
 
+from ..protocols import Pipeline
 from .denoiser import GuidedDenoiser, is_guided, replaced_forward
 from .networks import attached_networks
 from .prompts import recorded_prompts
@@ -19,8 +19,8 @@ from .style import Style
 
 @contextmanager
 def style_guidance(
-    pipe: Any, styles: Style | Sequence[Style], *, joined: bool = True, cfg_end: float = 1.0
-) -> Iterator[Any]:
+    pipe: Pipeline, styles: Style | Sequence[Style], *, joined: bool = True, cfg_end: float = 1.0
+) -> Iterator[Pipeline]:
     """Inside the block ``pipe(…)`` runs unchanged and follows eq. 10, or eq. 11 for several styles.
 
     Afterwards, also after an exception, pipeline and networks are as they were.
@@ -57,7 +57,7 @@ def style_guidance(
 
 
 @contextmanager
-def plain_lora(pipe: Any, styles: Style | Sequence[Style]) -> Iterator[Any]:
+def plain_lora(pipe: Pipeline, styles: Style | Sequence[Style]) -> Iterator[Pipeline]:
     """Inside the block the styles' LoRAs act on every row at their multipliers, as in a UI that has no style guidance.
 
     For comparisons: the words go into the prompt by hand, λ and the interval mean nothing here.
@@ -73,7 +73,7 @@ def plain_lora(pipe: Any, styles: Style | Sequence[Style]) -> Iterator[Any]:
         yield pipe
 
 
-def _denoiser(pipe: Any) -> nn.Module:
+def _denoiser(pipe: Pipeline) -> nn.Module:
     found = (getattr(pipe, name, None) for name in ("unet", "transformer"))
     model = next((model for model in found if model is not None), None)
     if model is None or not hasattr(pipe, "encode_prompt"):

@@ -7,7 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import BASE_ROW, Row
 
 from ..guidance import is_in_interval, shift_for_rescale, style_shift
+from ..protocols import ModelInputs, Pipeline, Predicted
 from .prompts import Conditioning, PromptRecorder
 from .rows import latents_of, with_style_rows
 from .schedule import schedule_progress
@@ -49,9 +50,9 @@ class GuidedDenoiser:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         model: nn.Module,
-        forward: Callable[..., Any],
+        forward: Callable[..., Predicted],
         styles: Sequence[Style],
         networks: Sequence[PairNetwork],
         prompts: PromptRecorder,
@@ -61,14 +62,14 @@ class GuidedDenoiser:
         self.pipe, self.forward, self.prompts = pipe, forward, prompts
         self.styles, self.networks, self.is_joined, self.cfg_end = styles, networks, is_joined, cfg_end
         # torch.compile's wrapper hides the model's own signature.
-        own_class: Any = type(getattr(model, "_orig_mod", model))
-        signature = inspect.signature(own_class.forward)
+        own: nn.Module = getattr(model, "_orig_mod", model)
+        signature = inspect.signature(type(own).forward)
         self._signature = signature.replace(parameters=list(signature.parameters.values())[1:])
         # A step's progress, its δ and what its first call gave, for the step's further calls.
-        self._step: tuple[float, Tensor, Any] | None = None
+        self._step: tuple[float, Tensor, Predicted] | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        inputs = dict(self._signature.bind(*args, **kwargs).arguments)
+    def __call__(self, *args: object, **kwargs: object) -> Predicted:
+        inputs = cast(ModelInputs, dict(self._signature.bind(*args, **kwargs).arguments))
         progress = schedule_progress(self.pipe.scheduler, inputs["timestep"])
         active = [i for i, style in enumerate(self.styles) if style.is_guiding(progress)]
         has_cfg = is_in_interval(progress, 0.0, self.cfg_end)
@@ -86,7 +87,7 @@ class GuidedDenoiser:
 
     # --- which rows are what -------------------------------------------------------------------------------------
 
-    def _cond_rows(self, inputs: dict[str, Any]) -> slice | None:
+    def _cond_rows(self, inputs: ModelInputs) -> slice | None:
         """The rows with the prompt; None for a further call of the same step (negative prompt, skipped layers).
 
         Raises:
@@ -109,7 +110,7 @@ class GuidedDenoiser:
     def _joins_null_rows(self) -> bool:
         return bool(getattr(self.pipe, "do_classifier_free_guidance", False))
 
-    def _further_call(self, inputs: dict[str, Any], progress: float, has_cfg: bool) -> Any:
+    def _further_call(self, inputs: ModelInputs, progress: float, has_cfg: bool) -> Predicted:
         if self._step is None or self._step[0] != progress:
             raise PairError(
                 f"{type(self.pipe).__name__}: it predicts the negative prompt before the prompt; style guidance does "
@@ -124,8 +125,8 @@ class GuidedDenoiser:
     # --- predictions ---------------------------------------------------------------------------------------------
 
     def _predict(
-        self, inputs: dict[str, Any], cond: slice, active: Sequence[int], kept: slice
-    ) -> tuple[Any, list[Tensor]]:
+        self, inputs: ModelInputs, cond: slice, active: Sequence[int], kept: slice
+    ) -> tuple[Predicted, list[Tensor]]:
         """The output of the base rows that are kept, and each active style's prediction ``(images, …)``."""
         prompts = [self.prompts.style(i) for i in active]
         tokens = inputs["encoder_hidden_states"].shape[1]
@@ -149,14 +150,14 @@ class GuidedDenoiser:
         return output, [self._routed_forward(a, [i], 0, images)[0] for i, a in zip(active, alone, strict=True)]
 
     def _predict_joined(
-        self, inputs: dict[str, Any], cond: slice, active: Sequence[int], prompts: Sequence[Conditioning], kept: slice
-    ) -> tuple[Any, list[Tensor]]:
+        self, inputs: ModelInputs, cond: slice, active: Sequence[int], prompts: Sequence[Conditioning], kept: slice
+    ) -> tuple[Predicted, list[Tensor]]:
         rows, images = kept.stop - kept.start, cond.stop - cond.start
         output = self._routed_forward(with_style_rows(inputs, cond, prompts, kept), active, rows, images)
         predictions = list(output[0][rows:].split(images)) if active else []
         return _replaced(output, output[0][:rows]), predictions
 
-    def _routed_forward(self, inputs: dict[str, Any], active: Sequence[int], base_rows: int, images: int) -> Any:
+    def _routed_forward(self, inputs: ModelInputs, active: Sequence[int], base_rows: int, images: int) -> Predicted:
         """The model's output, each network on in the rows of its own styles, ``images`` each behind the base rows."""
         for network in dict.fromkeys(self.networks):
             strengths = [self.styles[i].multiplier if self.networks[i] is network else 0.0 for i in active]
@@ -184,7 +185,7 @@ class GuidedDenoiser:
         return torch.cat([null + shift, cond + shift])
 
 
-def _replaced(output: Any, prediction: Tensor) -> Any:
+def _replaced(output: Predicted, prediction: Tensor) -> Predicted:
     """``output``, a tuple or diffusers' output class, with another prediction."""
     return (prediction, *output[1:]) if isinstance(output, tuple) else type(output)(sample=prediction)
 
@@ -195,14 +196,14 @@ def is_guided(model: nn.Module) -> bool:
 
 
 @contextmanager
-def replaced_forward(model: nn.Module, replace: Callable[[Callable[..., Any]], GuidedDenoiser]) -> Iterator[None]:
+def replaced_forward(model: nn.Module, replace: Callable[[Callable[..., Predicted]], GuidedDenoiser]) -> Iterator[None]:
     """Puts ``replace(forward)`` in the place of the model's forward."""
     place = next((name for name in PLACES if model.__dict__.get(name) is not None), "forward")
     original, was_own = getattr(model, place), place in model.__dict__
     guided = replace(original)
 
     @functools.wraps(original)
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
+    def stand_in(*args: object, **kwargs: object) -> Predicted:
         return guided(*args, **kwargs)
 
     setattr(stand_in, GUIDED, True)

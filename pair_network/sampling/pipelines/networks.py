@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,10 +13,12 @@ from pair_network.network import checkpoint
 from pair_network.network.config import parse_network_args
 from pair_network.network.creation import create_network_from_weights
 from pair_network.network.loading import FileLayers
+from pair_network.network.pair_file import is_pair_file
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import BASE_ROW
 from pair_network.network.targets import all_layers
 
+from ..protocols import Pipeline
 from .style import Style
 from .transformer_keys import is_split_transformer, split_layers
 
@@ -25,14 +26,14 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def text_encoders(pipe: Any) -> list[nn.Module]:
+def text_encoders(pipe: Pipeline) -> list[nn.Module]:
     """The pipeline's text encoders in the order in which kohya numbers them."""
     found = (getattr(pipe, name, None) for name in ENCODERS)
     return [encoder for encoder in found if isinstance(encoder, nn.Module)]
 
 
 @contextmanager
-def attached_networks(pipe: Any, denoiser: nn.Module, styles: Sequence[Style]) -> Iterator[list[PairNetwork]]:
+def attached_networks(pipe: Pipeline, denoiser: nn.Module, styles: Sequence[Style]) -> Iterator[list[PairNetwork]]:
     """The network of each style, hooked into the pipeline's models and routed to the base model; undone afterwards.
 
     Styles of one file share a network.
@@ -140,6 +141,6 @@ def _network_on_split_transformer(file: str, encoders: Sequence[nn.Module], mode
 
 def _style_layers(file: str) -> FileLayers:
     tensors, metadata = checkpoint.read(file)
-    if checkpoint.is_pair_file(metadata):
+    if is_pair_file(metadata):
         tensors = checkpoint.split_branches(tensors, file)[1]
     return checkpoint.layers_of(tensors, file)

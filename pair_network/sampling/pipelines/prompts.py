@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from pair_network.errors import PairError
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import BASE_ROW, Row
 
+from ..protocols import Pipeline
 from .style import Style
 
 PROMPTS = ("prompt", "prompt_2", "prompt_3")
@@ -43,7 +43,7 @@ class PromptRecorder:
         styles: c_style for each style; None where λ is 0.
     """
 
-    def __init__(self, pipe: Any, styles: Sequence[Style], networks: Sequence[PairNetwork]):
+    def __init__(self, pipe: Pipeline, styles: Sequence[Style], networks: Sequence[PairNetwork]):
         self.pipe, self._styles, self._networks = pipe, styles, networks
         self._encode = pipe.encode_prompt
         self._signature = inspect.signature(self._encode)
@@ -75,7 +75,7 @@ class PromptRecorder:
         """Whether a model call carries the negative prompt alone."""
         return embeds is self.negative and self.base is not None and embeds is not self.base.embeds
 
-    def encode(self, *args: Any, **kwargs: Any) -> Any:
+    def encode(self, *args: object, **kwargs: object) -> Sequence[Tensor]:
         """``encode_prompt``, which also encodes the styles' prompts."""
         for network in self._networks:
             network.set_route([BASE_ROW])
@@ -84,14 +84,14 @@ class PromptRecorder:
             self.negative = result[0]
             return result
         self.base = self._conditioning(result)
-        given = dict(self._signature.bind(*args, **kwargs).arguments)
+        call = self._signature.bind(*args, **kwargs)
         self.styles = [
-            self._style_conditioning(style, network, given) if style.scale else None
+            self._style_conditioning(style, network, call) if style.scale else None
             for style, network in zip(self._styles, self._networks, strict=True)
         ]
         return result
 
-    def _conditioning(self, result: Sequence[Any]) -> Conditioning:
+    def _conditioning(self, result: Sequence[Tensor]) -> Conditioning:
         expected = 2 * (1 + self.has_pooled) if self.encodes_negative else 3
         if len(result) != expected:
             raise PairError(
@@ -102,8 +102,9 @@ class PromptRecorder:
             return Conditioning(result[0], result[1], result[2])
         return Conditioning(result[0], result[2] if self.has_pooled else None)
 
-    def _style_conditioning(self, style: Style, network: PairNetwork, given: dict[str, Any]) -> Conditioning:
+    def _style_conditioning(self, style: Style, network: PairNetwork, call: inspect.BoundArguments) -> Conditioning:
         assert self.base is not None
+        given = dict(call.arguments)
         if style.prompt_embeds is not None:
             return self._given_conditioning(style)
         if given.get("prompt_embeds") is not None:
@@ -151,22 +152,25 @@ def _one_row_per_image(value: Tensor, rows: int, style: Style) -> Tensor:
 
 
 @contextmanager
-def recorded_prompts(pipe: Any, styles: Sequence[Style], networks: Sequence[PairNetwork]) -> Iterator[PromptRecorder]:
+def recorded_prompts(
+    pipe: Pipeline, styles: Sequence[Style], networks: Sequence[PairNetwork]
+) -> Iterator[PromptRecorder]:
     """Listens to the pipeline's ``encode_prompt``, and to ``check_inputs``, with which every run begins."""
     recorder = PromptRecorder(pipe, styles, networks)
-    check_inputs: Callable[..., Any] | None = getattr(pipe, "check_inputs", None)
+    check_inputs: Callable[..., object] | None = getattr(pipe, "check_inputs", None)
 
-    def check(*args: Any, **kwargs: Any) -> Any:
+    def check(*args: object, **kwargs: object) -> object:
         recorder.start_run()
         return check_inputs(*args, **kwargs) if check_inputs is not None else None
 
-    saved = {name: pipe.__dict__[name] for name in ("encode_prompt", "check_inputs") if name in pipe.__dict__}
+    names = ("encode_prompt", "check_inputs")
+    saved: dict[str, object] = {name: pipe.__dict__[name] for name in names if name in pipe.__dict__}
     pipe.encode_prompt = recorder.encode
     if check_inputs is not None:
         pipe.check_inputs = check
     try:
         yield recorder
     finally:
-        for name in ("encode_prompt", "check_inputs"):
+        for name in names:
             pipe.__dict__.pop(name, None)
         pipe.__dict__.update(saved)

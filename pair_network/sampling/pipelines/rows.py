@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from ..protocols import ModelInputs
 from .prompts import Conditioning
 
 # Inputs that describe token positions, not batch rows.
 ROWLESS = ("img_ids", "txt_ids")
 
 
-def latents_of(inputs: dict[str, Any]) -> Tensor:
+def latents_of(inputs: ModelInputs) -> Tensor:
     """The noisy latents ``(rows, …)``: U-Nets call them sample, transformers hidden_states."""
     return inputs["sample"] if "sample" in inputs else inputs["hidden_states"]
 
 
-def with_style_rows(inputs: dict[str, Any], cond: slice, styles: Sequence[Conditioning], kept: slice) -> dict[str, Any]:
+def with_style_rows(inputs: ModelInputs, cond: slice, styles: Sequence[Conditioning], kept: slice) -> ModelInputs:
     """The model's inputs with the cond rows once more for every style, behind those of the base rows that are kept.
 
     Latents, timesteps, ControlNet residuals, size and crop ids, image prompts: all of them belong to the image and are
@@ -34,13 +35,9 @@ def with_style_rows(inputs: dict[str, Any], cond: slice, styles: Sequence[Condit
     rows = latents_of(inputs).shape[0]
     keeps_base = kept.start < kept.stop
 
-    def extend(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            has_rows = value.dim() > 0 and value.shape[0] == rows
-            return torch.cat([value[kept], *[value[cond]] * len(styles)]) if has_rows else value
-        if isinstance(value, dict):
-            return {key: extend(entry) for key, entry in value.items()}
-        return type(value)(extend(entry) for entry in value) if isinstance(value, (list, tuple)) else value
+    def repeat(value: Tensor) -> Tensor:
+        has_rows = value.dim() > 0 and value.shape[0] == rows
+        return torch.cat([value[kept], *[value[cond]] * len(styles)]) if has_rows else value
 
     def with_prompts(base: Tensor, own: Sequence[Tensor | None]) -> Tensor:
         # No empty slice of base: its prompts may have another length.
@@ -48,14 +45,26 @@ def with_style_rows(inputs: dict[str, Any], cond: slice, styles: Sequence[Condit
             [*([base[kept]] if keeps_base else []), *(value.to(base) for value in own if value is not None)]
         )
 
-    extended = {name: value if name in ROWLESS else extend(value) for name, value in inputs.items()}
+    extended = cast(
+        ModelInputs, {name: value if name in ROWLESS else _each(value, repeat) for name, value in inputs.items()}
+    )
     extended["encoder_hidden_states"] = with_prompts(inputs["encoder_hidden_states"], [c.embeds for c in styles])
     pooled = [c.pooled for c in styles]
-    if inputs.get("pooled_projections") is not None:
-        extended["pooled_projections"] = with_prompts(inputs["pooled_projections"], pooled)
+    if (own_pooled := inputs.get("pooled_projections")) is not None:
+        extended["pooled_projections"] = with_prompts(own_pooled, pooled)
     added = inputs.get("added_cond_kwargs") or {}
-    if "text_embeds" in added:
-        extended["added_cond_kwargs"]["text_embeds"] = with_prompts(added["text_embeds"], pooled)
-    if not keeps_base and styles[0].text_ids is not None:
-        extended["txt_ids"] = styles[0].text_ids
+    added_rows = extended.get("added_cond_kwargs")
+    if added_rows and "text_embeds" in added:
+        added_rows["text_embeds"] = with_prompts(added["text_embeds"], pooled)
+    if not keeps_base and (text_ids := styles[0].text_ids) is not None:
+        extended["txt_ids"] = text_ids
     return extended
+
+
+def _each(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    """The value with every tensor in it changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _each(entry, change) for key, entry in value.items()}
+    return type(value)(_each(entry, change) for entry in value) if isinstance(value, (list, tuple)) else value

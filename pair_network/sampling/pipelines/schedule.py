@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ..protocols import Scheduler
 
-def schedule_progress(scheduler: Any, timestep: Tensor | float) -> float:
+
+def schedule_progress(scheduler: Scheduler, timestep: Tensor | float) -> float:
     """Part of the schedule that lies behind the current model call, in [0, 1): i / n at step i of n.
 
     It counts the scheduler's whole schedule, not the steps that this run takes, so that one style interval means the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 from pair_network.errors import PairError
 
@@ -88,7 +88,7 @@ class Comparison:
         return ""
 
 
-def compare(owner: str, holder: Any, expected: dict[str, tuple[str, ...]]) -> Iterator[Comparison]:
+def compare(owner: str, holder: type | ModuleType, expected: dict[str, tuple[str, ...]]) -> Iterator[Comparison]:
     """Comparisons for the members of a class (whose ``self`` is left out) or of a module."""
     for name, parameters in expected.items():
         member = getattr(holder, name, None)
@@ -99,7 +99,7 @@ def compare(owner: str, holder: Any, expected: dict[str, tuple[str, ...]]) -> It
         yield Comparison(owner, name, parameters, names[1:] if inspect.isclass(holder) else names, is_open)
 
 
-def _positional(function: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
+def _positional(function: Callable[..., object]) -> tuple[tuple[str, ...], bool]:
     parameters = inspect.signature(function).parameters.values()
     named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return (
@@ -108,13 +108,13 @@ def _positional(function: Callable[..., Any]) -> tuple[tuple[str, ...], bool]:
     )
 
 
-def broken_hooks(trainer: Any, expected: dict[str, tuple[str, ...]] | None = None) -> list[str]:
+def broken_hooks(trainer: type | ModuleType, expected: dict[str, tuple[str, ...]] | None = None) -> list[str]:
     """One sentence for each hook that is missing or takes fewer positional arguments than expected."""
     found = compare(trainer.__name__, trainer, expected or HOOKS)
     return [comparison.problem for comparison in found if comparison.problem]
 
 
-def check_contract(trainer: Any, host: str, expected: dict[str, tuple[str, ...]] | None = None) -> None:
+def check_contract(trainer: type | ModuleType, host: str, expected: dict[str, tuple[str, ...]] | None = None) -> None:
     """Raises PairError when the host's trainer class lacks a hook that pair training needs."""
     problems = broken_hooks(trainer, expected)
     if problems:

@@ -8,13 +8,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import PairError, nearest
 from pair_network.reading import read_toml
 
 # Options of the entry point that a file may hold, besides the parser's own.
 ENTRY_OPTIONS = ("model_type", "host")
+# What a TOML value has to be, by the type of its option.
+PLAIN_KINDS: dict[object, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "must be a whole number"),
+    float: ((int, float), "must be a number"),
+    str: ((str,), "must be text in quotes"),
+}
 
 
 def config_path(argv: Sequence[str]) -> Path | None:
@@ -29,14 +34,14 @@ def config_path(argv: Sequence[str]) -> Path | None:
     return path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, object]:
     """The file's keys and values; sections only group them.
 
     Raises:
         PairError: The file is missing, is no TOML, or sets a key twice.
     """
     content = read_toml(path)
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in content.items():
         for key, entry in value.items() if isinstance(value, Mapping) else ((name, value),):
             if key in flat:
@@ -45,7 +50,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return flat
 
 
-def check_config(values: Mapping[str, Any], parser: argparse.ArgumentParser, path: Path) -> None:
+def check_config(values: Mapping[str, object], parser: argparse.ArgumentParser, path: Path) -> None:
     """Raises PairError when a key is no option of the parser, or a value not what the option takes."""
     options = {action.dest: action for action in parser._actions if action.dest != "help"}
     for key, value in values.items():
@@ -56,7 +61,7 @@ def check_config(values: Mapping[str, Any], parser: argparse.ArgumentParser, pat
                 raise PairError(f"{path}: {key} = {value!r}: {problem}")
 
 
-def problems_of(value: Any, action: argparse.Action) -> Iterator[str]:
+def problems_of(value: object, action: argparse.Action) -> Iterator[str]:
     """What is wrong with a TOML value for an option: at most one sentence."""
     if action.nargs == 0:
         if not isinstance(value, bool):
@@ -69,17 +74,12 @@ def problems_of(value: Any, action: argparse.Action) -> Iterator[str]:
             return
 
 
-def _problem_of_one(value: Any, action: argparse.Action) -> str:
-    kind: Any = action.type or str
-    accepted: dict[Any, tuple[tuple[type, ...], str]] = {
-        int: ((int,), "must be a whole number"),
-        float: ((int, float), "must be a number"),
-        str: ((str,), "must be text in quotes"),
-    }
-    types, sentence = accepted.get(kind, ((int, float, str), "must be a number or text in quotes"))
+def _problem_of_one(value: object, action: argparse.Action) -> str:
+    kind = action.type or str
+    types, sentence = PLAIN_KINDS.get(kind, ((int, float, str), "must be a number or text in quotes"))
     if not isinstance(value, types) or isinstance(value, bool):
         return sentence
-    if kind not in accepted:
+    if kind not in PLAIN_KINDS and callable(kind):
         try:
             value = kind(str(value))
         except (ValueError, argparse.ArgumentTypeError) as cause:

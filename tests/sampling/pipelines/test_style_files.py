@@ -6,6 +6,7 @@ from diffusers.loaders import single_file_utils
 
 from pair_network.errors import PairError
 from pair_network.network import checkpoint
+from pair_network.network.pair_file import pair_path
 from pair_network.sampling.pipelines import Style, style_guidance
 from pair_network.sampling.pipelines.networks import network_from_file
 from pair_network.sampling.pipelines.transformer_keys import split_layers
@@ -27,7 +28,7 @@ def test_file_is_the_network_and_knows_its_words(tools, sd, tmp_path):
     file = saved(network, tmp_path / "ink.safetensors")
     with style_guidance(sd, Style(network, "in ink style")):
         expected = run(sd)
-    for source in (file, str(file), checkpoint.pair_path(file)):
+    for source in (file, str(file), pair_path(file)):
         with style_guidance(sd, Style(source)):
             torch.testing.assert_close(run(sd), expected, rtol=0, atol=1e-6)  # alpha is a float32 in the file
 

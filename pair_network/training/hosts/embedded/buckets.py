@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-Size = tuple[int, int]  # width, height in pixels
+from pair_network.images import Size
 
 
 @dataclass(frozen=True)

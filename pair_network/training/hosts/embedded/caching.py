@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pair_network.errors import PairError
+from pair_network.sampling.protocols import Vae
 
 from .config import EmbeddedOptions
 from .dataset import DatasetGroup
@@ -38,7 +38,7 @@ def drawn(mean: Tensor, std: Tensor, seed: int) -> Tensor:
     return mean + std * torch.randn(mean.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def cache_latents(group: DatasetGroup, vae: Any, batch_size: int, disk: DiskCache | None = None) -> None:
+def cache_latents(group: DatasetGroup, vae: Vae, batch_size: int, disk: DiskCache | None = None) -> None:
     """Stores one draw of every image's latents, mirrored too where the subset flips, as float32 on the CPU.
 
     The draw's noise comes from a generator of its own per pair and flip: the order of caching does not matter, and the
@@ -82,7 +82,7 @@ def _seed_of(seed: int, sample: Sample, flipped: bool) -> int:
 
 
 def _cache_chunk(
-    chunk: Sequence[tuple[Sample, ImageRecord, bool]], vae: Any, seed: int, disk: DiskCache | None
+    chunk: Sequence[tuple[Sample, ImageRecord, bool]], vae: Vae, seed: int, disk: DiskCache | None
 ) -> None:
     images = torch.stack([load_pixels(image.path, sample.frame, flipped) for sample, image, flipped in chunk])
     with torch.no_grad():

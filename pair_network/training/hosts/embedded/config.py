@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pair_network.options import option
 
@@ -27,7 +26,7 @@ LR_SCHEDULERS = (
     "adafactor",
 )
 
-DatasetSource = str | Path | Mapping[str, Any]  # a TOML file, or what it would hold
+DatasetSource = str | Path | Mapping[str, object]  # a TOML file, or what it would hold
 
 # A field with an option of each heading in --help.
 dataset = partial(option, group="dataset (defaults for what the dataset TOML leaves out)")

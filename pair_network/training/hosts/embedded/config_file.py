@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pair_network import leftovers
 from pair_network.errors import PairError, nearest
@@ -21,6 +20,12 @@ from .quantize import quantization
 
 logger = logging.getLogger(__name__)
 
+# What a value has to be, by the type of its option: in words, and as TOML's types.
+KINDS: dict[object, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    str: ("a text in quotes", (str,)),
+}
 # Keys of files that either host can run, and what this one does instead.
 NOT_NEEDED = {
     "host": "it has been chosen",
@@ -60,8 +65,8 @@ def read_config_file(
     return parser.parse_args(list(argv), namespace=argparse.Namespace(**values))
 
 
-def _flatten(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(content: Mapping[str, object], path: Path) -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, value in content.items():
         entries = value if isinstance(value, Mapping) else {name: value}
         for key, entry in entries.items():
@@ -71,7 +76,7 @@ def _flatten(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return flat
 
 
-def _checked(value: Any, action: argparse.Action, where: str) -> Any:
+def _checked(value: object, action: argparse.Action, where: str) -> object:
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise PairError(f"{where} must be true or false, not {value!r}")
@@ -81,13 +86,12 @@ def _checked(value: Any, action: argparse.Action, where: str) -> Any:
     return _checked_scalar(value, action, where)
 
 
-def _checked_scalar(value: Any, action: argparse.Action, where: str) -> Any:
-    kind: Any = action.type or str
-    wanted = {int: "a whole number", str: "a text in quotes"}.get(kind, "a number")
-    fits: tuple[type, ...] = {int: (int,), float: (int, float), str: (str,)}.get(kind, (int, float, str))
+def _checked_scalar(value: object, action: argparse.Action, where: str) -> object:
+    kind: object = action.type or str
+    wanted, fits = KINDS.get(kind, ("a number", (int, float, str)))
     if isinstance(value, bool) or not isinstance(value, fits):
         raise PairError(f"{where} must be {wanted}, not {value!r}")
-    if kind not in (int, str):
+    if kind not in (int, str) and callable(kind):
         try:
             value = kind(str(value))
         except (ValueError, argparse.ArgumentTypeError) as cause:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -224,7 +224,7 @@ def _crop_top_left(one: Draw) -> tuple[int, int]:
     return top, frame.resized[0] - frame.bucket[0] - left if one.flipped else left
 
 
-def make_dataset_group(source: str | Path | Mapping[str, Any], args: EmbeddedOptions, seed: int) -> DatasetGroup:
+def make_dataset_group(source: str | Path | Mapping[str, object], args: EmbeddedOptions, seed: int) -> DatasetGroup:
     """The dataset of a TOML file, or of the same structure as a mapping, with every image found, read and matched.
 
     Raises:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from pair_network.errors import PairError, nearest
+from pair_network.images import Size
 from pair_network.reading import read_toml
 
 from ...pairs import SHARED_BRANCH, check_branch
-from .buckets import Size
 from .config import EmbeddedOptions
 
 VAE_FACTOR = 8  # Stable Diffusion's pixels per latent
@@ -51,6 +51,15 @@ LARGEST_COUNT = 1_000_000
 LARGEST_SIDE = 16_384  # pixels
 
 
+class SubsetSettings(TypedDict, total=False):
+    """A subset's checked settings; those that are only passed on are left out here."""
+
+    image_dir: str
+    num_repeats: int
+    keep_tokens: int
+    custom_attributes: dict[str, object]
+
+
 @dataclass(frozen=True)
 class SubsetConfig:
     """One folder of style images, and the folder of their content images when ``content_dir`` names one.
@@ -68,12 +77,12 @@ class SubsetConfig:
     keep_tokens: int = 0
     caption_prefix: str | None = None
     caption_suffix: str | None = None
-    custom_attributes: dict[str, Any] = field(default_factory=dict)
+    custom_attributes: dict[str, object] = field(default_factory=dict)
 
     @property
     def content_dir(self) -> Path | None:
         name = self.custom_attributes.get("content_dir")
-        return Path(name) if name else None
+        return Path(str(name)) if name else None
 
     @property
     def shares_content_branch(self) -> bool:
@@ -82,7 +91,8 @@ class SubsetConfig:
 
     @property
     def content_class_tokens(self) -> str | None:
-        return self.custom_attributes.get("content_class_tokens")
+        tokens = self.custom_attributes.get("content_class_tokens")
+        return None if tokens is None else str(tokens)
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class DatasetConfig:
     bucket_no_upscale: bool = False
 
 
-def read_dataset_config(source: str | Path | Mapping[str, Any], args: EmbeddedOptions) -> tuple[DatasetConfig, ...]:
+def read_dataset_config(source: str | Path | Mapping[str, object], args: EmbeddedOptions) -> tuple[DatasetConfig, ...]:
     """Datasets of a TOML file, or of the same structure as a mapping; ``args`` gives what it leaves out.
 
     Raises:
@@ -123,7 +133,7 @@ def read_dataset_config(source: str | Path | Mapping[str, Any], args: EmbeddedOp
     )
 
 
-def _option_defaults(args: EmbeddedOptions) -> dict[str, Any]:
+def _option_defaults(args: EmbeddedOptions) -> dict[str, object]:
     values, accepted = {}, {**DATASET_KEYS, **SUBSET_KEYS}
     for key in accepted:
         value = getattr(args, OPTION_OF.get(key, key), None)
@@ -139,14 +149,15 @@ def _parsed_resolution(text: str) -> list[int]:
         raise PairError(f"--resolution must be SIZE or WIDTH,HEIGHT in pixels, not {text!r}") from cause
 
 
-def _dataset(entry: Any, inherited: dict[str, Any], where: str) -> DatasetConfig:
+def _dataset(entry: object, inherited: Mapping[str, object], where: str) -> DatasetConfig:
     keys: dict[str, type] = {**DATASET_KEYS, **SUBSET_KEYS, "subsets": list}
     values = {**inherited, **_section(entry, keys, where)}
     subsets = values.pop("subsets", None)
-    if not subsets:
+    if not isinstance(subsets, list) or not subsets:
         raise PairError(f"{where}: no [[datasets.subsets]] in it; each names a folder with image_dir")
     subset_values = {key: value for key, value in values.items() if key in SUBSET_KEYS}
-    dataset = DatasetConfig(
+    build: Callable[..., DatasetConfig] = DatasetConfig
+    dataset = build(
         subsets=tuple(
             _subset(subset, subset_values, f"{where}, subset {number}")
             for number, subset in enumerate(subsets, start=1)
@@ -157,8 +168,8 @@ def _dataset(entry: Any, inherited: dict[str, Any], where: str) -> DatasetConfig
     return dataset
 
 
-def _subset(entry: Any, inherited: dict[str, Any], where: str) -> SubsetConfig:
-    values = {**inherited, **_section(entry, {**SUBSET_KEYS, "image_dir": str}, where)}
+def _subset(entry: object, inherited: Mapping[str, object], where: str) -> SubsetConfig:
+    values = cast(SubsetSettings, {**inherited, **_section(entry, {**SUBSET_KEYS, "image_dir": str}, where)})
     if not values.get("image_dir"):
         raise PairError(f"{where}: image_dir is missing; name the folder of the style images")
     if values["num_repeats"] < 1 or values["keep_tokens"] < 0:
@@ -170,11 +181,11 @@ def _subset(entry: Any, inherited: dict[str, Any], where: str) -> SubsetConfig:
         if key in CONTENT_KEYS and not isinstance(value, str):
             raise PairError(f"{where}: {key} must be a text in quotes, not {value!r}")
     check_branch(attributes, where)
-    values["image_dir"] = Path(values["image_dir"])
-    return SubsetConfig(**values)
+    build: Callable[..., SubsetConfig] = SubsetConfig
+    return build(**{**values, "image_dir": Path(values["image_dir"])})
 
 
-def _section(entry: Any, accepted: Mapping[str, type], where: str) -> dict[str, Any]:
+def _section(entry: object, accepted: Mapping[str, type], where: str) -> dict[str, object]:
     if not isinstance(entry, Mapping):
         raise PairError(f"{where} must be a table of settings, not {entry!r}")
     values = {}
@@ -191,7 +202,7 @@ def _section(entry: Any, accepted: Mapping[str, type], where: str) -> dict[str, 
     return values
 
 
-def _typed(value: Any, key: str, where: str, accepted: Mapping[str, type]) -> Any:
+def _typed(value: object, key: str, where: str, accepted: Mapping[str, type]) -> object:
     kind = accepted.get(key)
     if key == "resolution":
         sides = value if isinstance(value, (list, tuple)) else [value, value]
@@ -201,9 +212,9 @@ def _typed(value: Any, key: str, where: str, accepted: Mapping[str, type]) -> An
         return (sides[0], sides[1])
     if kind and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
         raise PairError(f"{where} must be {WORDS[kind]}, not {value!r}")
-    if kind is int and abs(value) > LARGEST_COUNT:
+    if isinstance(value, int) and abs(value) > LARGEST_COUNT:
         raise PairError(f"{where} is {value}: more than {LARGEST_COUNT:,} is no count of pictures or pixels")
-    if key == "caption_extension":
+    if key == "caption_extension" and isinstance(value, str):
         if not value.strip(".") or any(character in value for character in "/\\"):
             raise PairError(f"{where} is {value!r}: an extension is needed, such as .txt")
         return value if value.startswith(".") else f".{value}"

@@ -7,20 +7,22 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import torch
 import transformers
+from accelerate import Accelerator
 
 from pair_network.files import only_writer
+from pair_network.sampling.protocols import Tokenizer, UNet, Vae
 
-from ...options import add_pair_options
 from ...pair_dataset import write_pair_dataset
 from ...preview_prompts import write_default_prompts
 from ...trainer import PairTraining, trains_text_encoder
 from .config import EmbeddedOptions, frozen
 from .config_file import read_config_file
 from .measuring import Measuring
-from .options import setup_parser
+from .model import TextEncoders
+from .options import training_parser
 from .previews import PreviewWriter, Prompt, are_due, make_pipeline, read_prompts
 from .trainer import EmbeddedTrainer
 
@@ -43,15 +45,15 @@ class PairTrainer(PairTraining[EmbeddedOptions], EmbeddedTrainer):
 
     def sample_images(
         self,
-        accelerator: Any,
+        accelerator: Accelerator,
         args: EmbeddedOptions,
         epoch: int | None,
         global_step: int,
-        device: Any,
-        vae: Any,
-        tokenizers: Any,
-        text_encoder: Any,
-        unet: Any,
+        device: torch.device,
+        vae: Vae,
+        tokenizers: Sequence[Tokenizer],
+        text_encoder: TextEncoders,
+        unet: UNet,
     ) -> None:
         """Writes a grid for every prompt, the training prompt last, to OUTPUT_DIR/sample."""
         if not accelerator.is_main_process or not are_due(args, epoch, global_step):
@@ -101,8 +103,7 @@ def train_pairs(argv: Sequence[str], trainer: type[PairTrainer] = PairTrainer) -
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
-    parser = setup_parser()
-    add_pair_options(parser)
+    parser = training_parser()
     options = frozen(read_config_file(parser.parse_args(argv), parser, argv))
     with only_writer(Path(options.output_dir), options.output_name or "last"):
         dataset = write_pair_dataset(options) or options.dataset_config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,8 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pair_network.errors import PairError
+from pair_network.sampling.protocols import TextEncoder, Tokenizer, UNet, Vae
 
-from ...protocols import Batch, StepInputs
+from ...protocols import Batch, NoiseScheduler, StepInputs
 from .caching import cache_captions, captions_change
 from .config import EmbeddedOptions
 from .dataset import DatasetGroup
@@ -21,6 +21,7 @@ from .disk_cache import captions_on_disk
 from .loss import draw_noise, draw_timesteps, min_snr_weight, row_loss
 from .metadata import model_version, sai_model_spec
 from .model import (
+    TextEncoders,
     TextEncodingStrategy,
     TokenizeStrategy,
     load_models,
@@ -31,6 +32,7 @@ from .model import (
 )
 from .model_files import find_model
 from .numbers import check_latents
+from .optimizers import rate_logs
 from .quantize import quantization
 from .sdxl import SdxlTextEncodingStrategy, SdxlTokenizeStrategy, unet_inputs
 
@@ -67,7 +69,7 @@ class TrainerHooks:
 
     def load_target_model(
         self, args: EmbeddedOptions, weight_dtype: torch.dtype, accelerator: Accelerator
-    ) -> tuple[str, Any, Any, Any]:
+    ) -> tuple[str, TextEncoders, Vae, UNet]:
         """(family, text encoder or both of SDXL, VAE, U-Net), frozen and on the CPU."""
         precision = None if weight_dtype == torch.float32 else weight_dtype
         text_encoder, vae, unet = load_models(find_model(args), precision, quantization(args))
@@ -91,8 +93,8 @@ class TrainerHooks:
         args: EmbeddedOptions,
         accelerator: Accelerator,
         unet: nn.Module,
-        vae: Any,
-        text_encoders: Sequence[nn.Module],
+        vae: Vae,
+        text_encoders: Sequence[TextEncoder],
         dataset: DatasetGroup,
         weight_dtype: torch.dtype,
     ) -> None:
@@ -104,11 +106,12 @@ class TrainerHooks:
             move(text_encoder, accelerator.device, weight_dtype)
         if captions_change(args, dataset, self.is_train_text_encoder(args)):
             return
-        strategy = self.get_text_encoding_strategy(args)
+        strategy, tokenizer = self.get_text_encoding_strategy(args), dataset.tokenize_strategy
+        assert tokenizer is not None
 
         def encode(ids: list[Tensor]) -> list[Tensor]:
             with accelerator.autocast():
-                return strategy.encode_tokens(dataset.tokenize_strategy, text_encoders, ids)  # type: ignore[arg-type]
+                return strategy.encode_tokens(tokenizer, text_encoders, ids)
 
         cache_captions(dataset, encode, disk=captions_on_disk(args, weight_dtype))
         for text_encoder in text_encoders:
@@ -124,11 +127,11 @@ class TrainerHooks:
     ) -> None:
         """Sees the network before it is applied."""
 
-    def get_noise_scheduler(self, args: EmbeddedOptions, device: torch.device) -> Any:
+    def get_noise_scheduler(self, args: EmbeddedOptions, device: torch.device) -> NoiseScheduler:
         files = find_model(args)
         return make_noise_scheduler(read_model_facts(files.folder, files.checkpoint), args, device)
 
-    def prepare_unet_with_accelerator(self, args: EmbeddedOptions, accelerator: Accelerator, unet: nn.Module) -> Any:
+    def prepare_unet_with_accelerator(self, args: EmbeddedOptions, accelerator: Accelerator, unet: UNet) -> UNet:
         """The U-Net on its device; it is frozen, so there is nothing for accelerate to wrap."""
         return unet.to(accelerator.device)
 
@@ -148,10 +151,10 @@ class TrainerHooks:
         epoch: int | None,
         global_step: int,
         device: torch.device,
-        vae: Any,
-        tokenizers: Sequence[object],
-        text_encoder: nn.Module | Sequence[nn.Module],
-        unet: nn.Module,
+        vae: Vae,
+        tokenizers: Sequence[Tokenizer],
+        text_encoder: TextEncoders,
+        unet: UNet,
     ) -> None:
         """Writes previews when they are due; this host has none of its own."""
 
@@ -174,7 +177,7 @@ class TrainerHooks:
     ) -> None:
         """Sees every batch before it is processed."""
 
-    def encode_images_to_latents(self, args: EmbeddedOptions, vae: Any, images: Tensor) -> Tensor:
+    def encode_images_to_latents(self, args: EmbeddedOptions, vae: Vae, images: Tensor) -> Tensor:
         return vae.encode(images).latent_dist.sample()
 
     def call_unet(
@@ -198,7 +201,7 @@ class TrainerHooks:
         self,
         args: EmbeddedOptions,
         accelerator: Accelerator,
-        noise_scheduler: Any,
+        noise_scheduler: NoiseScheduler,
         latents: Tensor,
         batch: Batch,
         text_encoder_conds: list[Tensor],
@@ -225,16 +228,18 @@ class TrainerHooks:
         target = noise_scheduler.get_velocity(latents, noise, timesteps) if args.v_parameterization else noise
         return noise_pred, target, timesteps, None
 
-    def post_process_loss(self, loss: Tensor, args: EmbeddedOptions, timesteps: Tensor, noise_scheduler: Any) -> Tensor:
+    def post_process_loss(
+        self, loss: Tensor, args: EmbeddedOptions, timesteps: Tensor, noise_scheduler: NoiseScheduler
+    ) -> Tensor:
         """Row losses (rows,) with the weighting that the options ask for."""
         if args.min_snr_gamma:
             weight = min_snr_weight(timesteps, noise_scheduler.all_snr, args.min_snr_gamma, args.v_parameterization)
             loss = loss * weight
         return loss
 
-    def process_batch(self, *given: Any, **named: Any) -> Tensor:
+    def process_batch(self, *given: object, **named: object) -> Tensor:
         """The batch's loss, a scalar: the mean over its rows of loss × loss weight."""
-        step = StepInputs[EmbeddedOptions](*given, **named)
+        step = StepInputs[EmbeddedOptions].of(given, named)
         args, accelerator, scheduler = step.args, step.accelerator, step.noise_scheduler
         latents = self._latents(step.batch, step.vae, step.vae_dtype, accelerator, args) * self.vae_scale_factor
         noise_pred, target, timesteps, weighting = self.get_noise_pred_and_target(
@@ -260,7 +265,7 @@ class TrainerHooks:
 
     @torch.no_grad()
     def _latents(
-        self, batch: Batch, vae: Any, vae_dtype: torch.dtype, accelerator: Accelerator, args: EmbeddedOptions
+        self, batch: Batch, vae: Vae, vae_dtype: torch.dtype, accelerator: Accelerator, args: EmbeddedOptions
     ) -> Tensor:
         cached, pixels = batch.get("latents"), batch.get("images")
         if cached is not None:
@@ -287,14 +292,7 @@ class TrainerHooks:
         if keys_scaled is not None:
             norms = {"max_norm/max_key_norm": maximum_norm, "norm/avg_key_norm": mean_norm}
             logs |= {"max_norm/keys_scaled": keys_scaled, **{k: v for k, v in norms.items() if v is not None}}
-        groups = optimizer.param_groups if optimizer is not None else []
-        for i, rate in enumerate(lr_scheduler.get_last_lr()):
-            name = lr_descriptions[i] if lr_descriptions else f"group{i}"
-            logs[f"lr/{name}"] = float(rate)
-            if i < len(groups) and "d" in groups[i]:
-                # Prodigy and D-Adaptation: the step size they found
-                logs[f"lr/d*lr/{name}"] = float(groups[i]["d"] * groups[i]["lr"])
-        return logs
+        return logs | rate_logs(lr_scheduler, lr_descriptions, optimizer)
 
     def step_logging(self, accelerator: Accelerator, logs: Mapping[str, float], global_step: int, epoch: int) -> None:
         accelerator.log({**logs, "epoch": epoch}, step=global_step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from .session import Session, init_trackers
 from .state import TrainState, check_finite, load_state, read_train_state, together
 
 AVERAGED_LOSSES = 100
+Norms = tuple[int, float, float] | tuple[None, None, None]  # keys scaled, mean and largest norm
 
 
 class TrainingLoop:
@@ -79,7 +79,7 @@ class TrainingLoop:
             f"{self.num_epochs} epochs, {self.args.max_train_steps} steps, seed {self.args.seed}"
         )
 
-    def _progress_bar(self) -> Any:
+    def _progress_bar(self) -> tqdm:
         return tqdm(
             total=self.args.max_train_steps,
             initial=self.global_step,
@@ -87,7 +87,7 @@ class TrainingLoop:
             disable=not self.accelerator.is_local_main_process,
         )
 
-    def _run_epoch(self, progress: Any) -> None:
+    def _run_epoch(self, progress: tqdm) -> None:
         session, accelerator = self.session, self.accelerator
         session.bare_network.on_epoch_start(session.text_encoder, session.unet)
         skip = self.epoch_steps_done * self.accumulation
@@ -140,9 +140,9 @@ class TrainingLoop:
         )  # fmt: skip
         return self.trainer.process_batch(*step.positional())
 
-    def _after_step(self, progress: Any) -> None:
+    def _after_step(self, progress: tqdm) -> None:
         self.global_step += 1
-        norms: tuple[Any, ...] = (None, None, None)
+        norms: Norms = (None, None, None)
         if self.args.scale_weight_norms:
             norms = self.session.bare_network.apply_max_norm_regularization(
                 self.args.scale_weight_norms, self.accelerator.device
@@ -155,7 +155,7 @@ class TrainingLoop:
         self.use_train_weights()
         self._log(progress, norms)
 
-    def _log(self, progress: Any, norms: tuple[Any, ...]) -> None:
+    def _log(self, progress: tqdm, norms: Norms) -> None:
         average = sum(self.losses) / len(self.losses)
         progress.update(1)
         progress.set_postfix(self.trainer.progress_postfix({"avr_loss": average}), refresh=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...protocols import NoiseScheduler
 from .config import EmbeddedOptions
 
 
@@ -27,7 +27,9 @@ def draw_timesteps(args: EmbeddedOptions, num_train_timesteps: int, rows: int, d
     return torch.randint(low, high, (rows,)).to(device)
 
 
-def row_loss(args: EmbeddedOptions, pred: Tensor, target: Tensor, timesteps: Tensor, scheduler: Any) -> Tensor:
+def row_loss(
+    args: EmbeddedOptions, pred: Tensor, target: Tensor, timesteps: Tensor, scheduler: NoiseScheduler
+) -> Tensor:
     """The loss of every row, (rows,) float32: mean over channels and pixels of ``pred``, ``target`` (rows, c, h, w)."""
     if args.loss_type == "l2":
         loss = F.mse_loss(pred.float(), target.float(), reduction="none")
@@ -41,7 +43,7 @@ def row_loss(args: EmbeddedOptions, pred: Tensor, target: Tensor, timesteps: Ten
     return loss.mean(dim=(1, 2, 3))
 
 
-def huber_threshold(args: EmbeddedOptions, timesteps: Tensor, scheduler: Any) -> Tensor:
+def huber_threshold(args: EmbeddedOptions, timesteps: Tensor, scheduler: NoiseScheduler) -> Tensor:
     """Where the pseudo-Huber loss turns from quadratic to linear, (rows,), after --huber_schedule."""
     if args.huber_schedule == "constant":
         return torch.full(timesteps.shape, args.huber_c * args.huber_scale, device=timesteps.device)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from .config import EmbeddedOptions
 from .dataset import Dataset, DatasetGroup
@@ -51,9 +51,9 @@ OPTION_KEYS = (
 )
 
 
-def training_metadata(args: EmbeddedOptions, group: DatasetGroup, facts: dict[str, Any]) -> dict[str, Any]:
+def training_metadata(args: EmbeddedOptions, group: DatasetGroup, facts: Mapping[str, object]) -> dict[str, object]:
     """``ss_*`` entries of a run; ``facts`` are those that follow from neither options nor dataset, without prefix."""
-    metadata: dict[str, Any] = {f"ss_{key}": getattr(args, key) for key in OPTION_KEYS}
+    metadata: dict[str, object] = {f"ss_{key}": getattr(args, key) for key in OPTION_KEYS}
     metadata.update({f"ss_{key}": value for key, value in facts.items()})
     metadata["ss_num_train_images"] = group.num_train_images
     metadata["ss_num_reg_images"] = 0
@@ -67,7 +67,7 @@ def training_metadata(args: EmbeddedOptions, group: DatasetGroup, facts: dict[st
     return metadata
 
 
-def _dataset(dataset: Dataset, group: DatasetGroup) -> dict[str, Any]:
+def _dataset(dataset: Dataset, group: DatasetGroup) -> dict[str, object]:
     config = dataset.config
     buckets = dataset.buckets()
     entries = {str(i): {"resolution": size, "count": len(samples)} for i, (size, samples) in enumerate(buckets.items())}
@@ -111,7 +111,7 @@ def _dirs(group: DatasetGroup) -> dict[str, dict[str, int]]:
     return dirs
 
 
-def stringified(metadata: dict[str, Any], minimum: bool) -> dict[str, str]:
+def stringified(metadata: Mapping[str, object], minimum: bool) -> dict[str, str]:
     """The metadata as safetensors stores it; only what loaders look at when ``minimum``."""
     return {key: str(value) for key, value in metadata.items() if not minimum or key in MINIMUM_KEYS}
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -19,13 +19,17 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from pair_network.errors import PairError
 from pair_network.files import weights_of
+from pair_network.sampling.protocols import EncoderStates, Model, TextEncoder, Tokenizer, UNet, Vae
 
+from ...protocols import NoiseScheduler
 from ..sd_scripts.families import tensor_names
 from .config import EmbeddedOptions
 from .model_files import ModelFiles, read_settings
 from .numbers import check_schedule, check_weights
 
 logger = logging.getLogger(__name__)
+TextEncoders = TextEncoder | list[TextEncoder]  # bare, or SDXL's two
+Moved = TypeVar("Moved", bound=Model)
 
 # Empty tensors by which v-prediction checkpoints of SDXL show themselves (ComfyUI and the web UIs read them too).
 V_MARK, ZERO_SNR_MARK = "v_pred", "ztsnr"
@@ -48,7 +52,14 @@ class ModelFacts:
     is_v2: bool
     prediction_type: str
     zero_terminal_snr: bool
-    schedule: dict[str, Any]
+    schedule: dict[str, object]
+
+
+class Loadable(Protocol):
+    """A model class of diffusers or transformers."""
+
+    from_pretrained: Callable[..., Model]
+    from_single_file: Callable[..., Model]
 
 
 def read_model_facts(folder: Path, checkpoint: Path | None = None) -> ModelFacts:
@@ -103,7 +114,7 @@ def with_model_facts(args: EmbeddedOptions, facts: ModelFacts) -> EmbeddedOption
 
 
 @contextmanager
-def _named_errors(folder: Path):
+def _named_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as cause:
@@ -112,8 +123,8 @@ def _named_errors(folder: Path):
 
 
 def load_models(
-    files: ModelFiles | Path, dtype: torch.dtype | None = None, unet_options: Mapping[str, Any] | None = None
-) -> tuple[Any, Any, Any]:
+    files: ModelFiles | Path, dtype: torch.dtype | None = None, unet_options: Mapping[str, object] | None = None
+) -> tuple[TextEncoders, Vae, UNet]:
     """Text encoder (a list of two for SDXL), VAE and U-Net, frozen and on the CPU.
 
     Args:
@@ -129,7 +140,7 @@ def load_models(
     if files.checkpoint is not None:
         with _named_errors(files.checkpoint):
             checkpoint = load_file(files.checkpoint)
-    kinds: dict[str, Any] = {"text_encoder": CLIPTextModel}
+    kinds: dict[str, Loadable] = {"text_encoder": CLIPTextModel}
     if (files.folder / "text_encoder_2").is_dir():
         kinds["text_encoder_2"] = CLIPTextModelWithProjection
     encoders = [_load(files, checkpoint, part, kind, dtype) for part, kind in kinds.items()]
@@ -139,10 +150,15 @@ def load_models(
 
 
 def _load(
-    files: ModelFiles, checkpoint: dict[str, Tensor], part: str, kind: Any, dtype: torch.dtype | None, **more: Any
+    files: ModelFiles,
+    checkpoint: dict[str, Tensor],
+    part: str,
+    kind: Loadable,
+    dtype: torch.dtype | None,
+    **more: object,
 ) -> Any:
     folder = files.folder / part
-    options: dict[str, Any] = {**({} if dtype is None else {"torch_dtype": dtype}), **more}
+    options: dict[str, object] = {**({} if dtype is None else {"torch_dtype": dtype}), **more}
     with _named_errors(files.checkpoint or folder):
         if not checkpoint:
             variant, _ = weights_of(folder)
@@ -160,12 +176,12 @@ def _load(
     return model.requires_grad_(False).eval()
 
 
-def move(model: Any, device: torch.device | str, dtype: torch.dtype) -> Any:
+def move(model: Moved, device: torch.device | str, dtype: torch.dtype) -> Moved:
     """The model on the device in the precision; diffusers warns about needless casts, so there are none."""
     return model.to(device) if model.dtype == dtype else model.to(device, dtype=dtype)
 
 
-def use_xformers(unet: Any) -> None:
+def use_xformers(unet: UNet) -> None:
     """Switches the U-Net to xformers attention; PairError when the package is missing or does not work here."""
     try:
         unet.enable_xformers_memory_efficient_attention()
@@ -175,9 +191,10 @@ def use_xformers(unet: Any) -> None:
         raise PairError(f"--xformers does not work here ({cause}); use --sdpa instead") from cause
 
 
-def make_noise_scheduler(facts: ModelFacts, args: EmbeddedOptions, device: torch.device) -> Any:
+def make_noise_scheduler(facts: ModelFacts, args: EmbeddedOptions, device: torch.device) -> NoiseScheduler:
     """The model's forward process, with ``all_snr``: the signal-to-noise ratio of every timestep, (timesteps,)."""
-    scheduler: Any = DDPMScheduler(
+    build: Callable[..., NoiseScheduler] = DDPMScheduler
+    scheduler = build(
         **facts.schedule,
         prediction_type="v_prediction" if args.v_parameterization else "epsilon",
         rescale_betas_zero_snr=args.zero_terminal_snr,
@@ -196,7 +213,7 @@ class TokenizeStrategy:
         self.max_length = self.tokenizers[0].model_max_length
 
     @staticmethod
-    def load(folder: Path) -> Any:
+    def load(folder: Path) -> Tokenizer:
         """A tokenizer; PairError when it cannot be read."""
         with _named_errors(folder):
             return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -226,15 +243,15 @@ class TextEncodingStrategy:
         self, tokenize_strategy: TokenizeStrategy, models: Sequence[nn.Module], tokens: Sequence[Tensor]
     ) -> list[Tensor]:
         """Embeddings (captions, length, width) of ids (captions, length)."""
-        text_encoder: Any = models[0]
-        ids = tokens[0].to(text_encoder.device)
+        text_encoder = models[0]
+        ids = tokens[0].to(next(text_encoder.parameters()).device)
         if self.clip_skip is None:
             return [text_encoder(ids)[0]]
         states = text_encoder(ids, output_hidden_states=True, return_dict=True).hidden_states
         return [skipped_state(text_encoder, states, self.clip_skip)]
 
 
-def skipped_state(text_encoder: Any, states: Sequence[Tensor], clip_skip: int) -> Tensor:
+def skipped_state(text_encoder: nn.Module, states: Sequence[Tensor], clip_skip: int) -> Tensor:
     """The normalised state (captions, length, width) of the layer that is ``clip_skip``-th from the end.
 
     Args:
@@ -248,12 +265,13 @@ def skipped_state(text_encoder: Any, states: Sequence[Tensor], clip_skip: int) -
     if clip_skip >= len(states):
         raise PairError(f"--clip_skip {clip_skip}: the text encoder has only {len(states) - 1} layers")
     # transformers 5 dropped the inner text_model
-    inner = getattr(text_encoder, "text_model", text_encoder)
-    return inner.final_layer_norm(states[-clip_skip])
+    inner: nn.Module = getattr(text_encoder, "text_model", text_encoder)
+    normalised: Tensor = inner.get_submodule("final_layer_norm")(states[-clip_skip])
+    return normalised
 
 
 @contextmanager
-def skipped_layers(text_encoder: Any, clip_skip: int | None) -> Iterator[None]:
+def skipped_layers(text_encoder: nn.Module, clip_skip: int | None) -> Iterator[None]:
     """Inside the block the encoder's first output is the state that training with ``clip_skip`` reads.
 
     For pipelines, whose own ``clip_skip`` needs the inner text_model that transformers 5 dropped.
@@ -262,10 +280,12 @@ def skipped_layers(text_encoder: Any, clip_skip: int | None) -> Iterator[None]:
         yield
         return
 
-    def ask(_encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def ask(
+        _encoder: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
         return args, {**kwargs, "output_hidden_states": True, "return_dict": True}
 
-    def take(encoder: Any, _args: tuple[Any, ...], output: Any) -> tuple[Tensor]:
+    def take(encoder: nn.Module, _args: tuple[object, ...], output: EncoderStates) -> tuple[Tensor]:
         return (skipped_state(encoder, output.hidden_states, clip_skip),)
 
     handles = [

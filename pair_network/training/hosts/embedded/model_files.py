@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import PairError, printable
 from pair_network.reading import read_json_table
@@ -141,7 +140,7 @@ def _check_weights(folder: Path) -> None:
     raise PairError(f"{folder}: no .safetensors weights; download the model again")
 
 
-def _entry(index: Mapping[str, Any], part: str, place: int) -> Any:
+def _entry(index: Mapping[str, object], part: str, place: int) -> object:
     """Library (0) or class (1) of a component, as model_index.json names them; None: it does not."""
     found = index.get(part)
     return found[place] if isinstance(found, list) and len(found) == 2 else None
@@ -154,7 +153,7 @@ def _count(file: Path, name: str) -> int:
     return count
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, object]:
     """The object in one of a model's JSON files; PairError when it cannot be read."""
     return read_json_table(path, remedy=DOWNLOAD)
 

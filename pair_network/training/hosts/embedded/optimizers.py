@@ -6,14 +6,15 @@ import ast
 import importlib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from pair_network.errors import PairError, nearest
 
@@ -52,7 +53,7 @@ def optimizer_name(args: EmbeddedOptions) -> str:
     return (args.optimizer_type or "AdamW").lower()
 
 
-def get_optimizer(args: EmbeddedOptions, params: Any) -> tuple[str, str, Optimizer]:
+def get_optimizer(args: EmbeddedOptions, params: Sequence[object]) -> tuple[str, str, Optimizer]:
     """The optimizer over parameters or groups: (module.Class, its arguments as text, the optimizer).
 
     Raises:
@@ -69,15 +70,16 @@ def get_optimizer(args: EmbeddedOptions, params: Any) -> tuple[str, str, Optimiz
     if (name.startswith("dadapt") or name == "prodigy") and args.learning_rate <= 0.1:
         logger.warning("%s finds its own step size: --learning_rate 1.0 is meant, not %s", kind.__name__, learning_rate)
     try:
-        optimizer = kind(params, lr=learning_rate, **kwargs)
+        build: Callable[..., Optimizer] = kind
+        optimizer = build(params, lr=learning_rate, **kwargs)
     except (TypeError, ValueError) as cause:
         raise PairError(f"--optimizer_args: {kind.__name__} does not take {kwargs} ({cause})") from cause
     if is_schedule_free(args):
-        optimizer.train()
+        cast(ScheduleFree, optimizer).train()
     return f"{kind.__module__}.{kind.__name__}", ",".join(f"{k}={v}" for k, v in kwargs.items()), optimizer
 
 
-def parse_key_values(entries: Iterable[str] | None, option: str) -> dict[str, Any]:
+def parse_key_values(entries: Iterable[str] | None, option: str) -> dict[str, object]:
     """Python values from "key=value" texts; PairError when one is not of that form."""
     values = {}
     for entry in entries or ():
@@ -95,7 +97,7 @@ def parse_key_values(entries: Iterable[str] | None, option: str) -> dict[str, An
     return values
 
 
-def optimizer_class(name: str) -> Any:
+def optimizer_class(name: str) -> type[Optimizer]:
     """The class that a name stands for; PairError when there is none or its package is not installed."""
     if name.lower() in OPTIMIZERS:
         module, attribute, package = OPTIMIZERS[name.lower()]
@@ -118,14 +120,15 @@ def optimizer_class(name: str) -> Any:
         raise PairError(f"--optimizer_type {name}: {module} has no such optimizer{hint}") from cause
 
 
-def _prepare_adafactor(args: EmbeddedOptions, params: Any, kwargs: dict[str, Any]) -> tuple[Any, float | None]:
+def _prepare_adafactor(
+    args: EmbeddedOptions, params: Sequence[object], kwargs: dict[str, object]
+) -> tuple[Sequence[object], float | None]:
     kwargs.setdefault("relative_step", True)
     if not kwargs["relative_step"]:
         return params, args.learning_rate
     # with relative_step, Adafactor takes no learning rate at all, and neither may its groups
-    if isinstance(params, list) and params and isinstance(params[0], dict):
-        params = [{key: value for key, value in group.items() if key != "lr"} for group in params]
-    return params, None
+    groups = [group for group in params if isinstance(group, dict)] if isinstance(params, list) else []
+    return [{key: value for key, value in group.items() if key != "lr"} for group in groups] or params, None
 
 
 def with_own_schedule(args: EmbeddedOptions) -> EmbeddedOptions:
@@ -143,19 +146,28 @@ def is_schedule_free(args: EmbeddedOptions) -> bool:
     return optimizer_name(args).endswith("schedulefree")
 
 
-def train_eval_switches(args: EmbeddedOptions, optimizer: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+def train_eval_switches(args: EmbeddedOptions, optimizer: Optimizer) -> tuple[Callable[[], None], Callable[[], None]]:
     """(before training, before sampling or saving): they matter for schedule-free optimizers only."""
     if not is_schedule_free(args):
         return lambda: None, lambda: None
-    weights = _TwoSets(optimizer)
+    weights = _TwoSets(cast(ScheduleFree, optimizer))
     return weights.train, weights.evaluate
+
+
+class ScheduleFree(Protocol):
+    """What is used of a schedule-free optimizer."""
+
+    param_groups: list[Mapping[str, Sequence[Tensor]]]
+
+    def train(self) -> None: ...
+    def eval(self) -> None: ...
 
 
 class _TwoSets:
     """The two sets of weights of a schedule-free optimizer. It computes one from the other, which rounds: the training
     weights are kept meanwhile, so that a save or a preview changes nothing, not even the last bit."""
 
-    def __init__(self, optimizer: Any):
+    def __init__(self, optimizer: ScheduleFree):
         self.optimizer = optimizer
         self.kept: list[Tensor] = []
 
@@ -175,7 +187,7 @@ class _TwoSets:
         self.kept = []
 
 
-def get_lr_scheduler(args: EmbeddedOptions, optimizer: Optimizer, num_processes: int) -> Any:
+def get_lr_scheduler(args: EmbeddedOptions, optimizer: Optimizer, num_processes: int) -> LRScheduler:
     """The learning rate schedule.
 
     Its length counts ``num_processes`` calls per optimizer step, which is how often accelerate calls it.
@@ -214,7 +226,20 @@ def check_lr_scheduler(args: EmbeddedOptions) -> None:
         raise PairError("--lr_scheduler adafactor works with --optimizer_type AdaFactor alone")
 
 
-def _adafactor_schedule(args: EmbeddedOptions, optimizer: Optimizer) -> Any:
+def _adafactor_schedule(args: EmbeddedOptions, optimizer: Optimizer) -> LRScheduler:
     from transformers.optimization import AdafactorSchedule
 
     return AdafactorSchedule(optimizer, args.learning_rate)
+
+
+def rate_logs(schedule: LRScheduler, names: list[str] | None, optimizer: Optimizer | None) -> dict[str, float]:
+    """The learning rate of every parameter group, for the trackers."""
+    logs = {}
+    groups = optimizer.param_groups if optimizer is not None else []
+    for i, rate in enumerate(schedule.get_last_lr()):
+        name = names[i] if names else f"group{i}"
+        logs[f"lr/{name}"] = float(rate)
+        if i < len(groups) and "d" in groups[i]:
+            # Prodigy and D-Adaptation: the step size they found
+            logs[f"lr/d*lr/{name}"] = float(groups[i]["d"] * groups[i]["lr"])
+    return logs

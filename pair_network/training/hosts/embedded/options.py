@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from pair_network.errors import PairError, nearest
 from pair_network.network.config import PairConfig
 from pair_network.options import add_options, options_of
 
-from ...options import PairOptions
+from ...options import PairOptions, add_pair_options
 from .config import EmbeddedOptions
 
 
 class OptionParser(argparse.ArgumentParser):
     """An argument parser whose every complaint is a PairError, with the nearest option for an unknown one."""
 
-    def __init__(self, **settings: Any):
-        super().__init__(allow_abbrev=False, **settings)
+    def __init__(self, description: str, epilog: str):
+        as_written = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, epilog=epilog, formatter_class=as_written, allow_abbrev=False)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             name = next((text for text in unknown if text.startswith("-")), unknown[0]).split("=")[0]
@@ -46,7 +48,13 @@ def setup_parser() -> argparse.ArgumentParser:
     parser = OptionParser(
         description="Train a coupled content and style LoRA on one or more image pairs.",
         epilog=network_args_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(parser, EmbeddedOptions, without=PairOptions)
+    return parser
+
+
+def training_parser() -> argparse.ArgumentParser:
+    """A parser with the options of the host and of pair training."""
+    parser = setup_parser()
+    add_pair_options(parser)
     return parser

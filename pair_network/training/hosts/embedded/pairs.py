@@ -10,11 +10,11 @@ from typing import Protocol
 from torch import Tensor
 
 from pair_network.errors import PairError
-from pair_network.images import caption_file, image_size, list_images
+from pair_network.images import Size, caption_file, image_size, list_images
 from pair_network.reading import read_text
 
 from ...pairs import check_no_orphans, check_pair, find_content_image
-from .buckets import Frame, Size, bucket_sizes, cover, nearest_bucket, shrunk_bucket
+from .buckets import Frame, bucket_sizes, cover, nearest_bucket, shrunk_bucket
 from .dataset_config import DatasetConfig, SubsetConfig
 
 logger = logging.getLogger(__name__)

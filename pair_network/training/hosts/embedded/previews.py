@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
+from torch import nn
 
 from pair_network.errors import PairError
 from pair_network.network.pair_network import PairNetwork
@@ -21,13 +21,14 @@ from pair_network.network.route import Row
 from pair_network.reading import read_text
 from pair_network.sampling.pipelines import Style, style_guidance
 from pair_network.sampling.previews import grid, save_picture
+from pair_network.sampling.protocols import Pipeline, TextEncoder, Tokenizer, UNet, Vae
 
 from .config import EmbeddedOptions
 from .model import skipped_layers
 from .model_files import find_model
 from .prompt_files import lines_of
 
-_FLAGS = {"n": str, "w": int, "h": int, "d": int, "s": int, "l": float}
+_FLAGS = ("n", "w", "h", "d", "s", "l")
 
 
 @dataclass(frozen=True)
@@ -74,27 +75,32 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 def parse_prompt(line: str, source: str) -> Prompt:
     """``a photo of a cat --d 1 --s 20`` as a Prompt; ``source`` is named in errors."""
     text, *flags = re.split(r"\s+--(?=[a-zA-Z])", line)
-    values: dict[str, Any] = {}
+    negative, whole, scale = "", {}, Prompt.guidance_scale
     for flag in flags:
         name, _, value = flag.partition(" ")
         if name not in _FLAGS:
             known = ", ".join(f"--{flag}" for flag in _FLAGS)
             raise PairError(f"{source}: unknown flag --{name} in {line!r}; known are {known}")
         try:
-            values[name] = _FLAGS[name](value.strip())
+            if name == "n":
+                negative = value.strip()
+            elif name == "l":
+                scale = float(value)
+            else:
+                whole[name] = int(value)
         except ValueError as cause:
             raise PairError(f"{source}: --{name} {value} in {line!r} is not a number") from cause
-    if not -(2**63) <= values.get("d", 0) < 2**63:
-        raise PairError(f"{source}: --d {values['d']} in {line!r}: a seed has at most 19 digits")
-    if max(values.get("w", 0), values.get("h", 0)) > 8192 or values.get("s", 0) > 1000:
+    if not -(2**63) <= whole.get("d", 0) < 2**63:
+        raise PairError(f"{source}: --d {whole['d']} in {line!r}: a seed has at most 19 digits")
+    if max(whole.get("w", 0), whole.get("h", 0)) > 8192 or whole.get("s", 0) > 1000:
         raise PairError(f"{source}: {line!r}: at most 8192 pixels a side and 1000 steps")
-    if not math.isfinite(values.get("l", 0.0)):
-        raise PairError(f"{source}: --l {values['l']} in {line!r} is no finite number")
+    if not math.isfinite(scale):
+        raise PairError(f"{source}: --l {scale} in {line!r} is no finite number")
     for flag, unit in (("w", 8), ("h", 8), ("s", 1)):
-        if values.get(flag, unit) < unit or values.get(flag, unit) % unit:
-            raise PairError(f"{source}: --{flag} {values[flag]} in {line!r} must be a positive multiple of {unit}")
-    names = {"n": "negative", "w": "width", "h": "height", "d": "seed", "s": "steps", "l": "guidance_scale"}
-    return Prompt(text.strip(), **{names[flag]: value for flag, value in values.items()})
+        if whole.get(flag, unit) < unit or whole.get(flag, unit) % unit:
+            raise PairError(f"{source}: --{flag} {whole[flag]} in {line!r} must be a positive multiple of {unit}")
+    size = (whole.get("w"), whole.get("h"))
+    return Prompt(text.strip(), negative, *size, whole.get("d", Prompt.seed), whole.get("s", Prompt.steps), scale)
 
 
 class PreviewWriter:
@@ -108,7 +114,7 @@ class PreviewWriter:
         self.drawn: dict[Prompt, dict[str, Image.Image]] = {}  # of the last time
 
     def write(
-        self, pipe: Any, prompts: Sequence[Prompt], folder: Path, name: str, autocast: AbstractContextManager[None]
+        self, pipe: Pipeline, prompts: Sequence[Prompt], folder: Path, name: str, autocast: AbstractContextManager[None]
     ) -> list[Path]:
         """One grid PNG for each prompt: base | style LoRA | style guidance (| content branch)."""
         paths = []
@@ -122,12 +128,12 @@ class PreviewWriter:
         return paths
 
     @contextlib.contextmanager
-    def drawing(self, pipe: Any, autocast: AbstractContextManager[None]) -> Iterator[None]:
+    def drawing(self, pipe: Pipeline, autocast: AbstractContextManager[None]) -> Iterator[None]:
         """Inside the block pictures can be drawn."""
         with evaluated(self.network, pipe), skipped_layers(pipe.text_encoder, self.args.clip_skip), autocast:
             yield
 
-    def render(self, pipe: Any, prompt: Prompt) -> dict[str, Image.Image]:
+    def render(self, pipe: Pipeline, prompt: Prompt) -> dict[str, Image.Image]:
         """The prompt's pictures by column label."""
         scale = self.args.sample_style_scale
         images = {"base": self._base(pipe, prompt), "style LoRA": self.with_lora(pipe, prompt)}
@@ -137,23 +143,23 @@ class PreviewWriter:
                 images["content branch"] = sample(pipe, prompt)
         return images
 
-    def with_lora(self, pipe: Any, prompt: Prompt, strength: float = 1.0) -> Image.Image:
+    def with_lora(self, pipe: Pipeline, prompt: Prompt, strength: float = 1.0) -> Image.Image:
         with self.network.route([Row(style=strength)]):
             return sample(pipe, replace(prompt, text=f"{prompt.text} {self.style_words}".strip()))
 
-    def with_guidance(self, pipe: Any, prompt: Prompt, scale: float) -> Image.Image:
+    def with_guidance(self, pipe: Pipeline, prompt: Prompt, scale: float) -> Image.Image:
         style = Style(self.network, self.style_words, scale=scale, start=self.args.sample_style_start)
         with style_guidance(pipe, [style], cfg_end=self.args.sample_cfg_end):
             return sample(pipe, prompt)
 
-    def _base(self, pipe: Any, prompt: Prompt) -> Image.Image:
+    def _base(self, pipe: Pipeline, prompt: Prompt) -> Image.Image:
         if prompt not in self._base_pictures:
             with self.network.route(None, multiplier=0.0):
                 self._base_pictures[prompt] = sample(pipe, prompt)
         return self._base_pictures[prompt]
 
 
-def sample(pipe: Any, prompt: Prompt) -> Image.Image:
+def sample(pipe: Pipeline, prompt: Prompt) -> Image.Image:
     """One picture, from a private generator seeded by the prompt's seed."""
     generator = torch.Generator("cpu").manual_seed(prompt.seed)
     own_size = pipe.unet.config.sample_size * pipe.vae_scale_factor
@@ -169,7 +175,7 @@ def sample(pipe: Any, prompt: Prompt) -> Image.Image:
 
 
 @contextlib.contextmanager
-def evaluated(network: PairNetwork, pipe: Any) -> Iterator[None]:
+def evaluated(network: PairNetwork, pipe: Pipeline) -> Iterator[None]:
     """Inside the block the network and the pipeline's models are in evaluation mode and all on the U-Net's device."""
     encoders = text_encoders_of(pipe)
     modules = [network, pipe.unet, *encoders]
@@ -189,14 +195,18 @@ def evaluated(network: PairNetwork, pipe: Any) -> Iterator[None]:
             module.train(mode)
 
 
-def text_encoders_of(pipe: Any) -> list[Any]:
+def text_encoders_of(pipe: Pipeline) -> list[TextEncoder]:
     """The pipeline's text encoder, or both of SDXL's."""
     return [pipe.text_encoder, *([pipe.text_encoder_2] if hasattr(pipe, "text_encoder_2") else [])]
 
 
 def make_pipeline(
-    args: EmbeddedOptions, vae: Any, text_encoders: Sequence[Any], tokenizers: Sequence[Any], unet: Any
-) -> Any:
+    args: EmbeddedOptions,
+    vae: Vae,
+    text_encoders: Sequence[nn.Module],
+    tokenizers: Sequence[Tokenizer],
+    unet: UNet,
+) -> Pipeline:
     """A diffusers pipeline over the models in training, with DDIM on the model's own noise schedule."""
     overrides = {
         "prediction_type": "v_prediction" if args.v_parameterization else "epsilon",
@@ -208,16 +218,15 @@ def make_pipeline(
     scheduler = DDIMScheduler.from_config(
         DDIMScheduler.load_config(str(folder), subfolder="scheduler", local_files_only=True), **overrides
     )
-    parts: dict[str, Any] = {"vae": vae, "unet": unet, "scheduler": scheduler}
+    parts: dict[str, object] = {"vae": vae, "unet": unet, "scheduler": scheduler}
     for number, (encoder, tokenizer) in enumerate(zip(text_encoders, tokenizers, strict=True), start=1):
         suffix = "" if number == 1 else f"_{number}"
         parts |= {f"text_encoder{suffix}": encoder, f"tokenizer{suffix}": tokenizer}
+    build: Callable[..., Pipeline] = StableDiffusionPipeline
+    own = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if args.model_type == "sdxl":
-        pipe: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
-    else:
-        pipe = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
+        build, own = StableDiffusionXLPipeline, {"add_watermarker": False}
+    pipe = build(**parts, **own)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

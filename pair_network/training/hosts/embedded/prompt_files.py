@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import PairError, nearest
 from pair_network.reading import read_json, read_toml
@@ -20,8 +19,9 @@ def lines_of(path: Path) -> list[str]:
     Raises:
         PairError: The file is broken, or has an unknown key.
     """
+    entries: object
     if path.suffix.lower() == ".json":
-        entries: Any = read_json(path, "--sample_prompts")
+        entries = read_json(path, "--sample_prompts")
     else:
         content = read_toml(path).get("prompt")
         if not isinstance(content, Mapping):
@@ -36,7 +36,7 @@ def lines_of(path: Path) -> list[str]:
     return [_line(entry, path) for entry in entries]
 
 
-def _line(entry: Mapping[str, Any], path: Path) -> str:
+def _line(entry: Mapping[str, object], path: Path) -> str:
     known = ("prompt", *FLAGS)
     for key, value in entry.items():
         if key not in known:

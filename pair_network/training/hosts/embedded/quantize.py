@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pair_network.errors import PairError
 
 from .config import EmbeddedOptions
 
 
-def quantization(args: EmbeddedOptions) -> dict[str, Any]:
+def quantization(args: EmbeddedOptions) -> dict[str, object]:
     """What diffusers' loaders are told for --quantize; empty without it.
 
     "int8" is the weights of linear layers as eight-bit integers with a scale for each output channel.

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import PairError, printable
 
@@ -70,7 +69,7 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def facts_of(session: Session, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of(session: Session, metadata: Mapping[str, object]) -> dict[str, object]:
     """What shapes this run, by the names of ``RULES``, as JSON has it.
 
     Args:
@@ -78,7 +77,7 @@ def facts_of(session: Session, metadata: Mapping[str, Any]) -> dict[str, Any]:
         metadata: That of its files, in which the pair training's own schedule stands.
     """
     args = session.args
-    values = {name: getattr(args, name) for name in VERDICTS if hasattr(args, name)}
+    values: dict[str, object] = {name: getattr(args, name) for name in VERDICTS if hasattr(args, name)}
     values |= dataset_facts(session.dataset)
     values["model"] = fingerprint(find_model(args))
     values["base_weights"] = [sampled_hash(Path(file)) for file in args.base_weights or ()]
@@ -92,15 +91,15 @@ def facts_of(session: Session, metadata: Mapping[str, Any]) -> dict[str, Any]:
     values["pair_schedule"] = metadata.get("pair_network_schedule")
     if args.lr_scheduler in ENDLESS:
         del values["max_train_steps"]
-    facts: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    facts: dict[str, object] = json.loads(json.dumps(values, default=str))
     return facts
 
 
-def dataset_facts(dataset: DatasetGroup) -> dict[str, Any]:
+def dataset_facts(dataset: DatasetGroup) -> dict[str, object]:
     """Settings and content of the pairs; where they lie is no part of it."""
     each = [{**asdict(one.config), "subsets": None} for one in dataset.datasets]
     subsets = [asdict(subset) for subset in dataset.subsets]
-    settings: dict[str, Any] = {"batches_per_epoch": dataset.batches_per_epoch}
+    settings: dict[str, object] = {"batches_per_epoch": dataset.batches_per_epoch}
     for entries in (each, subsets):
         for name in entries[0]:
             if name in VERDICTS:
@@ -136,7 +135,7 @@ def sampled_hash(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def compare(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def compare(folder: Path, saved: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Warns of what has changed since the state was saved; returns its names.
 
     Raises:
@@ -157,7 +156,7 @@ def compare(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> l
     return changed
 
 
-def _differences(name: str, before: Any, after: Any) -> Iterator[str]:
+def _differences(name: str, before: object, after: object) -> Iterator[str]:
     """Sentences; a table is taken apart, and pictures are named."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         before, after = {name: before}, {name: after}
@@ -174,7 +173,7 @@ def _differences(name: str, before: Any, after: Any) -> Iterator[str]:
             yield f"{what} was {_shown(before.get(key))} in the saved run and is {_shown(after.get(key))} now"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return "not set" if value is None else printable(value, 80)

@@ -64,7 +64,8 @@ class Saver:
         self.session = session
         self.args = session.args
         self.folder = Path(session.args.output_dir)
-        self.use_train_weights, self.use_eval_weights = train_eval_switches(self.args, session.optimizer.optimizer)
+        bare = getattr(session.optimizer, "optimizer", session.optimizer)  # without accelerate's wrapper
+        self.use_train_weights, self.use_eval_weights = train_eval_switches(self.args, bare)
         with together(session.accelerator):
             self._make_folder()
         facts = {

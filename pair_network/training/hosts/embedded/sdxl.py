@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +43,7 @@ class SdxlTextEncodingStrategy(TextEncodingStrategy):
             models: Both encoders.
             tokens: Ids (captions, length) for either.
         """
-        outputs: list[Any] = [
+        outputs = [
             encoder(ids.to(next(encoder.parameters()).device), output_hidden_states=True, return_dict=True)
             for encoder, ids in zip(models, tokens, strict=True)
         ]

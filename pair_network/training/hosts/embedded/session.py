@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from pair_network.errors import PairError
+from pair_network.sampling.protocols import TextEncoder, Tokenizer, UNet, Vae
 
+from ...protocols import Network, NoiseScheduler
 from .config import EmbeddedOptions
 from .dataset import DatasetGroup
-from .model import TextEncodingStrategy, TokenizeStrategy
+from .model import TextEncoders, TextEncodingStrategy, TokenizeStrategy
 
 DTYPES = {"no": torch.float32, "float": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -25,6 +28,7 @@ class Session:
     """What one run consists of, as the trainer's hooks receive them.
 
     ``text_encoder`` is bare, or a list of SDXL's two, and ``text_encoders`` always a list, as sd-scripts passes them.
+    ``setup.attach_network`` adds the last ones.
     """
 
     args: EmbeddedOptions
@@ -32,31 +36,31 @@ class Session:
     dataset: DatasetGroup
     tokenize_strategy: TokenizeStrategy
     text_encoding_strategy: TextEncodingStrategy
-    text_encoder: Any
-    vae: Any
-    unet: Any
+    text_encoder: TextEncoders
+    vae: Vae
+    unet: UNet
     model_version: str
     weight_dtype: torch.dtype
     vae_dtype: torch.dtype
     train_unet: bool
     train_text_encoder: bool
-    network: Any = None
-    optimizer: Any = None
-    lr_scheduler: Any = None
+    network: Network = field(init=False)
+    optimizer: Optimizer = field(init=False)
+    lr_scheduler: LRScheduler = field(init=False)
     lr_descriptions: list[str] | None = None
     optimizer_name: str = ""
-    noise_scheduler: Any = None
+    noise_scheduler: NoiseScheduler = field(init=False)
 
     @property
-    def text_encoders(self) -> list[Any]:
+    def text_encoders(self) -> list[TextEncoder]:
         return self.text_encoder if isinstance(self.text_encoder, list) else [self.text_encoder]
 
     @property
-    def tokenizers(self) -> list[Any]:
+    def tokenizers(self) -> list[Tokenizer]:
         return self.tokenize_strategy.tokenizers
 
     @property
-    def bare_network(self) -> Any:
+    def bare_network(self) -> Network:
         """The network without the wrapper of a distributed run."""
         return self.accelerator.unwrap_model(self.network)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
-from typing import Any
+from types import ModuleType
 
 import torch
 from accelerate.utils import set_seed
-from torch import nn
 
 from pair_network.errors import PairError
 
+from ...protocols import Network
 from .caching import cache_latents
 from .config import EmbeddedOptions
 from .dataset import DatasetGroup
@@ -85,7 +85,7 @@ def attach_network(trainer: TrainerHooks, session: Session) -> None:
         set_seed(args.seed, device_specific=True)
 
 
-def import_network_module(args: EmbeddedOptions) -> Any:
+def import_network_module(args: EmbeddedOptions) -> ModuleType:
     """The network module; PairError when it cannot be imported or has no ``create_network``."""
     try:
         module = importlib.import_module(args.network_module)
@@ -98,9 +98,9 @@ def import_network_module(args: EmbeddedOptions) -> Any:
     return module
 
 
-def network_kwargs(args: EmbeddedOptions) -> dict[str, Any]:
+def network_kwargs(args: EmbeddedOptions) -> dict[str, object]:
     """The --network_args as strings by key."""
-    kwargs = {}
+    kwargs: dict[str, object] = {}
     for entry in args.network_args or ():
         key, separator, value = entry.partition("=")
         if not separator:
@@ -109,7 +109,7 @@ def network_kwargs(args: EmbeddedOptions) -> dict[str, Any]:
     return kwargs
 
 
-def merge_base_weights(args: EmbeddedOptions, module: Any, session: Session) -> None:
+def merge_base_weights(args: EmbeddedOptions, module: ModuleType, session: Session) -> None:
     """Merges the LoRAs of --base_weights into the model."""
     multipliers = list(args.base_weights_multiplier or [])
     for i, path in enumerate(args.base_weights or []):
@@ -121,7 +121,7 @@ def merge_base_weights(args: EmbeddedOptions, module: Any, session: Session) -> 
         session.accelerator.print(f"merged {path} with multiplier {multiplier}")
 
 
-def create_network(args: EmbeddedOptions, module: Any, session: Session) -> nn.Module:
+def create_network(args: EmbeddedOptions, module: ModuleType, session: Session) -> Network:
     """A new network from the options, or one of the shape that --network_weights has with --dim_from_weights."""
     kwargs = network_kwargs(args)
     models = (session.vae, session.text_encoder, session.unet)
@@ -156,14 +156,16 @@ def apply_network(args: EmbeddedOptions, session: Session) -> None:
 
 def prepare_optimizer(args: EmbeddedOptions, session: Session) -> None:
     """Makes the optimizer over the network's parameter groups, and its schedule."""
-    network: Any = session.network
+    network = session.network
     rates = args.text_encoder_lr
     if hasattr(network, "prepare_optimizer_params_with_multiple_te_lrs"):
-        groups = network.prepare_optimizer_params_with_multiple_te_lrs(rates, args.unet_lr, args.learning_rate)
+        made = network.prepare_optimizer_params_with_multiple_te_lrs(rates, args.unet_lr, args.learning_rate)
     else:
-        groups = network.prepare_optimizer_params(rates[0] if rates else None, args.unet_lr, args.learning_rate)
-    if isinstance(groups, tuple):
-        groups, session.lr_descriptions = groups
+        made = network.prepare_optimizer_params(rates[0] if rates else None, args.unet_lr, args.learning_rate)
+    if isinstance(made, tuple):
+        groups, session.lr_descriptions = made
+    else:
+        groups = made
     name, text, session.optimizer = get_optimizer(args, groups)
     session.optimizer_name = f"{name}({text})" if text else name
     session.lr_scheduler = get_lr_scheduler(args, session.optimizer, session.accelerator.num_processes)

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from accelerate.utils.other import load
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from pair_network.errors import PairError, printable
 from pair_network.files import atomic_folder
@@ -45,7 +45,7 @@ class TrainState:
     batches_per_epoch: int
     gradient_accumulation_steps: int
     num_processes: int
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def save_state(accelerator: Accelerator, folder: Path, state: TrainState, needed
                 (temporary / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
 
 
-def state_bytes(network: Any, optimizer: Any) -> int:
+def state_bytes(network: nn.Module, optimizer: Optimizer) -> int:
     """About how much a state takes on disk: the network, what the optimizer remembers of it, and a little more."""
     remembered = (value for values in optimizer.state.values() for value in values.values())
     tensors = [*network.state_dict().values(), *(value for value in remembered if isinstance(value, Tensor))]
@@ -159,7 +159,7 @@ def check_random_states(file: Path) -> None:
         ) from cause
 
 
-def check_finite(folder: Path, network: nn.Module, optimizer: Any) -> None:
+def check_finite(folder: Path, network: nn.Module, optimizer: Optimizer) -> None:
     """Raises PairError when a loaded state holds NaN or infinity."""
     memory = [entry for state in optimizer.state.values() for entry in state.items()]
     for name, value in [*network.state_dict().items(), *memory]:

@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import toml
 
@@ -28,6 +28,17 @@ from ...pairs import check_no_orphans, check_pair, find_content_image
 
 CACHES = {"content": "cache-content", "style": "cache-style"}  # of --content and --style, in the run's own folder
 OWN_KEYS = ("content_directory", "content_cache_directory")
+
+
+class Dataset(TypedDict, total=False):
+    """A [[datasets]] as far as it is read here; other keys pass as they are."""
+
+    image_directory: str
+    image_jsonl_file: str
+    cache_directory: str
+    content_directory: str
+    content_jsonl_file: str
+    content_cache_directory: str
 
 
 def prepare_dataset(args: argparse.Namespace) -> list[int]:
@@ -53,14 +64,14 @@ def prepare_dataset(args: argparse.Namespace) -> list[int]:
     return [len(styles) + place for place in range(len(styles))]
 
 
-def _read(name: str | None) -> dict[str, Any]:
+def _read(name: str | None) -> dict[str, object]:
     if not name:
         raise PairError("there is no dataset: name a dataset TOML with --dataset_config, or use --content and --style")
     path = Path(name)
     return read_json_table(path, "--dataset_config") if path.suffix == ".json" else read_toml(path)
 
 
-def _content_dataset(style: dict[str, Any], where: str) -> dict[str, Any]:
+def _content_dataset(style: Dataset, where: str) -> dict[str, object]:
     """The dataset of a style dataset's content images: the same settings over other images."""
     if "video_directory" in style or "video_jsonl_file" in style:
         raise PairError(f"{where}: pairs are images; remove the video dataset")
@@ -68,7 +79,7 @@ def _content_dataset(style: dict[str, Any], where: str) -> dict[str, Any]:
         raise PairError(
             f"{where}: control_directory belongs to edit models; name the content images with content_directory"
         )
-    content = {key: value for key, value in style.items() if key not in OWN_KEYS}
+    content: dict[str, object] = {key: value for key, value in style.items() if key not in OWN_KEYS}
     if "content_jsonl_file" in content:  # of the quick form
         content["image_jsonl_file"] = content.pop("content_jsonl_file")
         style.pop("content_jsonl_file")
@@ -94,7 +105,7 @@ def check_images(style: Path, content: Path) -> None:
         check_pair(find_content_image(image, content), image)
 
 
-def _quick_form(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def _quick_form(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     """--content and --style as a dataset of two lists of images and captions."""
     for option in ("content", "style"):
         path = getattr(args, option)
@@ -167,8 +178,8 @@ def _resolution(text: str) -> list[int]:
 
 def check_caches(args: argparse.Namespace, architecture: str, family: Musubi, checkout: str) -> None:
     """Raises PairError, with the two commands to run, when an image has no cached latents or text yet."""
-    config = read_toml(Path(args.dataset_config))
-    missing = [name for entry in config["datasets"] for name in _uncached(entry, architecture)]
+    written = cast("list[Dataset]", read_toml(Path(args.dataset_config))["datasets"])  # by prepare_dataset
+    missing = [name for entry in written for name in _uncached(entry, architecture)]
     if missing:
         commands = " and ".join(
             f"python {script} --dataset_config {Path(args.dataset_config).resolve()} {_options(args, names)}".rstrip()
@@ -195,7 +206,7 @@ def _listed(file: Path) -> list[Path]:
         raise PairError(f"{printable(file)}: {words} ({printable(cause, 80)})") from cause
 
 
-def _uncached(entry: dict[str, Any], architecture: str) -> list[str]:
+def _uncached(entry: Dataset, architecture: str) -> list[str]:
     """Images of a dataset without one of their two cache files, which bear their names."""
     if "image_jsonl_file" in entry:
         images = _listed(Path(entry["image_jsonl_file"]))

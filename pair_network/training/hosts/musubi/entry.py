@@ -8,13 +8,14 @@ import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from pair_network.errors import PairError
 from pair_network.families import Musubi
 from pair_network.files import only_writer
 
 from ...options import add_pair_options, pair_network_module
+from ...replaced import replaced
 from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config
 from ..versions import MUSUBI, warn_if_newer
@@ -24,7 +25,7 @@ from .trainer import MusubiPairTraining
 ATTENTIONS = ("sdpa", "flash_attn", "flash3", "sage_attn", "xformers")
 
 
-def import_musubi(checkout: str, module: str) -> Any:
+def import_musubi(checkout: str, module: str) -> ModuleType:
     """A module of the checkout's package, whose folder goes to the front of the import path.
 
     Raises:
@@ -98,7 +99,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _as_its_own(module: Any, family: Musubi, trainer: type, argv: Sequence[str]) -> Iterator[None]:
+def _as_its_own(module: ModuleType, family: Musubi, trainer: type, argv: Sequence[str]) -> Iterator[None]:
     """Inside the block the script's own ``main`` parses our options too and starts our trainer."""
     setup, read = module.setup_parser_common, module.read_config_from_file
 
@@ -111,30 +112,17 @@ def _as_its_own(module: Any, family: Musubi, trainer: type, argv: Sequence[str])
         running.enter_context(only_writer(Path(args.output_dir), args.output_name))
         return args
 
-    patches: dict[str, Any] = {
+    patches = {
         "setup_parser_common": lambda: add_options(setup()),
         "read_config_from_file": read_checked,
         family.trainer: trainer,
     }
     with (
         contextlib.ExitStack() as running,
-        _replaced(module, patches),
-        _replaced(sys, {"argv": [f"{family.module}.py", *argv]}),
+        replaced(module, patches),
+        replaced(sys, {"argv": [f"{family.module}.py", *argv]}),
     ):
         yield
-
-
-@contextlib.contextmanager
-def _replaced(holder: Any, values: dict[str, Any]) -> Iterator[None]:
-    """Inside the block the attributes have these values; afterwards their own again."""
-    before = {name: getattr(holder, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(holder, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(holder, name, value)
 
 
 def train(checkout: str, argv: list[str]) -> None:

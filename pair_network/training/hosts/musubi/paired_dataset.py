@@ -7,8 +7,8 @@ join the batches of their style images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from musubi_tuner.dataset.bucket import BucketBatchManager  # of the checkout
@@ -17,18 +17,20 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pair_network.errors import PairError
+from pair_network.images import Size
 
 from ...batch import CONTENT, PAIR_INDICES
+from .protocols import CachedImage, Dataset, Datasets
 
 
 class PairedBatches(BucketBatchManager):
     """musubi-tuner's batches with those of their content images. Made by changing an instance's class."""
 
-    buckets: dict[Any, list[Any]]
-    content: dict[str, Any]
+    buckets: dict[Size, list[CachedImage]]
+    content: dict[str, CachedImage]
     pair_numbers: dict[str, int]
 
-    def __getitem__(self, idx: int) -> dict[str, Any]:
+    def __getitem__(self, idx: int) -> dict[str, object]:
         batch = super().__getitem__(idx)
         size, number = self.bucket_batch_indices[idx]
         styled = self.buckets
@@ -42,7 +44,7 @@ class PairedBatches(BucketBatchManager):
         return batch
 
 
-def attach_content(group: Any, content_of: list[int]) -> tuple[Any, list[tuple[str, str]]]:
+def attach_content(group: Datasets, content_of: list[int]) -> tuple[Datasets, list[tuple[str, str]]]:
     """The style datasets alone, with content images in their batches, and (content, style) captions of every pair.
 
     Args:
@@ -64,7 +66,7 @@ def attach_content(group: Any, content_of: list[int]) -> tuple[Any, list[tuple[s
     return DatasetGroup(styles), [captions[key] for key in sorted(captions)]
 
 
-def _attach(style: Any, content: Any, place: int) -> dict[tuple[int, str], tuple[str, str]]:
+def _attach(style: Dataset, content: Dataset, place: int) -> dict[tuple[int, str], tuple[str, str]]:
     """Gives one style dataset its content images; returns the captions of both sides by (place, name)."""
     found = {item.item_key: item for items in content.batch_manager.buckets.values() for item in items}
     captions, used = {}, set()
@@ -95,13 +97,13 @@ def _attach(style: Any, content: Any, place: int) -> dict[tuple[int, str], tuple
     return captions
 
 
-def _caption(item: Any) -> str:
+def _caption(item: CachedImage) -> str:
     """The caption that musubi-tuner wrote into the cache of the text."""
     with safe_open(Path(item.text_encoder_output_cache_path), "pt") as file:
         return (file.metadata() or {}).get("caption1", "")
 
 
-def joined(content: dict[str, Any], style: dict[str, Any]) -> dict[str, Any]:
+def joined(content: Mapping[str, object], style: Mapping[str, object]) -> dict[str, object]:
     """One batch of 2B rows, content rows first.
 
     Text embeddings of different lengths are lists with an entry for each row; musubi-tuner pads and masks them itself.
@@ -109,9 +111,11 @@ def joined(content: dict[str, Any], style: dict[str, Any]) -> dict[str, Any]:
     return {key: _joined_value(content.get(key), value) for key, value in style.items()}
 
 
-def _joined_value(content: Any, style: Any) -> Any:
+def _joined_value(content: object, style: object) -> object:
     if isinstance(style, Tensor):
+        assert isinstance(content, Tensor)
         return torch.cat([content, style])
     if isinstance(style, list):
+        assert isinstance(content, list)
         return [*content, *style]
     return style

@@ -8,26 +8,29 @@ routes each row through its branches.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pair_network.errors import PairError
+from pair_network.families import Musubi
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import content_rows, style_rows
 
 from ...batch import CONTENT, PAIR_INDICES
 from ...objective import Phase
+from ...protocols import Accelerator
 from ...steps import PairSteps, style_start_step, warn_of_small_alpha
 from .dataset import check_caches, prepare_dataset
+from .protocols import Batch, Collator, Datasets, MusubiTrainer, Prediction
 
 
-class MusubiPairTraining(PairSteps):
+class MusubiPairTraining(PairSteps[argparse.Namespace], MusubiTrainer):
     """Mixin over a musubi-tuner trainer: ``class Trainer(MusubiPairTraining, HostTrainer)``."""
 
-    family: Any
+    family: Musubi
     checkout: str
 
     # --- set-up --------------------------------------------------------------------------------------------------
@@ -36,19 +39,21 @@ class MusubiPairTraining(PairSteps):
         self._content_of = prepare_dataset(args)
         super().train(args)
 
-    def _build_dataset(self, args: argparse.Namespace) -> Any:
+    def _build_dataset(self, args: argparse.Namespace) -> tuple[Datasets, Collator, object]:
         # Imported here: the module subclasses a class of the checkout, which must be on the path first.
         from .paired_dataset import attach_content
 
-        check_caches(args, self.architecture, self.family, self.checkout)  # type: ignore[attr-defined]
-        group, collator, epoch = super()._build_dataset(args)  # type: ignore[misc]
+        check_caches(args, self.architecture, self.family, self.checkout)
+        group, collator, epoch = super()._build_dataset(args)
         group, self.pair_captions = attach_content(group, self._content_of)
         if collator.dataset is not None:  # without loader workers it sets the epoch on the datasets itself
             collator.dataset = group
         args.network_args = [*(args.network_args or []), f"num_pairs={len(self.pair_captions)}"]
         return group, collator, epoch
 
-    def _register_hooks_and_resume(self, args: argparse.Namespace, accelerator: Any, network: Any) -> Any:
+    def _register_hooks_and_resume(
+        self, args: argparse.Namespace, accelerator: Accelerator, network: nn.Module
+    ) -> object:
         """The last call before the loop that sees the network: the state to resume from is read inside."""
         bare = accelerator.unwrap_model(network)
         if not isinstance(bare, PairNetwork):
@@ -56,34 +61,36 @@ class MusubiPairTraining(PairSteps):
         self.pair_network = bare
         warn_of_small_alpha(bare)
         self.keep_state(accelerator)
-        return super()._register_hooks_and_resume(args, accelerator, network)  # type: ignore[misc]
+        return super()._register_hooks_and_resume(args, accelerator, network)
 
     # --- the step ------------------------------------------------------------------------------------------------
 
     def process_batch(
         self,
         args: argparse.Namespace,
-        accelerator: Any,
-        transformer: Any,
-        network: Any,
-        batch: dict[str, Any],
+        accelerator: Accelerator,
+        transformer: nn.Module,
+        network: nn.Module,
+        batch: Batch,
         latents: Tensor,
         noise: Tensor,
-        *rest: Any,
+        *rest: object,
     ) -> tuple[Tensor, dict[str, float]]:
         """The step's loss: eq. 4, eq. 6 or their sum (eq. 7), plus the overlap penalty when it is on."""
         from .paired_dataset import joined
 
-        pair_network: PairNetwork = accelerator.unwrap_model(network)
+        pair_network = accelerator.unwrap_model(network)
+        assert isinstance(pair_network, PairNetwork)
         self._phase = phase = self._begin_step(args, pair_network, accelerator)
         content = batch[CONTENT]
         style = {key: value for key, value in batch.items() if key not in (CONTENT, PAIR_INDICES)}
         if any(key.startswith("latents_control") for key in style):
             raise PairError("the caches hold control images: pairs train text-to-image models, not edit models")
         pairs = [int(index) for index in batch[PAIR_INDICES]]
-        rows, chosen = style_rows(pairs), style
+        rows = style_rows(pairs)
+        chosen: Mapping[str, object] = style
         if phase is not Phase.STYLE:
-            content_latents = self.scale_shift_latents(content["latents"].to(latents))  # type: ignore[attr-defined]
+            content_latents = self.scale_shift_latents(content["latents"].to(latents))
             content_noise = torch.randn_like(content_latents)
         if phase is Phase.CONTENT:
             rows, chosen, latents, noise = content_rows(pairs), content, content_latents, content_noise
@@ -92,29 +99,28 @@ class MusubiPairTraining(PairSteps):
             latents, noise = torch.cat([content_latents, latents]), torch.cat([content_noise, noise])
         # The route outlives this call: the host runs backward, which may recompute the forward, afterwards.
         pair_network.set_route(rows)
-        loss, metrics = super().process_batch(  # type: ignore[misc]
-            args, accelerator, transformer, network, chosen, latents, noise, *rest
-        )
+        loss, metrics = super().process_batch(args, accelerator, transformer, network, chosen, latents, noise, *rest)
         return self._finish_step(loss, pair_network, accelerator), {**metrics, **self.pair_logs()}
 
     def compute_loss(
-        self, args: argparse.Namespace, output: Any, timesteps: Tensor, *rest: Any
+        self, args: argparse.Namespace, output: Prediction, timesteps: Tensor, *rest: object
     ) -> tuple[Tensor, dict[str, float]]:
         """The host's loss of each branch's rows, summed: both have unit weight (eq. 7)."""
         names = [self._phase.value] if self._phase is not Phase.JOINT else ["content", "style"]
         parts = len(names)
-        losses, metrics = [], {}
+        losses: list[Tensor] = []
+        metrics: dict[str, float] = {}
         rows = (output.pred.chunk(parts), output.target.chunk(parts), timesteps.chunk(parts))
         for pred, target, times in zip(*rows, strict=True):
             own = replace(output, pred=pred, target=target)
-            loss, metrics = super().compute_loss(args, own, times, *rest)  # type: ignore[misc]
+            loss, metrics = super().compute_loss(args, own, times, *rest)
             losses.append(loss)
         self._last_losses = {name: loss.detach() for name, loss in zip(names, losses, strict=True)}
         return torch.stack(losses).sum(), metrics
 
     # --- reports and previews ------------------------------------------------------------------------------------
 
-    def sample_images(self, *args: Any, **named: Any) -> None:
+    def sample_images(self, *args: object, **named: object) -> None:
         """musubi-tuner's own samples, with the style branch on."""
         network = self.pair_network
         assert network is not None
@@ -122,14 +128,14 @@ class MusubiPairTraining(PairSteps):
         network.eval()  # no dropout in previews
         try:
             with network.route(None):
-                super().sample_images(*args, **named)  # type: ignore[misc]
+                super().sample_images(*args, **named)
         finally:
             network.train(mode)
 
-    def extra_metadata(self, args: argparse.Namespace) -> dict[str, Any]:
+    def extra_metadata(self, args: argparse.Namespace) -> dict[str, object]:
         words = self.trigger_words(args)
         return {
-            **super().extra_metadata(args),  # type: ignore[misc]
+            **super().extra_metadata(args),
             "pair_network_schedule": args.pair_schedule,
             "pair_network_style_start_step": style_start_step(args),
             "pair_network_num_pairs": len(self.pair_captions),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from pair_network.errors import PairError
 from pair_network.files import only_writer
-from pair_network.network.checkpoint import PAIR_SUFFIX
+from pair_network.network.pair_file import PAIR_SUFFIX
 
 from ...options import add_pair_options, pair_network_module
 from ...pair_dataset import write_pair_dataset
@@ -23,9 +23,10 @@ from ..versions import SD_SCRIPTS, warn_if_newer
 from .clip import restore_text_model
 from .families import TRAINERS, SdScripts, detect_model_type, trainer_of
 from .previews import StylePreviews
+from .protocols import DatasetGroup
 
 
-def import_sd_scripts(checkout: str, module: str = "train_network") -> Any:
+def import_sd_scripts(checkout: str, module: str = "train_network") -> ModuleType:
     """A module of the checkout, whose folder goes to the front of the import path.
 
     Raises:
@@ -50,6 +51,48 @@ def import_sd_scripts(checkout: str, module: str = "train_network") -> Any:
         ) from cause
 
 
+class SdScriptsTraining(PairTraining[argparse.Namespace], StylePreviews):
+    """Pair training with previews, over one of sd-scripts' trainer classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_saved = False
+
+    def assert_extra_args(self, args: argparse.Namespace, train_group: object, val_group: object) -> None:
+        # The host's own options, and before its own checks: they depend on whether a text encoder trains.
+        args.network_train_unet_only = args.network_train_unet_only or not trains_text_encoder(args)
+        super().assert_extra_args(args, train_group, val_group)
+
+    def attach_content(
+        self, args: argparse.Namespace, train_group: DatasetGroup, val_group: DatasetGroup | None
+    ) -> list[tuple[str, str]]:
+        # Imported here: the module subclasses a dataset of the checkout, which must be on the path first.
+        from .paired_dataset import attach_content
+
+        return attach_content(train_group, val_group)
+
+    def get_sai_model_spec(self, args: argparse.Namespace) -> dict[str, str]:
+        """Called before every save; the model's title and so on, with the style words in place."""
+        self._has_saved = True
+        words = self.trigger_words(args)
+        return {**super().get_sai_model_spec(args), **({"modelspec.trigger_phrase": words} if words else {})}
+
+    def on_step_start(self, args: argparse.Namespace, *rest: object, **named: object) -> None:
+        self._drop_old_pair_files(args)
+        look: Callable[..., None] = super().on_step_start
+        look(args, *rest, **named)
+
+    def train(self, args: argparse.Namespace) -> None:
+        super().train(args)
+        self._drop_old_pair_files(args)
+
+    def _drop_old_pair_files(self, args: argparse.Namespace) -> None:
+        """sd-scripts deletes old style files by name and leaves the coupled checkpoints beside them."""
+        if self._has_saved:
+            remove_orphaned_pair_files(Path(args.output_dir), args.output_name or "last")
+        self._has_saved = False
+
+
 def pair_trainer_class(host_trainer: type, family: SdScripts | None = None) -> type:
     """The pair trainer over one of sd-scripts' trainer classes.
 
@@ -59,43 +102,8 @@ def pair_trainer_class(host_trainer: type, family: SdScripts | None = None) -> t
     check_contract(host_trainer, "sd-scripts", {**HOOKS, **SD_SCRIPTS_HOOKS})
     own_family = family or trainer_of("sd")
 
-    class SdScriptsPairTrainer(PairTraining[argparse.Namespace], StylePreviews, host_trainer):
+    class SdScriptsPairTrainer(SdScriptsTraining, host_trainer):
         family = own_family
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._has_saved = False
-
-        def assert_extra_args(self, args: argparse.Namespace, train_group: Any, val_group: Any) -> None:
-            # The host's own options, and before its own checks: they depend on whether a text encoder trains.
-            args.network_train_unet_only = args.network_train_unet_only or not trains_text_encoder(args)
-            super().assert_extra_args(args, train_group, val_group)
-
-        def attach_content(self, args: argparse.Namespace, train_group: Any, val_group: Any) -> list[tuple[str, str]]:
-            # Imported here: the module subclasses a dataset of the checkout, which must be on the path first.
-            from .paired_dataset import attach_content
-
-            return attach_content(train_group, val_group)
-
-        def get_sai_model_spec(self, args: argparse.Namespace) -> dict[str, Any]:
-            """Called before every save; the model's title and so on, with the style words in place."""
-            self._has_saved = True
-            words = self.trigger_words(args)
-            return {**super().get_sai_model_spec(args), **({"modelspec.trigger_phrase": words} if words else {})}
-
-        def on_step_start(self, args: argparse.Namespace, *rest: Any, **named: Any) -> None:
-            self._drop_old_pair_files(args)
-            super().on_step_start(args, *rest, **named)
-
-        def train(self, args: argparse.Namespace) -> None:
-            super().train(args)
-            self._drop_old_pair_files(args)
-
-        def _drop_old_pair_files(self, args: argparse.Namespace) -> None:
-            """sd-scripts deletes old style files by name and leaves the coupled checkpoints beside them."""
-            if self._has_saved:
-                remove_orphaned_pair_files(Path(args.output_dir), args.output_name or "last")
-            self._has_saved = False
 
     return SdScriptsPairTrainer
 
@@ -116,7 +124,7 @@ def remove_orphaned_pair_files(folder: Path, name: str) -> list[Path]:
     return removed
 
 
-def choose_model_type(argv: Sequence[str], values: dict[str, Any]) -> str:
+def choose_model_type(argv: Sequence[str], values: Mapping[str, object]) -> str:
     """--model_type from the command line or the config file, or else what the checkpoint proves.
 
     Raises:
@@ -142,7 +150,7 @@ def choose_model_type(argv: Sequence[str], values: dict[str, Any]) -> str:
     return given.model_type
 
 
-def make_parser(host: Any) -> argparse.ArgumentParser:
+def make_parser(host: ModuleType) -> argparse.ArgumentParser:
     """The family's own parser with the options of pair training."""
     parser = host.setup_parser()
     add_pair_options(parser)
@@ -151,7 +159,7 @@ def make_parser(host: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def read_options(host: Any, argv: Sequence[str]) -> argparse.Namespace:
+def read_options(host: ModuleType, argv: Sequence[str]) -> argparse.Namespace:
     """Command line and config file, through sd-scripts' own reading of both, after a check of the file.
 
     Raises:

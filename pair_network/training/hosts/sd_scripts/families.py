@@ -6,7 +6,6 @@ import json
 import struct
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import PairError, nearest
 from pair_network.families import FAMILIES, SdScripts
@@ -62,7 +61,7 @@ def tensor_names(path: Path) -> list[str]:
         if not 2 <= length <= min(_LARGEST_HEADER, path.stat().st_size - 8):
             raise PairError(f"{path}: not an intact safetensors file; copy or download it again")
         try:
-            header: dict[str, Any] = dict(json.loads(file.read(length)))
+            header: dict[str, object] = dict(json.loads(file.read(length)))
         except (ValueError, TypeError, RecursionError) as cause:
             raise PairError(f"{path}: not an intact safetensors file ({cause}); copy or download it again") from cause
     return [name for name in header if name != "__metadata__"]

@@ -13,17 +13,18 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from library.strategy_base import LatentsCachingStrategy  # of the checkout
 from library.train_util import DreamBoothDataset
 
 from pair_network.errors import PairError, nearest
-from pair_network.images import list_images
+from pair_network.images import Size, list_images
 from pair_network.reading import read_text
 
 from ...batch import CONTENT, PAIR_INDICES
 from ...pairs import SHARED_BRANCH, check_branch, check_no_orphans, check_pair, find_content_image
+from .protocols import Attributes, Dataset, DatasetGroup, ImageInfo, LatentsStrategy, Subset
 
 ATTRIBUTES = ("content_dir", "content_class_tokens", "content_branch")
 _PER_IMAGE_CACHES = (
@@ -35,8 +36,8 @@ _PER_IMAGE_CACHES = (
 class PairedDataset(DreamBoothDataset):
     """A DreamBooth dataset whose batches carry their content images. Made by changing an instance's class."""
 
-    image_data: dict[str, Any]
-    content_data: dict[str, Any]
+    image_data: dict[str, ImageInfo]
+    content_data: dict[str, ImageInfo]
     pair_numbers: dict[str, int]
     image_in_two_sizes: str | None
 
@@ -49,7 +50,7 @@ class PairedDataset(DreamBoothDataset):
         finally:
             self.image_data = style_data
 
-    def new_cache_latents(self, model: Any, accelerator: Any) -> None:
+    def new_cache_latents(self, model: object, accelerator: object) -> None:
         if self.image_in_two_sizes and _one_size_per_cache_file(LatentsCachingStrategy.get_strategy()):
             raise PairError(
                 f"{self.image_in_two_sizes} is trained in two sizes, and this sd-scripts keeps one size on disk for "
@@ -60,12 +61,12 @@ class PairedDataset(DreamBoothDataset):
         with self._content_in_place():
             super().new_cache_latents(model, accelerator)
 
-    def new_cache_text_encoder_outputs(self, models: list[Any], accelerator: Any) -> None:
+    def new_cache_text_encoder_outputs(self, models: list[object], accelerator: object) -> None:
         super().new_cache_text_encoder_outputs(models, accelerator)
         with self._content_in_place():
             super().new_cache_text_encoder_outputs(models, accelerator)
 
-    def process_caption(self, subset: Any, caption: str) -> str:
+    def process_caption(self, subset: Subset, caption: str) -> str:
         """kohya's caption processing on a stream of its own.
 
         Shuffling and dropout draw as often as a caption has tags; one draw from the shared stream, whatever the
@@ -79,7 +80,7 @@ class PairedDataset(DreamBoothDataset):
         finally:
             random.setstate(state)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, object]:
         before = random.getstate()
         example = super().__getitem__(index)
         after = random.getstate()
@@ -98,7 +99,7 @@ class PairedDataset(DreamBoothDataset):
         return example
 
 
-def attach_content(train_group: Any, val_group: Any = None) -> list[tuple[str, str]]:
+def attach_content(train_group: DatasetGroup, val_group: DatasetGroup | None = None) -> list[tuple[str, str]]:
     """Makes the groups' datasets carry content images; returns (content caption, style caption) of every training pair.
 
     Pairs are numbered by the style image's path, so that a run on the same files numbers them alike. A validation
@@ -129,9 +130,9 @@ def attach_content(train_group: Any, val_group: Any = None) -> list[tuple[str, s
     return [of_branch[branch] for branch in sorted(of_branch)]
 
 
-def _image_in_two_sizes(datasets: list[Any]) -> str | None:
+def _image_in_two_sizes(datasets: list[Dataset]) -> str | None:
     """The first image that the datasets' buckets hold in more than one size."""
-    sizes: dict[str, Any] = {}
+    sizes: dict[str, Size] = {}
     for dataset in datasets:
         for info in dataset.image_data.values():
             if sizes.setdefault(info.absolute_path, info.bucket_reso) != info.bucket_reso:
@@ -139,13 +140,13 @@ def _image_in_two_sizes(datasets: list[Any]) -> str | None:
     return None
 
 
-def _one_size_per_cache_file(strategy: Any) -> bool:
+def _one_size_per_cache_file(strategy: LatentsStrategy) -> bool:
     """Whether latents go to disk under one name for all sizes: families that keep several read them by size."""
     by_size = type(strategy).load_latents_from_disk is not LatentsCachingStrategy.load_latents_from_disk
     return bool(strategy.cache_to_disk) and not by_size
 
 
-def _attach(dataset: Any) -> dict[str, tuple[str, str]]:
+def _attach(dataset: Dataset) -> dict[str, tuple[str, str]]:
     """Captions of both sides by the style image's path."""
     dataset.content_data = {
         key: _content_record(info, dataset.image_to_subset[key]) for key, info in dataset.image_data.items()
@@ -157,7 +158,7 @@ def _attach(dataset: Any) -> dict[str, tuple[str, str]]:
     }
 
 
-def _branches(dataset: Any) -> dict[str, str]:
+def _branches(dataset: Dataset) -> dict[str, str]:
     """What a content branch is numbered by: the style image's path, or its folder where a subset shares one."""
     shared = {
         key: subset.image_dir
@@ -167,20 +168,20 @@ def _branches(dataset: Any) -> dict[str, str]:
     return {info.absolute_path: shared.get(key, info.absolute_path) for key, info in dataset.image_data.items()}
 
 
-def _check_dataset(dataset: Any) -> None:
+def _check_dataset(dataset: Dataset) -> None:
     if type(dataset) is not DreamBoothDataset:
         raise PairError(f"pairs need DreamBooth subsets (image_dir), not a {type(dataset).__name__}")
     for subset in dataset.subsets:
         _check_subset(subset)
         # An inline table of the toml package cannot be pickled: loader workers would wait for it forever.
-        subset.custom_attributes = _plain(subset.custom_attributes)
+        subset.custom_attributes = cast(Attributes, _plain(subset.custom_attributes))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return {key: _plain(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
-def _check_orphans(subsets: list[Any]) -> None:
+def _check_orphans(subsets: list[Subset]) -> None:
     """Every content image has a style image in one of the subsets that name its folder."""
     style_images: dict[str, list[Path]] = {}
     for subset in subsets:
@@ -190,7 +191,7 @@ def _check_orphans(subsets: list[Any]) -> None:
         check_no_orphans(images, content_folder)
 
 
-def _check_subset(subset: Any) -> None:
+def _check_subset(subset: Subset) -> None:
     where = f"subset image_dir = {subset.image_dir!r}"
     if subset.is_reg:
         raise PairError(f"{where}: regularisation images have no content image; remove is_reg")
@@ -213,7 +214,7 @@ def _check_subset(subset: Any) -> None:
             raise PairError(f"{where}: {option} would {what} the two images of a pair differently; turn it off")
 
 
-def _content_record(info: Any, subset: Any) -> Any:
+def _content_record(info: ImageInfo, subset: Subset) -> ImageInfo:
     """kohya's record of the content image, in the bucket and at the size of its style image."""
     attributes = subset.custom_attributes
     content = find_content_image(info.absolute_path, attributes["content_dir"])
@@ -227,7 +228,7 @@ def _content_record(info: Any, subset: Any) -> Any:
     return record
 
 
-def _content_caption(content: Path, subset: Any, attributes: dict[str, Any]) -> str:
+def _content_caption(content: Path, subset: Subset, attributes: Attributes) -> str:
     file = content.with_suffix(subset.caption_extension)
     if file.is_file():
         lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]

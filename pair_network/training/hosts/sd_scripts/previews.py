@@ -13,9 +13,8 @@ import contextlib
 import inspect
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -29,40 +28,42 @@ from pair_network.network.route import BASE_ROW, Row
 from pair_network.sampling.guidance import is_in_interval, style_shift
 from pair_network.sampling.previews import grid, save_picture
 
+from ...protocols import Accelerator
 from ...report.recording import Recording
+from .protocols import ModelOutput, Prompt, SamplingTrainer
 
 STYLE_ROW = Row(style=1.0)
+Models = tuple[object, object, object, object, nn.Module]  # device, VAE, tokenizers, text encoders, denoiser
 
 
-class StylePreviews:
+class StylePreviews(SamplingTrainer):
     """Mixin over an sd-scripts trainer; needs ``PairTraining`` before it."""
 
     family: SdScripts
     pair_network: PairNetwork | None
     recording: Callable[[argparse.Namespace], Recording]
-    trigger_words: Callable[[argparse.Namespace], str]
 
-    def cache_text_encoder_outputs_if_needed(self, args: argparse.Namespace, *rest: Any) -> None:
+    def cache_text_encoder_outputs_if_needed(self, args: argparse.Namespace, *rest: object) -> None:
         """Prompts are encoded before text encoders are freed: the styled prompts join them there."""
         if not args.sample_prompts or self.family.previews is None:
-            super().cache_text_encoder_outputs_if_needed(args, *rest)  # type: ignore[misc]
+            super().cache_text_encoder_outputs_if_needed(args, *rest)
             return
         prompts = load_prompts(args.sample_prompts)
         prompts += [self._styled(args, prompt) for prompt in prompts]
         with tempfile.TemporaryDirectory() as folder:
-            super().cache_text_encoder_outputs_if_needed(with_prompts(args, prompts, Path(folder)), *rest)  # type: ignore[misc]
+            super().cache_text_encoder_outputs_if_needed(with_prompts(args, prompts, Path(folder)), *rest)
 
     def sample_images(
         self,
-        accelerator: Any,
+        accelerator: Accelerator,
         args: argparse.Namespace,
         epoch: int | None,
         global_step: int,
-        device: Any,
-        vae: Any,
-        tokenizers: Any,
-        text_encoder: Any,
-        unet: Any,
+        device: object,
+        vae: object,
+        tokenizers: object,
+        text_encoder: object,
+        unet: nn.Module,
     ) -> None:
         if not are_due(args, epoch, global_step):
             return
@@ -72,7 +73,7 @@ class StylePreviews:
         with evaluated(network):
             if self.family.previews is None:
                 with network.route(None):
-                    super().sample_images(accelerator, args, epoch, global_step, *models)  # type: ignore[misc]
+                    super().sample_images(accelerator, args, epoch, global_step, *models)
                 return
             sheets, prompts = [], load_prompts(args.sample_prompts)
             for number, prompt in enumerate(prompts):
@@ -88,7 +89,13 @@ class StylePreviews:
                 self.recording(args).note_previews(global_step, sheets, [prompt["prompt"] for prompt in prompts], {})
 
     def _pictures(
-        self, accelerator: Any, args: argparse.Namespace, epoch: Any, step: int, models: Any, prompt: dict[str, Any]
+        self,
+        accelerator: Accelerator,
+        args: argparse.Namespace,
+        epoch: int | None,
+        step: int,
+        models: Models,
+        prompt: Prompt,
     ) -> list[Image.Image]:
         """The prompt's three pictures; an empty list on other processes than the main one."""
         network, inputs = self.pair_network, self.family.previews
@@ -98,11 +105,11 @@ class StylePreviews:
             network, model, inputs, args.sample_style_scale, args.sample_style_start, args.sample_cfg_end
         )
 
-        def sampled(given: dict[str, Any]) -> list[Image.Image]:
+        def sampled(given: Prompt) -> list[Image.Image]:
             with tempfile.TemporaryDirectory() as folder:
                 own = with_prompts(args, [given], Path(folder))
                 own.output_dir = folder
-                super(StylePreviews, self).sample_images(accelerator, own, epoch, step, *models)  # type: ignore[misc]
+                super(StylePreviews, self).sample_images(accelerator, own, epoch, step, *models)
                 return [open_image(path) for path in sorted(Path(folder, "sample").glob("*.png"))]
 
         with network.route([BASE_ROW]):
@@ -113,7 +120,7 @@ class StylePreviews:
             pictures += sampled(prompt)
         return pictures
 
-    def _styled(self, args: argparse.Namespace, prompt: dict[str, Any]) -> dict[str, Any]:
+    def _styled(self, args: argparse.Namespace, prompt: Prompt) -> Prompt:
         words = self.trigger_words(args)
         return {**prompt, "prompt": f"{prompt.get('prompt', '')} {words}".strip()}
 
@@ -142,7 +149,7 @@ class StyleGuide:
         self.network, self.model, self.inputs = network, model, inputs
         self.scale, self.start, self.cfg_end = scale, start, cfg_end
         self.signature = inspect.signature(type(model).forward)
-        self.text: dict[str, Any] = {}
+        self.text: dict[str, object] = {}
         self.calls = self.recorded_calls = 0
         self._is_own_call = False
 
@@ -166,15 +173,17 @@ class StyleGuide:
         finally:
             handle.remove()
 
-    def _record(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _record(self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.recorded_calls += 1
         if self.recorded_calls == 1:
             given = self.signature.bind(model, *args, **kwargs).arguments
             rows = self._rows(given)
-            texts = {name: self._own_row(given.get(name), rows) for name in self.inputs.text}
+            texts = {name: self._own(given.get(name), rows) for name in self.inputs.text}
             self.text = {name: text.clone() if isinstance(text, Tensor) else text for name, text in texts.items()}
 
-    def _shift(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+    def _shift(
+        self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: Tensor | ModelOutput
+    ) -> Tensor | ModelOutput | None:
         if self._is_own_call:
             return None
         progress = self.calls / max(1, self.recorded_calls)
@@ -186,13 +195,13 @@ class StyleGuide:
         rows, prediction = self._rows(bound.arguments), _prediction(output)
         cond, styles = self._own_row(prediction, rows), []
         if has_style:
-            own = {name: self._own_row(value, rows) for name, value in bound.arguments.items() if name != "self"}
+            own = {name: self._own(value, rows) for name, value in bound.arguments.items() if name != "self"}
             bound.arguments.update({**own, **self.text})
             styles = [_prediction(self._styled_prediction(bound))]
         unshifted = prediction if has_cfg else cond.expand_as(prediction)
         return _with_prediction(output, unshifted + style_shift(cond, styles, [self.scale] * len(styles)))
 
-    def _styled_prediction(self, bound: inspect.BoundArguments) -> Any:
+    def _styled_prediction(self, bound: inspect.BoundArguments) -> Tensor | ModelOutput:
         # A second forward before any backward: swapped blocks must come back to their places first.
         prepare = getattr(self.model, "prepare_block_swap_before_forward", None)
         if prepare is not None:
@@ -204,26 +213,30 @@ class StyleGuide:
         finally:
             self._is_own_call = False
 
-    def _rows(self, given: dict[str, Any]) -> int:
+    def _rows(self, given: Mapping[str, object]) -> int:
         """Rows of the model's batch: 1, or 2 with the negative prompt's."""
         rows = next(value.shape[0] for name, value in given.items() if isinstance(value, Tensor) and value.dim() > 1)
         if rows > 2:
             raise PairError(f"previews: kohya's sampler passes {rows} rows instead of 1 or 2; use another version")
         return rows
 
-    def _own_row(self, value: Any, rows: int) -> Any:
-        """The prompt's row of an input that has one for each row."""
-        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] != rows:
+    def _own(self, value: object, rows: int) -> object:
+        """An input of the prompt alone."""
+        return self._own_row(value, rows) if isinstance(value, Tensor) else value
+
+    def _own_row(self, value: Tensor, rows: int) -> Tensor:
+        """The prompt's row of a tensor that has one for each row."""
+        if value.dim() == 0 or value.shape[0] != rows:
             return value
         row = self.inputs.cond_row % rows
         return value[row : row + 1]
 
 
-def _prediction(output: Any) -> Tensor:
+def _prediction(output: Tensor | ModelOutput) -> Tensor:
     return output if isinstance(output, Tensor) else output.sample
 
 
-def _with_prediction(output: Any, prediction: Tensor) -> Any:
+def _with_prediction(output: Tensor | ModelOutput, prediction: Tensor) -> Tensor | ModelOutput:
     if isinstance(output, Tensor):
         return prediction.to(output.dtype)
     output.sample = prediction.to(output.sample.dtype)
@@ -241,7 +254,7 @@ def are_due(args: argparse.Namespace, epoch: int | None, step: int) -> bool:
     return bool(args.sample_every_n_steps and epoch is None and step % args.sample_every_n_steps == 0)
 
 
-def load_prompts(path: str) -> list[dict[str, Any]]:
+def load_prompts(path: str) -> list[Prompt]:
     """The prompts of a .txt, .toml or .json file, read by sd-scripts.
 
     Raises:
@@ -254,7 +267,7 @@ def load_prompts(path: str) -> list[dict[str, Any]]:
     return train_util.load_prompts(path)
 
 
-def with_prompts(args: argparse.Namespace, prompts: Sequence[dict[str, Any]], folder: Path) -> argparse.Namespace:
+def with_prompts(args: argparse.Namespace, prompts: Sequence[Prompt], folder: Path) -> argparse.Namespace:
     """A copy of the options whose --sample_prompts is a file in ``folder`` with the given prompts."""
     path = folder / "prompts.json"
     path.write_text(json.dumps(list(prompts)), encoding="utf-8")
