@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from convert.cli import main as convert_main  # noqa: E402
+from convert.files.elements import F16, F32, Element  # noqa: E402
 from convert.files.lazy import Lazy  # noqa: E402
 from convert.files.writer import write_tensors  # noqa: E402
 from convert.formats.checkpoints import single_file_places  # noqa: E402
@@ -35,8 +36,8 @@ from convert.formats.names import kohya_entries, names_of  # noqa: E402
 VERBS = {"kohya": ".safetensors", "a1111": ".safetensors", "diffusers": ".safetensors", "peft": ""}
 
 
-def random_lazy(*shape: int, dtype: torch.dtype = torch.float16) -> Lazy:
-    return Lazy(shape, dtype, lambda: torch.randn(shape).to(dtype))
+def random_lazy(*shape: int, element: Element = F16) -> Lazy:
+    return Lazy(shape, element, lambda: torch.randn(shape).to(element.dtype))
 
 
 def make_lora(path: Path, rank: int) -> None:
@@ -46,7 +47,7 @@ def make_lora(path: Path, rank: int) -> None:
         if ".attn" in modules[0]:
             tensors[f"{key}.lora_down.weight"] = random_lazy(rank, names[key].columns.numbers[0])
             tensors[f"{key}.lora_up.weight"] = random_lazy(names[key].rows.numbers[0], rank)
-            tensors[f"{key}.alpha"] = Lazy((), torch.float32, lambda: torch.tensor(float(rank)))
+            tensors[f"{key}.alpha"] = Lazy((), F32, lambda: torch.tensor(float(rank)))
     write_tensors(path, tensors, {"ss_base_model_version": "sdxl_base_v1-0"})
 
 

@@ -1,10 +1,16 @@
-"""What a verb has to say beside its result: logged by the code, shown by the command line, recorded by a batch."""
+"""What a verb has to say beside its result: notes, logged by the code, shown by the command line and recorded by a
+batch; and errors."""
 
 from __future__ import annotations
 
 import logging
+import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from pair_network.signals import Interrupted, received
 
 LOGGER = logging.getLogger("convert")
 
@@ -28,3 +34,20 @@ def notes(take: Callable[[str], object]) -> Iterator[None]:
         yield
     finally:
         LOGGER.handlers[:], LOGGER.propagate = before, propagates
+
+
+def os_reason(error: OSError, verb: str) -> str:
+    """What the system refused, by the name that the user knows: not that of the temporary file beside it."""
+    place = Path(error.filename) if error.filename else Path(verb)
+    name = re.sub(r"^\.(.+)\.\w{8}\.tmp$", r"\1", place.name)
+    is_blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+    remedy = "a file is where a folder is needed" if is_blocked else "check space and permissions"
+    return f"{place.with_name(name) if place.name else place}: {error.strerror or error}; {remedy}"
+
+
+def report(error: object) -> int:
+    """Says it in one line, unless it is what a library made of a signal."""
+    if received():
+        raise Interrupted(received())
+    print(f"error: {error}", file=sys.stderr)
+    return 1

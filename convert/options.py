@@ -7,18 +7,17 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from pair_network.errors import PairError
 
 from .files import lazy
+from .files.elements import BF16, F16, F32
 from .files.header import printable
 from .formats.families import FAMILIES
 from .formats.foreign import UNKNOWN, in_words
 from .formats.layers import Adapter, Branch, Layer, concatenated, fold_alpha
 from .formats.read import read_adapter
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": F32, "fp16": F16, "bf16": BF16}
 BRANCHES = ("style", "content", "both")
 
 logger = logging.getLogger(__name__)

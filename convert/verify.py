@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pair_network.errors import PairError
 
@@ -14,12 +12,12 @@ from .formats.layers import Adapter, Branch, Layer, by_module
 from .formats.read import read_adapter
 from .options import chosen_branch, of_pair
 
+if TYPE_CHECKING:  # torch is imported with the first tensor
+    from torch import Tensor
+
 PROBES = 4
-# Largest relative error of a verb that only moves and rescales numbers, by the coarsest dtype of the output.
-TOLERANCE = {
-    torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2,
-    torch.float8_e4m3fn: 7e-2, torch.float8_e5m2: 0.13,
-}  # fmt: skip
+# Largest relative error of a verb that only moves and rescales numbers, by the coarsest type of the output.
+TOLERANCE = {"F64": 1e-6, "F32": 1e-6, "F16": 2e-3, "BF16": 1e-2, "F8_E4M3": 7e-2, "F8_E5M2": 0.13}
 # Verbs whose output is meant to differ: read again, and compared by their own measure when they run.
 APPROXIMATE = ("resize", "bake")
 
@@ -80,7 +78,8 @@ def compare(original: Branch, written: Branch, factor: float, target: Path, part
             continue
         wanted, found = _product(first.get(modules), factor), _product(second.get(modules), 1.0)
         if wanted is None or found is None:
-            error = 0.0 if not (found if wanted is None else wanted).any() else float("inf")  # type: ignore[union-attr]
+            only = found if wanted is None else wanted
+            error = 0.0 if only is None or not only.any() else float("inf")
         else:
             error = relative_error(wanted, found)
         tolerance = TOLERANCE[_coarsest(first.get(modules), second.get(modules))]
@@ -98,13 +97,15 @@ def relative_error(wanted: Tensor, found: Tensor) -> float:
     return difference / norm if norm else difference
 
 
-def _coarsest(*layers: Layer | None) -> torch.dtype:
-    dtypes = {tensor.dtype for layer in layers if layer for tensor in (layer.up, layer.down)}
-    return max(dtypes, key=lambda dtype: TOLERANCE[dtype])
+def _coarsest(*layers: Layer | None) -> str:
+    names = {tensor.element.name for layer in layers if layer for tensor in (layer.up, layer.down)}
+    return max(names, key=lambda name: TOLERANCE[name])
 
 
 def _product(layer: Layer | None, factor: float) -> Tensor | None:
     """The delta times fixed random vectors, (…, out, PROBES) in float64."""
+    import torch
+
     if layer is None:
         return None
     down = layer.down.load().double().flatten(1)

@@ -86,11 +86,10 @@ def read_toml(path: Path) -> dict[str, object]:
             raise PairError(f"{path}: tables or lists stand more than {DEEPEST} deep in each other; no settings do")
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise PairError(f"{path}: {value[:100]!r} holds a control character; {BACKSLASHES}")
-    expanded: dict[str, Any] = _with_home(content)
-    return expanded
+    return {key: _with_home(value) for key, value in content.items()}
 
 
-def _with_home(value: Any) -> Any:
+def _with_home(value: object) -> object:
     """The content with "~" written out where a text begins with it."""
     if isinstance(value, str):
         return with_home([value])[0]

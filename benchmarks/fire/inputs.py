@@ -27,6 +27,7 @@ from pair_network.images import FORMATS, open_image
 from pair_network.network import checkpoint
 from pair_network.network.config import PairConfig
 from pair_network.network.creation import create_network_from_weights
+from pair_network.network.pair_file import CONFIG_KEY
 from pair_network.training.hosts.embedded.config_file import read_config_file
 from pair_network.training.hosts.embedded.dataset_config import read_dataset_config
 from pair_network.training.hosts.embedded.model_files import check_model_folder
@@ -171,7 +172,7 @@ def _coupled(folder: Path) -> Iterator[Source]:
     tensors = {f"style.{key}": tensor for key, tensor in lora().items()}
     tensors |= {f"content.{key}": tensor for key, tensor in lora((1,)).items()}
     config = PairConfig(rank=RANK, content_rank=RANK, alpha=2.0, content_alpha=2.0)
-    content = save(tensors, {checkpoint.CONFIG_KEY: config.to_json(), "ss_base_model_version": "sd_v1"})
+    content = save(tensors, {CONFIG_KEY: config.to_json(), "ss_base_model_version": "sd_v1"})
     model = nn.Module()
     for layer in ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.attentions.0.proj_in"):
         _add(model, layer.split("."))

@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
-from convert.files.storage import file_hash
+from convert.files.hashes import file_hash
 from convert.notes import notes
+from convert.options import replaced
+from convert.verbs import conversion_named
 from pair_network.errors import PairError, printable
 
 
@@ -40,22 +42,38 @@ class Job:
     others: Mapping[str, str] = field(default_factory=dict)
 
 
+class Record(TypedDict, total=False):
+    """What the log says of a job.
+
+    Attributes:
+        status: "waiting", "done", "skipped" or "failed".
+        outputs: Content hash by path.
+        bytes: Of all outputs.
+    """
+
+    source: str
+    target: str
+    verb: str
+    arguments: list[str]
+    others: dict[str, str]
+    status: str
+    error: str
+    notes: list[str]
+    source_sha256: str
+    outputs: dict[str, str]
+    bytes: int
+    seconds: float
+
+
 def parse_verb(verb: str, arguments: list[str]) -> argparse.Namespace:
     """The verb's options with their defaults.
 
     Raises:
         PairError: An option that the verb does not have, or a value that it does not take.
     """
-    from convert.cli import add_conversion, verb_module
-
-    module = verb_module(verb)
     parser = argparse.ArgumentParser(prog=f"batch {verb}", exit_on_error=False, add_help=False, allow_abbrev=False)
     parser.set_defaults(verb=verb)
-    if hasattr(module, "add_batch_arguments"):
-        module.add_batch_arguments(parser)
-    else:
-        add_conversion(parser)
-        module.add_arguments(parser)
+    conversion_named(verb).add_options(parser)
     try:
         with contextlib.redirect_stderr(io.StringIO()) as said:
             return parser.parse_args(arguments)
@@ -76,7 +94,7 @@ def _paths_in(options: argparse.Namespace) -> Iterator[Path]:
         yield from (path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path))
 
 
-def run(job: Job, threads: int | None = None) -> dict[str, Any]:
+def run(job: Job, threads: int | None = None) -> Record:
     """Converts one file; never raises, as a bad file must not stop the others.
 
     Returns:
@@ -84,20 +102,20 @@ def run(job: Job, threads: int | None = None) -> dict[str, Any]:
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    record: dict[str, Any] = {"source": os.path.abspath(job.source), "target": os.path.abspath(job.target)}
-    record.update(verb=job.verb, arguments=list(job.arguments), others=dict(job.others))
+    record: Record = {"source": os.path.abspath(job.source), "target": os.path.abspath(job.target)}
+    record |= {"verb": job.verb, "arguments": list(job.arguments), "others": dict(job.others)}
     start = time.perf_counter()
     said: list[str] = []
     try:
         with notes(said.append):
             written = _convert(job)
-        record.update(status="done", source_sha256=content_hash(job.source))
+        record |= {"status": "done", "source_sha256": content_hash(job.source)}
         record["outputs"] = {os.path.abspath(path): content_hash(path) for path in written}
         record["bytes"] = sum(_size(path) for path in written)
     except Exception as error:  # whatever it is, it is this file's
         words = str(error) if isinstance(error, PairError) else f"{type(error).__name__}: {error}"
         words = " ".join(words.split()).removeprefix(f"{job.source}: ")
-        record.update(status="failed", error=printable(words, 500))
+        record |= {"status": "failed", "error": printable(words, 500)}
         if job.target.exists():  # it did not pass --verify, or is an earlier run's: a later run replaces it
             record["outputs"] = {os.path.abspath(job.target): ""}
     if said:
@@ -107,12 +125,9 @@ def run(job: Job, threads: int | None = None) -> dict[str, Any]:
 
 
 def _convert(job: Job) -> list[Path]:
-    from convert.cli import convert_one, verb_module
-
-    options = parse_verb(job.verb, list(job.arguments))
-    options.overwrite = job.replaces
+    options = replaced(parse_verb(job.verb, list(job.arguments)), overwrite=job.replaces)
     with contextlib.redirect_stdout(io.StringIO()):
-        return convert_one(verb_module(job.verb), job.source, job.target, options)
+        return conversion_named(job.verb).convert_one(job.source, job.target, options)
 
 
 def content_hash(path: Path) -> str:

@@ -10,17 +10,16 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
 
-from .jobs import Job, content_hash
+from .jobs import Job, Record, content_hash
 
 NAME = "convert-batch.json"
 WAITING = "waiting"  # planned, not finished: an interrupted run leaves such records
 Key = tuple[str, str]  # source and target: several verbs may have read one input
-Log = Mapping[Key, Mapping[str, Any]]
+Log = Mapping[Key, Record]
 
 
 class Logs:
@@ -34,13 +33,13 @@ class Logs:
         self.only = only
         self._known: dict[Path, Log] = {}
         self._outputs: dict[Path, dict[str, str]] = {}
-        self._written: dict[Path, Sequence[Mapping[str, Any]]] = {}
+        self._written: dict[Path, Sequence[Record]] = {}
 
     def file_of(self, target: Path) -> Path:
         """The log that knows of this output."""
         return self.only or Path(name_of(target)).parent / NAME
 
-    def record_of(self, job: Job) -> Mapping[str, Any] | None:
+    def record_of(self, job: Job) -> Record | None:
         """What earlier runs say of the job."""
         return self._log(self.file_of(job.target)).get(key_of(job))
 
@@ -72,9 +71,9 @@ class Logs:
             self._outputs[file] = {path: key[0] for key, record in log for path in record.get("outputs") or {}}
         return self._outputs[file]
 
-    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, records: Sequence[Record]) -> None:
         """Every record into its log; what earlier runs did with other inputs stays there."""
-        grouped: dict[Path, list[Mapping[str, Any]]] = {}
+        grouped: dict[Path, list[Record]] = {}
         for record in records:
             grouped.setdefault(self.file_of(Path(record["target"])), []).append(record)
         for file, own in grouped.items():
@@ -85,7 +84,7 @@ class Logs:
                 write(file, self._written[file])
 
 
-def read(file: Path) -> dict[Key, dict[str, Any]]:
+def read(file: Path) -> dict[Key, Record]:
     """Records of earlier runs; none if there is no log.
 
     Raises:
@@ -102,7 +101,7 @@ def read(file: Path) -> dict[Key, dict[str, Any]]:
         raise PairError(f"{file}: is no log of a batch; remove it, or name another with --log") from cause
 
 
-def write(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def write(file: Path, records: Sequence[Record]) -> None:
     """Writes the log; names that are no Unicode (Linux allows any bytes) are kept as JSON escapes."""
     with atomic_file(file) as temporary:
         text = json.dumps(list(records), indent=1, ensure_ascii=False)
@@ -118,19 +117,19 @@ def key_of(job: Job) -> Key:
     return name_of(job.source), name_of(job.target)
 
 
-def waiting(job: Job) -> dict[str, Any]:
+def waiting(job: Job) -> Record:
     """The record of a job that has not run yet; its output is the batch's from now on."""
     source, target = key_of(job)
     return {"source": source, "target": target, "status": WAITING, "outputs": {target: ""}}
 
 
-def failed(job: Job, reason: str) -> dict[str, Any]:
+def failed(job: Job, reason: str) -> Record:
     """The record of a job that could not be done."""
     source, target = key_of(job)
     return {"source": source, "target": target, "status": "failed", "error": reason}
 
 
-def is_intact(record: Mapping[str, Any] | None, job: Job) -> bool:
+def is_intact(record: Record | None, job: Job) -> bool:
     """Whether an earlier run did this very job, and none of its inputs nor an output has changed since."""
     if record is None or record.get("status") not in ("done", "skipped"):
         return False

@@ -8,13 +8,13 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 from convert import paths
 from convert.files.links import leads_out
 from convert.formats.checkpoints import base_model
 from convert.formats.official_folder import official_files
 from convert.formats.peft_folder import COMPONENTS, CONFIG, WEIGHTS
+from convert.verbs import conversion_named
 from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 
@@ -51,12 +51,8 @@ def plan(options: argparse.Namespace, verb_arguments: list[str], logs: Logs) -> 
     Raises:
         PairError: Nothing is found, the verb's options are wrong, or outputs collide with each other or with inputs.
     """
-    from convert.cli import suffix_of, verb_module
-
-    module, own = verb_module(options.batch_verb), jobs.parse_verb(options.batch_verb, verb_arguments)
-    if getattr(own, "webui", None) is not None:
-        raise PairError("--webui: not in a batch; give -o DIR/models/Lora, and run webui --into DIR/extensions once")
-    base, suffix = _base(module, own), suffix_of(module, own)
+    conversion, own = conversion_named(options.batch_verb), _own_options(options.batch_verb, verb_arguments)
+    base, suffix = _base(conversion.base, own), conversion.suffix(own)
     endings = (".safetensors", *(PICKLES if getattr(own, "allow_pickle", False) else ()))
     listed: dict[Path, Job] = {}
     links: set[Path] = set()
@@ -65,9 +61,8 @@ def plan(options: argparse.Namespace, verb_arguments: list[str], logs: Logs) -> 
         source = _input_of(path, root, options.batch_verb)
         if base is not None and _is_in_folder(path, root, base):
             continue
-        result = logs.result_of(source)
-        if result is not None or (options.output and _is_in_folder(path, root, options.output)):
-            results.add(result or source)
+        if (result := _result(source, path, root, options.output, logs)) is not None:
+            results.add(result)
             continue
         target = _target_of(source, root, options.output, suffix)
         replaces = getattr(own, "overwrite", False) or logs.has_written(target)
@@ -87,14 +82,20 @@ def plan(options: argparse.Namespace, verb_arguments: list[str], logs: Logs) -> 
     )
 
 
-def _base(module: ModuleType, own: argparse.Namespace) -> Path | None:
+def _own_options(verb: str, arguments: list[str]) -> argparse.Namespace:
+    own = jobs.parse_verb(verb, arguments)
+    if getattr(own, "webui", None) is not None:
+        raise PairError("--webui: not in a batch; give -o DIR/models/Lora, and run webui --into DIR/extensions once")
+    return own
+
+
+def _base(option: str, own: argparse.Namespace) -> Path | None:
     """The checkpoint that all jobs share, of the verbs that have one.
 
     Raises:
         PairError: It is no checkpoint, which would otherwise be said once for every file.
     """
-    option: str | None = getattr(module, "BASE", None)
-    if option is None:
+    if not option:
         return None
     base: Path = getattr(own, option)
     if not base.exists():
@@ -122,6 +123,11 @@ def _is_in_folder(path: Path, root: Path, folder: Path) -> bool:
     """Whether a file is, or lies in, what itself lies within the folder that is searched."""
     file, searched, place = (Path(os.path.abspath(each)) for each in (path, root, folder))
     return place != searched and place.is_relative_to(searched) and file.is_relative_to(place)
+
+
+def _result(source: Path, path: Path, root: Path, output: Path | None, logs: Logs) -> Path | None:
+    """The earlier result that a file is or is a part of, or None."""
+    return logs.result_of(source) or (source if output and _is_in_folder(path, root, output) else None)
 
 
 def _target_of(source: Path, root: Path, output: Path | None, suffix: str) -> Path:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pair_network.errors import printable
 
 from . import log as batch_log
+from .jobs import Record
 from .log import Logs
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
@@ -19,8 +19,6 @@ LISTED = 40  # files that are named one by one; of more, only those with the sam
 EXAMPLES = 3
 # What differs between two files with the same fault: names of tensors, numbers, shapes, what is quoted.
 DETAILS = re.compile(r"\([^()]*\)|'[^']*'|\S*[_/\\]\S*|\S+\.\S+\.\S+|\d[\d.,e+-]*")
-
-Record = Mapping[str, Any]
 
 
 def summary(records: Sequence[Record], left_out: Sequence[Path], logs: Logs) -> str:

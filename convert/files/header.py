@@ -12,21 +12,15 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
-
-import torch
+from typing import IO, NoReturn, TypeGuard
 
 from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 
+from .elements import ELEMENTS, Element
+
 MAX_HEADER = 100_000_000  # safetensors' own limit, in bytes
 MAX_KEY = 1024
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class Stored:
     Attributes:
         path: The file.
         key: The tensor's name in it.
-        dtype: Element type.
+        element: Element type.
         shape: Dimensions.
         start: Offset of the first byte, from the beginning of the file.
         size: Length in bytes.
@@ -44,7 +38,7 @@ class Stored:
 
     path: Path
     key: str
-    dtype: torch.dtype
+    element: Element
     shape: tuple[int, ...]
     start: int
     size: int
@@ -126,7 +120,7 @@ def _header_length(start: bytes, size: int) -> int:
     return length
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _parse(text: bytes) -> dict[str, object]:
     if not text.startswith(b"{"):
         _fail("its header does not begin with '{'")
     try:
@@ -137,7 +131,7 @@ def _parse(text: bytes) -> dict[str, Any]:
     return values
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) != len(pairs):
         _fail("its header names something twice")
@@ -148,13 +142,13 @@ def _no_constant(name: str) -> NoReturn:
     _fail(f"its header holds {name}")
 
 
-def _metadata(values: Any) -> dict[str, str]:
+def _metadata(values: object) -> dict[str, str]:
     if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
         _fail("its __metadata__ is not a map from text to text")
     return values
 
 
-def _tensors(path: Path, values: dict[str, Any], data_start: int, size: int) -> dict[str, Stored]:
+def _tensors(path: Path, values: dict[str, object], data_start: int, size: int) -> dict[str, Stored]:
     """All tensors in byte order; they must fill the rest of the file exactly, without overlap or hole."""
     stored = {key: _stored(path, key, value, data_start) for key, value in values.items()}
     ordered = dict(sorted(stored.items(), key=lambda item: (item[1].start, item[1].size)))
@@ -171,21 +165,21 @@ def _tensors(path: Path, values: dict[str, Any], data_start: int, size: int) -> 
     return ordered
 
 
-def _stored(path: Path, key: str, value: Any, data_start: int) -> Stored:
+def _stored(path: Path, key: str, value: object, data_start: int) -> Stored:
     _check_key(key)
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         _fail_at(key, "is not described by dtype, shape and data_offsets")
-    dtype = DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
-    if dtype is None:
+    element = ELEMENTS.get(value["dtype"]) if isinstance(value["dtype"], str) else None
+    if element is None:
         _fail_at(key, f"has the unknown dtype {printable(str(value['dtype']), 40)}")
     shape, offsets = value["shape"], value["data_offsets"]
     if not _whole_numbers(shape) or len(shape) > 8 or not _whole_numbers(offsets) or len(offsets) != 2:
         _fail_at(key, "has a shape or data_offsets that are not lists of whole numbers")
     begin, end = offsets
-    needed = math.prod(shape) * dtype.itemsize
+    needed = math.prod(shape) * element.size
     if end < begin or end - begin != needed:
         _fail_at(key, f"has {end - begin} bytes where its shape and dtype need {needed}")
-    return Stored(path, key, dtype, tuple(shape), data_start + begin, end - begin)
+    return Stored(path, key, element, tuple(shape), data_start + begin, end - begin)
 
 
 def _fail_at(key: str, reason: str) -> NoReturn:
@@ -199,5 +193,5 @@ def _check_key(key: str) -> None:
         _fail(f"{printable(key, 80)!r} is no name for a tensor (empty, control characters, or parts of a path)")
 
 
-def _whole_numbers(values: Any) -> bool:
+def _whole_numbers(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 48 for value in values)

@@ -1,21 +1,16 @@
-"""Opens files of tensors, and hashes them."""
+"""Opens files of tensors."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 
+from .elements import OF_TORCH
 from .finite import BAD_INPUT
 from .header import read_header
 from .lazy import Lazy, from_stored, from_tensor
-
-CHUNK = 1 << 23
 
 
 def open_tensors(path: str | Path, allow_pickle: bool = False) -> tuple[dict[str, Lazy], dict[str, str]]:
@@ -36,34 +31,19 @@ def open_tensors(path: str | Path, allow_pickle: bool = False) -> tuple[dict[str
 
 
 def _open_pickle(path: Path) -> dict[str, Lazy]:
+    import torch
+
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as cause:  # torch raises whatever the unpickler meets
         raise PairError(f"{path}: weights_only loading refused it ({printable(str(cause), 120)})") from cause
     if isinstance(values, dict) and isinstance(values.get("state_dict"), dict):
         values = values["state_dict"]
-    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+    if not isinstance(values, dict) or not all(isinstance(value, torch.Tensor) for value in values.values()):
         raise PairError(f"{path}: holds something else than a map from names to tensors; export it as .safetensors")
     for key, value in values.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise PairError(f"{path}: {printable(str(key), 80)} {BAD_INPUT}")
+        if str(value.dtype) not in OF_TORCH:
+            raise PairError(f"{path}: {printable(str(key), 80)} is of {value.dtype}, which no LoRA is")
     return {str(key): from_tensor(value.contiguous()) for key, value in values.items()}
-
-
-def data_hash(path: Path) -> str:
-    """SHA-256 of the bytes behind the header: what A1111 shows for a LoRA (its first 12 digits)."""
-    return _hash_from(path, read_header(path).data_start)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of the whole file."""
-    return _hash_from(path, 0)
-
-
-def _hash_from(path: Path, start: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

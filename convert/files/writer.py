@@ -14,8 +14,9 @@ import torch
 from pair_network.errors import PairError, printable
 from pair_network.files import atomic_file
 
-from .finite import BAD_INPUT, BAD_OUTPUT, Bytes, is_finite
-from .header import DTYPE_NAMES, Stored
+from .elements import Bytes
+from .finite import BAD_INPUT, BAD_OUTPUT, is_finite
+from .header import Stored
 from .lazy import Lazy
 
 CHUNK = 1 << 22
@@ -39,7 +40,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str
         # First in the header, so that the placeholder below is found and not somebody's 64 zeros.
         values = {"sshs_model_hash": _NO_HASH.decode(), **values}
     # Wide types first: every tensor then begins at a multiple of its element size, as safetensors wants.
-    order = sorted(tensors, key=lambda key: -tensors[key].dtype.itemsize)
+    order = sorted(tensors, key=lambda key: -tensors[key].element.size)
     header = _header(tensors, order, values)
     needed = len(header) + sum(tensor.nbytes for tensor in tensors.values())
     with atomic_file(path, needed) as temporary, temporary.open("wb", buffering=CHUNK) as file:
@@ -60,7 +61,7 @@ def _header(tensors: Mapping[str, Lazy], order: list[str], metadata: Mapping[str
     for key in order:
         tensor = tensors[key]
         offsets = [position, position + tensor.nbytes]
-        values[key] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        values[key] = {"dtype": tensor.element.name, "shape": list(tensor.shape), "data_offsets": offsets}
         position = offsets[1]
     text = json.dumps(values, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -105,7 +106,7 @@ class _Digest:
 
 def _write_one(file: IO[bytes], target: Path, key: str, tensor: Lazy, digest: _Digest) -> None:
     for data in _stored_bytes(tensor.stored) if tensor.stored is not None else _computed_bytes(tensor, key):
-        if not is_finite(data, tensor.dtype):
+        if not is_finite(data, tensor.element):
             if tensor.stored is None:
                 raise PairError(f"{printable(str(target))}: {printable(key)} {BAD_OUTPUT}")
             raise PairError(f"{printable(str(tensor.stored.path))}: {printable(tensor.stored.key)} {BAD_INPUT}")
@@ -118,7 +119,7 @@ def _computed_bytes(tensor: Lazy, key: str) -> Iterator[memoryview]:
     if tuple(values.shape) != tensor.shape or values.dtype != tensor.dtype:
         raise AssertionError(f"{key}: announced {tensor.shape} {tensor.dtype}, got {values.shape} {values.dtype}")
     if values.numel():
-        yield memoryview(values.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        yield values.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _stored_bytes(stored: Stored) -> Iterator[bytearray]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from convert.files import lazy
 from convert.files.dtypes import promoted
-from convert.files.lazy import Lazy, read_stored
+from convert.files.elements import F32, numbers
+from convert.files.lazy import Lazy, bytes_of
 from pair_network.errors import PairError, printable
 from pair_network.families import Family
 
@@ -20,6 +19,9 @@ from .names import Name
 from .parse import Parsed, RawLayer
 from .peft_folder import AlphaOf
 from .spelling import known_name
+
+if TYPE_CHECKING:  # torch is imported with the first tensor
+    from torch import Tensor
 
 
 def own_rank(name: str, module: str, rank: int) -> float:
@@ -82,7 +84,7 @@ def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf, h
 def _check_shapes(down: Lazy, up: Lazy, where: str, has_pairs: bool) -> None:
     pairs = len(up.shape) - len(down.shape)
     is_layer = len(down.shape) in (2, 4) and pairs == has_pairs
-    if not is_layer or not (down.dtype.is_floating_point and up.dtype.is_floating_point):
+    if not is_layer or not (down.element.is_float and up.element.is_float):
         raise PairError(f"{where} has tensors of shape {down.shape} and {up.shape}, which are no LoRA's")
     rank = pairs + 1
     if up.shape[rank] != down.shape[0] or not down.shape[0] or any(size != 1 for size in up.shape[rank + 1 :]):
@@ -104,15 +106,17 @@ def _folded(down: Lazy, mid: Lazy, where: str) -> Lazy:
     """
     rank = down.shape[0] if down.shape else 0
     is_pair = len(down.shape) == len(mid.shape) == 4 and down.shape[2:] == (1, 1) and mid.shape[:2] == (rank, rank)
-    if not is_pair or not (down.dtype.is_floating_point and mid.dtype.is_floating_point):
+    if not is_pair or not (down.element.is_float and mid.element.is_float):
         raise PairError(f"{where}: is a CP-decomposed LoCon with factors {down.shape} and {mid.shape} that do not fit")
-    dtype = promoted(down.dtype, mid.dtype, torch.float32)
+    element = promoted(down.element, mid.element, F32)
 
     def load() -> Tensor:
-        product = torch.einsum("abhw,bi->aihw", mid.load().double(), down.load().double().flatten(1))
-        return product.to(dtype).contiguous()
+        import torch
 
-    return Lazy((rank, down.shape[1], *mid.shape[2:]), dtype, load)
+        product = torch.einsum("abhw,bi->aihw", mid.load().double(), down.load().double().flatten(1))
+        return product.to(element.dtype).contiguous()
+
+    return Lazy((rank, down.shape[1], *mid.shape[2:]), element, load)
 
 
 def _alpha(name: str, raw: RawLayer, known: Name, rank: int, alphas: AlphaOf, where: str) -> float:
@@ -120,9 +124,12 @@ def _alpha(name: str, raw: RawLayer, known: Name, rank: int, alphas: AlphaOf, wh
     if "alpha" not in raw.tensors:
         return alphas(name, known.modules[0], rank)
     stored = raw.tensors["alpha"]
-    if stored.nbytes != stored.dtype.itemsize:
+    if stored.nbytes != stored.element.size:
         raise PairError(f"{where}: alpha has shape {stored.shape}, one number is needed")
-    alpha = float(stored.load() if stored.stored is None else read_stored(stored.stored, checked=False))
+    if stored.stored is None:
+        alpha = float(stored.load())
+    else:
+        alpha = float(numbers(bytes_of(stored.stored, checked=False), stored.element)[0])
     if alpha != alpha or abs(alpha) == float("inf"):
         raise PairError(f"{where}: alpha is {alpha}; the file is damaged")
     return alpha

@@ -11,18 +11,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from convert.files import lazy
 from convert.files.dtypes import promoted, same_bits
+from convert.files.elements import F32, Element
 from convert.files.lazy import Lazy
 from pair_network.errors import PairError
 from pair_network.families import Family
 from pair_network.network.config import PairConfig
 
 from .names import Modules, row_share
+
+if TYPE_CHECKING:  # torch is imported with the first tensor
+    from torch import Tensor
+
+# Largest |Gram − I| of rows that count as one orthonormal basis; bfloat16 alone costs 1e-3.
+ORTHONORMAL = 5e-3
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def strengthened(layer: Layer, factor: float) -> Layer:
 def swap_halves(layer: Layer) -> Layer:
     """The layer with the halves of its rows exchanged: (shift, scale) ↔ (scale, shift)."""
     half = layer.out_dim // 2
-    return replace(layer, up=lazy.mapped(layer.up, lambda up: torch.roll(up, half, dims=-2)))
+    return replace(layer, up=lazy.mapped(layer.up, lambda up: up.roll(half, dims=-2)))
 
 
 def needs_swap(layer: Layer) -> bool:
@@ -147,7 +152,7 @@ def split(layer: Layer, source: object) -> list[Layer]:
         rows = up[..., first:last, :]
         used = rows.reshape(-1, layer.rank).ne(0).any(dim=0)
         if used.any() or not up.any():
-            parts.append(_part(layer, module, first, last, used if used.any() else torch.ones_like(used)))
+            parts.append(_part(layer, module, first, last, used if used.any() else ~used))
     return parts
 
 
@@ -177,12 +182,15 @@ def join(parts: Sequence[Layer], modules: Modules, source: object) -> Layer:
     if len({part.scale for part in parts}) > 1:
         parts = [fold_alpha(part) for part in parts]
     shared = all(_same(part.down, parts[0].down) for part in parts)
-    dtype = promoted(*(part.up.dtype for part in parts))
+    element = promoted(*(part.up.element for part in parts))
     rank = parts[0].rank if shared else sum(part.rank for part in parts)
     lead = parts[0].up.shape[:-2]
     out_dim = unit * sum(row_share(module) for module in modules)
 
     def load_up() -> Tensor:
+        import torch
+
+        dtype = element.dtype
         up, column = torch.zeros(*lead, out_dim, rank, dtype=dtype), 0
         for part, (first, last) in zip(parts, ranges, strict=True):
             up[..., first:last, column : column + part.rank] = part.up.load().to(dtype)
@@ -190,7 +198,7 @@ def join(parts: Sequence[Layer], modules: Modules, source: object) -> Layer:
         return up
 
     down = parts[0].down if shared else concatenated([part.down for part in parts])
-    return Layer(modules, down, Lazy((*lead, out_dim, rank), dtype, load_up), parts[0].scale * rank)
+    return Layer(modules, down, Lazy((*lead, out_dim, rank), element, load_up), parts[0].scale * rank)
 
 
 def _joint_rows(parts: Sequence[Layer], modules: Modules, source: object) -> tuple[int, list[tuple[int, int]]]:
@@ -216,15 +224,21 @@ def _joint_rows(parts: Sequence[Layer], modules: Modules, source: object) -> tup
 def _same(first: Lazy, second: Lazy) -> bool:
     if first is second or (first.stored is not None and first.stored == second.stored):
         return True
-    return first.shape == second.shape and first.dtype == second.dtype and same_bits(first.load(), second.load())
+    return first.shape == second.shape and first.element == second.element and same_bits(first.load(), second.load())
 
 
 def concatenated(parts: Sequence[Lazy], dim: int = 0) -> Lazy:
-    """``torch.cat`` along a dimension, in the widest of the parts' dtypes."""
-    dtype = promoted(*(part.dtype for part in parts))
+    """``torch.cat`` along a dimension, in the widest of the parts' types."""
+    element = promoted(*(part.element for part in parts))
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
-    return Lazy(tuple(shape), dtype, lambda: torch.cat([part.load().to(dtype) for part in parts], dim))
+
+    def load() -> Tensor:
+        import torch
+
+        return torch.cat([part.load().to(element.dtype) for part in parts], dim)
+
+    return Lazy(tuple(shape), element, load)
 
 
 def by_module(branch: Mapping[Modules, Layer], source: object) -> Branch:
@@ -232,8 +246,9 @@ def by_module(branch: Mapping[Modules, Layer], source: object) -> Branch:
     return {part.modules: part for layer in branch.values() for part in split(layer, source)}
 
 
-def delta(layer: Layer, pair: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+def delta(layer: Layer, pair: int = 0, element: Element = F32) -> Tensor:
     """alpha / rank · up @ down, in the shape of the base weight: (out, in) or (out, in, kh, kw)."""
+    dtype = element.dtype
     up = layer.up.load()
     if up.dim() > len(layer.down.shape):
         up = up[pair]

@@ -114,7 +114,7 @@ def _a1111(keys: list[str], family: Family, metadata: Mapping[str, str]) -> Matc
     if odd is not None:
         return _result("A1111", keys, keys, "", f"raises on {printable(odd, 80)}, whose tensors it cannot put together")
     incomplete = _incomplete_attention(keys, family)
-    lost = [key for key in keys if not _a1111_takes(key, family) or _encoder_layer(key, family) in incomplete]
+    lost = [key for key in keys if not _a1111_takes(key, family) or _encoder_layer(key, family)[0] in incomplete]
     return _result("A1111", keys, lost, "leaves them out without a word (one DEBUG line)")
 
 
@@ -142,23 +142,23 @@ def _no_module_type(keys: list[str], family: Family) -> str | None:
     return next((layer for layer, own in parts.items() if own != {"alpha"} and not any(p <= own for p in whole)), None)
 
 
-def _encoder_layer(key: str, family: Family) -> str | None:
-    """The OpenCLIP attention that a tensor belongs to, which A1111 applies as a whole or not at all."""
+def _encoder_layer(key: str, family: Family) -> tuple[str, str]:
+    """The OpenCLIP attention that a tensor belongs to, which A1111 applies as a whole or not at all, and the module in
+    it; "" where it belongs to none."""
     name = _name(key, family)[0]
     if name is None or not name.modules[0].endswith(ATTENTION):
-        return None
+        return "", ""
     component = name.modules[0].partition(".")[0]
     kind = next((encoder.kind for encoder in family.text_encoders if encoder.component == component), "")
-    return name.modules[0].rpartition(".")[0] if kind == "open_clip" else None
+    return (name.modules[0].rpartition(".")[0], name.modules[0]) if kind == "open_clip" else ("", "")
 
 
 def _incomplete_attention(keys: list[str], family: Family) -> set[str]:
     parts: dict[str, set[str]] = {}
     for key in keys:
-        place = _encoder_layer(key, family)
-        if place is not None:
-            name = _name(key, family)[0]
-            parts.setdefault(place, set()).add(name.modules[0])  # type: ignore[union-attr]
+        place, module = _encoder_layer(key, family)
+        if place:
+            parts.setdefault(place, set()).add(module)
     return {place for place, found in parts.items() if len(found) < len(ATTENTION)}
 
 

@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from pair_network.families import Family, claims_of_metadata
 from pair_network.network.pair_file import CONFIG_KEY
@@ -19,7 +18,7 @@ HISTORY_KEY = "pair_network_converted"
 TRIGGER_KEYS = ("modelspec.trigger_phrase",)
 
 
-def converted(adapter: Adapter, verb: str, facts: Mapping[str, Any] | None = None) -> dict[str, str]:
+def converted(adapter: Adapter, verb: str, facts: Mapping[str, object] | None = None) -> dict[str, str]:
     """The adapter's metadata without what no longer holds, and one line of history.
 
     Args:
@@ -32,12 +31,12 @@ def converted(adapter: Adapter, verb: str, facts: Mapping[str, Any] | None = Non
     return values
 
 
-def with_history(metadata: Mapping[str, str], entry: Mapping[str, Any]) -> str:
+def with_history(metadata: Mapping[str, str], entry: Mapping[str, object]) -> str:
     """The file's history with one more entry."""
     return json.dumps([*_history(metadata), entry])
 
 
-def _history(metadata: Mapping[str, str]) -> list[Any]:
+def _history(metadata: Mapping[str, str]) -> list[object]:
     try:
         entries = json.loads(metadata.get(HISTORY_KEY, "[]"))
     except (ValueError, RecursionError):

@@ -189,3 +189,15 @@ def peft_modules(family: Family) -> dict[str, Modules]:
             for form in {module, module.removeprefix("text_model.")}:
                 bare.setdefault(form, []).append(f"{encoder.component}.{module}")
     return {name: tuple(targets) for name, targets in bare.items()}
+
+
+def kind_of(module: str) -> str:
+    """attention, ff, conv, text_encoder or other, of a module with component."""
+    if module.startswith("text_encoder"):
+        return "text_encoder"
+    if ".attn" in module:
+        return "attention"
+    if ".ff" in module or module.endswith(("proj_in", "proj_out", "proj_mlp")):
+        return "ff"
+    parts = (".resnets.", "samplers.", "conv_in", "conv_out")
+    return "conv" if any(part in module for part in parts) else "other"

@@ -9,6 +9,7 @@ FILES = (
     ("style_weights/pytorch_lora_weights.safetensors", "content_weights/pytorch_lora_weights.safetensors"),
     ("style_lora.safetensors", "content_lora.safetensors"),
 )
+SDXL_LAYERS = (".to_q", ".to_k", ".to_v", ".to_out.0")  # all that the SDXL release trains
 
 
 def official_files(path: Path) -> tuple[Path, Path | None] | None:

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from convert.files.lazy import Lazy
 from convert.files.storage import open_tensors
@@ -29,7 +28,7 @@ OPEN_CLIP_WIDTH = 1280  # CLIP bigG, SDXL's and SD3's second text encoder
 AlphaOf = Callable[[str, str, int], float]
 
 # Settings that leave the delta at scale · B · A, with the values that do; in a plain LoRA all others are unset.
-PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
+PLAIN_SETTINGS: dict[str, tuple[object, ...]] = {
     # PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take the first factors out of the base's weights, which B · A then lacks.
     "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
     "bias": ("none", None),
@@ -78,7 +77,7 @@ def open_peft(
         [folder] if (folder / CONFIG).is_file() else [folder / name for name in COMPONENTS if (folder / name).is_dir()]
     )
     tensors: dict[str, Lazy] = {}
-    configs: dict[str, dict[str, Any]] = {}
+    configs: dict[str, dict[str, object]] = {}
     metadata: dict[str, str] = {}
     for part in parts:
         own, found = open_tensors(part / WEIGHTS)
@@ -89,7 +88,7 @@ def open_peft(
     return tensors, config_alphas(configs, folder), metadata
 
 
-def read_config(path: Path, skip_unknown: bool) -> dict[str, Any]:
+def read_config(path: Path, skip_unknown: bool) -> dict[str, object]:
     """adapter_config.json of a plain LoRA.
 
     Args:
@@ -115,7 +114,7 @@ def read_config(path: Path, skip_unknown: bool) -> dict[str, Any]:
     return values
 
 
-def check_settings(values: Mapping[str, Any], source: Path, skip_unknown: bool) -> None:
+def check_settings(values: Mapping[str, object], source: Path, skip_unknown: bool) -> None:
     """Refuses an adapter whose delta is not scale · B · A, by the settings that PEFT keeps with it.
 
     Raises:
@@ -138,7 +137,7 @@ def _remedy(name: str) -> str:
     return "merge it into its model with PEFT, and use extract on the two models"
 
 
-def config_alphas(configs: Mapping[str, Mapping[str, Any]], source: Path) -> AlphaOf:
+def config_alphas(configs: Mapping[str, Mapping[str, object]], source: Path) -> AlphaOf:
     """Alphas by PEFT's rules: ``alpha_pattern`` and ``rank_pattern`` first, scaled by √rank with ``use_rslora``."""
     patterns = {
         component: {name: _Patterns(config.get(name), source) for name in ("alpha_pattern", "rank_pattern")}
@@ -163,10 +162,10 @@ def config_alphas(configs: Mapping[str, Mapping[str, Any]], source: Path) -> Alp
 class _Patterns:
     """PEFT's rank or alpha pattern: values by a layer's path, or by its end where the pattern is not anchored."""
 
-    def __init__(self, values: Any, source: Path):
+    def __init__(self, values: object, source: Path):
         if not isinstance(values, (dict, type(None))):
             raise PairError(f"{source}: a rank or alpha pattern is no map from layer names to numbers")
-        self.values: dict[tuple[bool, str], tuple[int, Any]] = {}
+        self.values: dict[tuple[bool, str], tuple[int, object]] = {}
         for order, (pattern, value) in enumerate((values or {}).items()):
             # PEFT reads regular expressions; one from a foreign file could run for ever, so only names are taken.
             if re.search(r"[*+?(){}|\[\]]", pattern):
@@ -176,7 +175,7 @@ class _Patterns:
             name = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
             self.values.setdefault((pattern.startswith("^"), name), (order, value))
 
-    def of(self, paths: Sequence[str], default: Any) -> Any:
+    def of(self, paths: Sequence[str], default: object) -> object:
         """Value of the first pattern that names the layer, by any of its paths."""
         keys = [(True, path) for path in paths]
         for path in paths:
@@ -186,11 +185,12 @@ class _Patterns:
         return min(found, key=lambda entry: entry[0])[1] if found else default
 
 
-def _number(value: Any, source: Path, may_be_zero: bool = False) -> float:
+def _number(value: object, source: Path, may_be_zero: bool = False) -> float:
     # JSON's whole numbers have as many digits as they like; NaN is not below anything.
-    is_number = type(value) in (int, float) and abs(value) <= sys.float_info.max
-    if not is_number or not (value or may_be_zero):
+    is_number = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    if not is_number or isinstance(value, bool) or not (value or may_be_zero):
         raise PairError(f"{source}: {printable(str(value), 40)} is no rank or alpha")
+    assert isinstance(value, (int, float))
     return float(value)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from convert.command import Conversion
 from convert.files import lazy
 from convert.files.lazy import Lazy
 from convert.files.writer import write_tensors
@@ -29,7 +30,6 @@ from . import sidecars
 from .install import RESTART, install_webui, webui_lora_folder
 from .kohya import branch_of, carried, diffusers_keys, kohya_layers, tensors_of, written_layers
 
-HELP = "a plain style LoRA for A1111, Forge and ComfyUI"
 SUFFIX = "-a1111.safetensors"
 UIS = ("all", "a1111", "forge", "comfyui")
 # The only SD3 layers that A1111's table names: the image stream's attention.
@@ -83,10 +83,10 @@ def _shaped(branch: Branch, options: argparse.Namespace) -> Branch:
     """Strength and dtype applied."""
     if not torch.isfinite(torch.tensor(options.strength)) or options.strength == 0:
         raise PairError(f"--strength {options.strength}: must be a number other than 0")
-    dtype = DTYPES.get(options.dtype)
+    element = DTYPES.get(options.dtype)
     return {
         key: replace(
-            strengthened(layer, options.strength), down=lazy.cast(layer.down, dtype), up=lazy.cast(layer.up, dtype)
+            strengthened(layer, options.strength), down=lazy.cast(layer.down, element), up=lazy.cast(layer.up, element)
         )
         for key, layer in branch.items()
     }
@@ -161,3 +161,6 @@ def _a1111_sd3(branch: Branch, source: Path, drop: bool) -> tuple[dict[str, Lazy
     if not tensors:
         raise PairError(f"{source}: holds no layer that A1111 reads in SD3")
     return tensors, layers
+
+
+VERB = Conversion(__doc__, SUFFIX, add_arguments, convert, place=place)

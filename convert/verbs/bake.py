@@ -11,21 +11,21 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from convert.command import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Branch, by_module
 from convert.options import add_branch, chosen_branch, read_source
 from pair_network.errors import PairError
+from pair_network.sampling.protocols import Pipeline
 
 from . import distill
 from .distill import Attached, Setting
 from .kohya import branch_of, kohya_layers, tensors_of
 
-HELP = "style guidance approximated in a plain LoRA"
 SUFFIX = "-baked.safetensors"
 TEST_SEED = 1000
 
@@ -66,7 +66,7 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
         )
     adapter = read_source(source, options)
     branch = chosen_branch(adapter, options)
-    facts: dict[str, Any] = {"lambda": options.style_scale, "cfg": options.cfg}
+    facts: dict[str, object] = {"lambda": options.style_scale, "cfg": options.cfg}
     facts |= {"cfg_end": options.cfg_end} if options.cfg_end < 1 else {}
     words = options.style_words or metadata.trigger_words(adapter.metadata)
     branch, strength = _fitted(by_module(branch, source), words, options, facts)
@@ -77,7 +77,7 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     return [target]
 
 
-def _fitted(branch: Branch, words: str, options: argparse.Namespace, facts: dict[str, Any]) -> tuple[Branch, float]:
+def _fitted(branch: Branch, words: str, options: argparse.Namespace, facts: dict[str, object]) -> tuple[Branch, float]:
     """The branch at its best strength, or with fitted ups, and that strength; prints how near it comes."""
     if len(options.prompts) < 2:
         raise PairError("--prompts: give at least two plain prompts; some are for fitting, some for measuring")
@@ -114,16 +114,20 @@ def _fitted(branch: Branch, words: str, options: argparse.Namespace, facts: dict
     return lora.layers(branch, strength), strength
 
 
-def _pipeline(folder: Path) -> Any:
+def _pipeline(folder: Path) -> Pipeline:
     """The model, in float32 on the CPU."""
     if not (folder / "model_index.json").is_file():
         raise PairError(f"--model {folder}: is no diffusers folder (no model_index.json)")
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
     kwargs = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "safety_checker": None}
-    pipeline: Any = DiffusionPipeline.from_pretrained(folder, **kwargs)
-    if not issubclass(type(pipeline), StableDiffusionPipeline):
+    pipeline = DiffusionPipeline.from_pretrained(folder, **kwargs)
+    if not isinstance(pipeline, StableDiffusionPipeline):
         raise PairError(f"--model {folder}: only Stable Diffusion 1 and 2 can be measured; use the LoRA as it is")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae = None  # nothing is decoded
-    return pipeline
+    measured: Pipeline = pipeline
+    return measured
+
+
+VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)

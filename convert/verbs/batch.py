@@ -17,19 +17,18 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from convert.batch import jobs
 from convert.batch import log as batch_log
-from convert.batch.jobs import Job
+from convert.batch.jobs import Job, Record
 from convert.batch.log import Logs
 from convert.batch.plan import Plan, plan
 from convert.batch.summary import FAILED, SKIPPED, summary
+from convert.command import Command
 from pair_network.errors import PairError
 
-HELP = "a conversion over folders and globs, in parallel"
 VERBS = ("a1111", "diffusers", "peft", "kohya", "pair", "official", "resize", "bake", "merge", "extract", "info")
 
 
@@ -65,7 +64,7 @@ def run(options: argparse.Namespace, verb_arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(planned, known)
     records = [batch_log.failed(job, reason) for job, reason in planned.refused]
-    finished: Collection[dict[str, Any]] = ()
+    finished: Collection[Record] = ()
     pause = Pause()
     try:
         for finished in _run_all(planned.jobs, known, options.jobs):
@@ -108,14 +107,14 @@ def _dry_run(planned: Plan, log: batch_log.Log) -> int:
     return int(bool(planned.refused))
 
 
-def _run_all(listed: list[Job], log: batch_log.Log, count: int) -> Iterator[Collection[dict[str, Any]]]:
+def _run_all(listed: list[Job], log: batch_log.Log, count: int) -> Iterator[Collection[Record]]:
     """The records of all jobs in their order: once before the first job is run, and after each."""
-    records: dict[Path, dict[str, Any]] = {}
+    records: dict[Path, Record] = {}
     waiting = []
     for job in listed:
         known = log.get(batch_log.key_of(job))
-        if batch_log.is_intact(known, job):
-            records[job.source] = {**known, "status": SKIPPED}  # type: ignore[dict-item]
+        if known is not None and batch_log.is_intact(known, job):
+            records[job.source] = {**known, "status": SKIPPED}
         else:
             records[job.source] = batch_log.waiting(job)
             waiting.append(job)
@@ -128,7 +127,7 @@ def _run_all(listed: list[Job], log: batch_log.Log, count: int) -> Iterator[Coll
             yield records.values()
 
 
-def _results(waiting: list[Job], count: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+def _results(waiting: list[Job], count: int) -> Iterator[tuple[Job, Record]]:
     """Pairs of job and record, as they finish. One process runs here, several in a pool."""
     if count == 1 or len(waiting) <= 1:
         yield from ((job, jobs.run(job)) for job in waiting)
@@ -162,19 +161,22 @@ def _safe_path() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future[dict[str, Any]]:
+def _submitted(pool: ProcessPoolExecutor, job: Job) -> Future[Record]:
     """The job in the pool, or its failure where the pool has broken: the jobs left then fail one by one."""
     try:
         return pool.submit(jobs.run, job, threads=1)
     except BrokenProcessPool as broken:
-        failed: Future[dict[str, Any]] = Future()
+        failed: Future[Record] = Future()
         failed.set_exception(broken)
         return failed
 
 
-def _record(future: Future[dict[str, Any]], job: Job) -> dict[str, Any]:
+def _record(future: Future[Record], job: Job) -> Record:
     try:
         return future.result()
     except BrokenProcessPool:
         reason = "the process was killed, most likely for memory; run again with --resume and fewer --jobs"
         return {**batch_log.waiting(job), **batch_log.failed(job, reason)}
+
+
+VERB = Command(__doc__, add_arguments, lambda options: run(options, options.rest))

@@ -9,17 +9,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from convert import paths
+from convert.command import Command
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.families import FAMILIES
 from convert.formats.layers import Adapter, Branch, Layer, by_module, strengthened
-from convert.options import add_branch, add_reading, chosen_branch, read_source, stacked
+from convert.options import add_branch, add_reading, chosen_branch, read_source, replaced, stacked
 from pair_network.errors import PairError
 
 from .kohya import branch_of, kohya_layers, tensors_of
 from .lowrank import factored, truncated
 
-HELP = "several LoRAs with weights in one file"
 SUFFIX = "-blend.safetensors"
 
 
@@ -38,20 +38,20 @@ def run(options: argparse.Namespace) -> int:
     weights = options.weights or [1.0] * len(options.inputs)
     if len(weights) != len(options.inputs):
         raise PairError(f"--weights: {len(weights)} given for {len(options.inputs)} LoRAs; give one for each")
-    options.output = paths.target_for(options.inputs[0], options.output, SUFFIX, False)
+    output = paths.target_for(options.inputs[0], options.output, SUFFIX, False)
     for source in options.inputs:
-        paths.check_target(source, options.output, options.overwrite)
+        paths.check_target(source, output, options.overwrite)
     adapters = [read_source(source, options) for source in options.inputs]
     adapters = of_one_family(adapters, options)
     branches = [chosen_branch(adapter, options) for adapter in adapters]
-    branch = summed([weighted(b, weight) for b, weight in zip(branches, weights, strict=True)], options.output)
-    layers = dict(kohya_layers(branch, adapters[0].family, options.output))
+    branch = summed([weighted(b, weight) for b, weight in zip(branches, weights, strict=True)], output)
+    layers = dict(kohya_layers(branch, adapters[0].family, output))
     loss = 0.0
     if options.rank is not None:
         layers, loss = _reduced(layers, options.rank)
-    _write(layers, adapters, weights, loss, options.output)
+    _write(layers, adapters, weights, loss, output)
     ranks = [layer.rank for layer in layers.values()]
-    print(f"{options.output}: ranks {min(ranks)} to {max(ranks)}, relative error {loss:.4f}")
+    print(f"{output}: ranks {min(ranks)} to {max(ranks)}, relative error {loss:.4f}")
     return 0
 
 
@@ -68,9 +68,7 @@ def of_one_family(adapters: list[Adapter], options: argparse.Namespace) -> list[
         raise PairError(f"{adapters[0].source} …: LoRAs of different families ({found}) cannot be blended")
     name = next(iter(certain), common[0])
     return [
-        adapter
-        if adapter.family.name == name
-        else read_source(adapter.source, argparse.Namespace(**{**vars(options), "family": name}))
+        adapter if adapter.family.name == name else read_source(adapter.source, replaced(options, family=name))
         for adapter in adapters
     ]
 
@@ -131,3 +129,6 @@ def _write(layers: dict[str, Layer], adapters: list[Adapter], weights: list[floa
     values = metadata.converted(mixed, "blend", facts)
     metadata.set_kohya(values, mixed, branch_of(layers), target.stem)
     write_tensors(target, tensors_of(layers.items()), values)
+
+
+VERB = Command(__doc__, add_arguments, run)

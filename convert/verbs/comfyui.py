@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .install import RESTART, install
+from convert.command import Command
 
-HELP = "put or update the guidance nodes into ComfyUI's custom_nodes"
+from .install import RESTART, install
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,3 +19,6 @@ def run(options: argparse.Namespace) -> int:
     print(install("comfyui", options.into))
     print(RESTART)
     return 0
+
+
+VERB = Command(__doc__, add_arguments, run)

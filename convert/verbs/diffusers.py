@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from convert.command import Conversion
 from convert.files.lazy import Lazy
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Branch, by_module, fold_alpha
 from convert.options import add_branch, chosen_branch, read_source
 
-HELP = "any LoRA into diffusers' naming, exactly"
 SUFFIX = "-diffusers.safetensors"
 # Suffixes of down and up: PEFT's, which diffusers writes today, and those of its first releases.
 SYNTAX = {"peft": (".lora_A.weight", ".lora_B.weight"), "lora": (".lora.down.weight", ".lora.up.weight")}
@@ -53,3 +53,6 @@ def diffusers_tensors(branch: Branch, source: Path, syntax: str = "peft") -> dic
         down, up = OLD_TEXT_ENCODER if is_old_text else SYNTAX[syntax]
         tensors[module + down], tensors[module + up] = layer.down, layer.up
     return tensors
+
+
+VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from convert.formats.layers import Branch, Layer
 from pair_network.errors import PairError
 from pair_network.sampling.guidance import content_cfg, is_in_interval, style_guided
+from pair_network.sampling.protocols import Pipeline
 
 SEARCH_STEPS = 8
 SEARCH_STATES = 40
@@ -131,7 +132,7 @@ def student(unet: nn.Module, states: Sequence[State], guidance_scale: float) -> 
 
 @torch.no_grad()
 def guided_states(
-    pipeline, lora: Attached, prompts: Sequence[tuple[str, str]], seeds: Sequence[int], setting: Setting
+    pipeline: Pipeline, lora: Attached, prompts: Sequence[tuple[str, str]], seeds: Sequence[int], setting: Setting
 ) -> tuple[list[State], list[Tensor]]:
     """The states of guided sampling, and the final latents of every picture.
 
@@ -170,7 +171,7 @@ def _state(unet, lora: Attached, latents: Tensor, timestep: Tensor, texts, numbe
     return State(latents, timestep, null, plain, styled, wanted, unstyled)
 
 
-def start_latents(pipeline, seed: int) -> Tensor:
+def start_latents(pipeline: Pipeline, seed: int) -> Tensor:
     """Noise of the first step; of a private generator, so that any way of sampling starts from the same."""
     size = pipeline.unet.config.sample_size
     shape = (1, pipeline.unet.config.in_channels, size, size)
@@ -178,13 +179,13 @@ def start_latents(pipeline, seed: int) -> Tensor:
     return noise * float(pipeline.scheduler.init_noise_sigma)
 
 
-def _timesteps(pipeline, steps: int) -> Tensor:
+def _timesteps(pipeline: Pipeline, steps: int) -> Tensor:
     pipeline.scheduler.set_timesteps(steps)
     return pipeline.scheduler.timesteps
 
 
 @torch.no_grad()
-def sample_plain(pipeline, lora: Attached, styled: str, seed: int, setting: Setting) -> Tensor:
+def sample_plain(pipeline: Pipeline, lora: Attached, styled: str, seed: int, setting: Setting) -> Tensor:
     """Final latents of one picture as a UI without a script makes it, at the strength that is set."""
     null, text = (pipeline.encode_prompt(words, "cpu", 1, False)[0] for words in ("", styled))
     latents = start_latents(pipeline, seed)
@@ -250,7 +251,7 @@ def prompts_with_style(prompts: Sequence[str], words: str) -> list[tuple[str, st
 
 
 def final_error(
-    pipeline,
+    pipeline: Pipeline,
     lora: Attached,
     prompts: Sequence[tuple[str, str]],
     seeds: Sequence[int],

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convert import paths
+from convert.command import Command, Conversion
 from convert.files import lazy
 from convert.files.dtypes import same_bits
 from convert.files.lazy import Lazy, from_tensor
@@ -26,6 +27,7 @@ from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.checkpoints import BaseModel, Place, base_model
 from convert.formats.layers import Adapter, Branch, Layer, by_module, needs_swap, swap_halves
+from convert.formats.names import kind_of
 from convert.formats.read import is_lora, read_adapter
 from convert.options import DTYPES
 from convert.verify import TOLERANCE
@@ -35,12 +37,9 @@ from pair_network.families import Family
 from .kohya import branch_of, kohya_layers, tensors_of
 from .lowrank import dense_factors
 from .merge import placed_delta
-from .pair import kind_of
 
-HELP = "a LoRA from the difference of two checkpoints"
 SUFFIX = "-extracted.safetensors"
 KINDS = ("attention", "ff", "conv", "text_encoder", "other")
-BASE = "base"  # the option of a batch that names what all its files are compared with
 BASE_HELP = "checkpoint or diffusers folder before the training"
 # Layers that read the latents, and in inpainting and editing models a mask and a picture beside them.
 INPUT_LAYERS = ("conv_in", "x_embedder", "pos_embed.proj")
@@ -129,7 +128,7 @@ def verify(source: Path, target: Path, options: argparse.Namespace) -> None:
         missed += float(change.square().sum())
     told = json.loads(written.metadata.get(metadata.HISTORY_KEY, "[{}]"))[-1].get("relative_error", 0.0)
     error = math.sqrt(missed / total)
-    if error > told + NOISE + TOLERANCE[DTYPES[options.dtype]]:
+    if error > told + NOISE + TOLERANCE[DTYPES[options.dtype].name]:
         raise PairError(f"{target}: verification failed: relative error {error:.4f}, not {told}; remove the file")
 
 
@@ -190,7 +189,9 @@ def _change(base: Tensor, tuned: Tensor) -> Tensor:
 
 def _is_rounded(exact: Tensor, other: Tensor) -> bool:
     """Whether ``other`` is ``exact`` in its own dtype, directly or by way of a half precision."""
-    return any(same_bits(exact.to(way).to(other.dtype), other) for way in (other.dtype, *lazy.HALVES))
+    return any(
+        same_bits(exact.to(way).to(other.dtype), other) for way in (other.dtype, *(half.dtype for half in lazy.HALVES))
+    )
 
 
 def _opened(model: BaseModel) -> dict[str, tuple[Place, Lazy]]:
@@ -216,9 +217,17 @@ def _layer(
 
 
 def _shaped(place: Place, change: Tensor, up: Tensor, down: Tensor, options: argparse.Namespace) -> Layer:
-    rank, dtype = down.shape[0], DTYPES[options.dtype]
+    rank, dtype = down.shape[0], DTYPES[options.dtype].dtype
     kernel = change.shape[2:]
     down = down.reshape(rank, change.shape[1], *kernel).to(dtype)
     up = up.reshape(-1, rank, *(1,) * len(kernel)).to(dtype)
     layer = Layer(place.modules, from_tensor(down.contiguous()), from_tensor(up.contiguous()), float(rank))
     return swap_halves(layer) if place.swaps and needs_swap(layer) else layer
+
+
+VERB = Command(
+    __doc__,
+    add_arguments,
+    run,
+    Conversion(__doc__, SUFFIX, add_batch_arguments, convert, verify=verify, base="base", is_complete=True),
+)

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy as np
 
-from convert.files.storage import data_hash, file_hash, open_tensors
+from convert.command import Command, Conversion
+from convert.files.hashes import data_hash, file_hash
+from convert.files.storage import open_tensors
 from convert.formats import metadata
 from convert.formats.foreign import UNKNOWN
-from convert.formats.layers import Adapter, Branch, Layer
+from convert.formats.layers import ORTHONORMAL, Adapter, Branch
 from convert.formats.match import match_all
-from convert.formats.official_folder import official_files
+from convert.formats.measures import branch_overlap, delta_norm, flat, gram_defect
+from convert.formats.names import kind_of
+from convert.formats.official_folder import SDXL_LAYERS, official_files
 from convert.formats.peft_folder import COMPONENTS, ROOT, WEIGHTS, peft_folder
 from convert.formats.read import read_adapter
 from convert.options import add_reading
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
-from pair_network.network.orthogonal import branch_overlap, gram_defect
 
-from .info_text import text_of
-from .official import SDXL_LAYERS
-from .pair import ORTHONORMAL, kind_of
+from .info_text import Content, Report, Rows, Use, text_of
 
-HELP = "what a file is, and what each UI will make of it"
 SUFFIX = "-info.json"  # not NAME.json: that is A1111's card
 EXAMPLES = 5  # names listed of tensors that are unknown
 TITLES = {
@@ -82,12 +82,11 @@ def run(options: argparse.Namespace) -> int:
     return int(failures > 0)
 
 
-def describe(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+def describe(path: Path, options: argparse.Namespace) -> Report:
     """All facts about one file, as JSON knows them."""
     adapter = read_adapter(path, options.family, options.allow_pickle, skip_unknown=True)
     file = _weights(path)
-    report: dict[str, Any] = {"file": str(path), **_identity(adapter, path)}
-    report.update(_layers(adapter))
+    report: Report = {"file": str(path), **_identity(adapter, path), **_layers(adapter)}
     unknown = [key for key, what in adapter.left_out.items() if what == UNKNOWN]
     if unknown:
         report["unknown"] = {"tensors": len(unknown), "examples": unknown[:EXAMPLES]}
@@ -113,7 +112,7 @@ def _weights(path: Path) -> Path:
     return next((part / WEIGHTS for part in parts if (part / WEIGHTS).is_file()), path)
 
 
-def _identity(adapter: Adapter, path: Path) -> dict[str, Any]:
+def _identity(adapter: Adapter, path: Path) -> Report:
     values = adapter.metadata
     is_peft = adapter.format != "pair" and official_files(path) is None and peft_folder(path) is not None
     return {
@@ -147,37 +146,35 @@ def is_official_sdxl(adapter: Adapter) -> bool:
     """The release's fingerprint: SDXL attention only, and one block of orthonormal rows for each input width."""
     if adapter.family.name != "sdxl" or adapter.format != "diffusers" or adapter.content:
         return False
-    by_width: dict[int, torch.Tensor] = {}
+    by_width: dict[int, np.ndarray] = {}
     for (module,), layer in adapter.style.items():
-        down = layer.down.load().float()
-        if not module.endswith(SDXL_LAYERS) or not torch.equal(by_width.setdefault(down.shape[1], down), down):
+        down = layer.down.numbers()
+        if not module.endswith(SDXL_LAYERS) or not np.array_equal(by_width.setdefault(down.shape[1], down), down):
             return False
-    return all(gram_defect(down) < ORTHONORMAL for down in by_width.values())
+    return all(gram_defect(flat(down)) < ORTHONORMAL for down in by_width.values())
 
 
-def _layers(adapter: Adapter) -> dict[str, Any]:
+def _layers(adapter: Adapter) -> Report:
     layers = adapter.style.values()
     modules = [module for layer in layers for module in layer.modules]
     return {
         "layers": len(adapter.style),
-        "parameters": sum(torch.Size(t.shape).numel() for layer in layers for t in (layer.down, layer.up)),
-        "dtypes": dict(
-            Counter(str(t.dtype).removeprefix("torch.") for layer in layers for t in (layer.down, layer.up))
-        ),
+        "parameters": sum(math.prod(t.shape) for layer in layers for t in (layer.down, layer.up)),
+        "dtypes": dict(Counter(t.element.torch_name for layer in layers for t in (layer.down, layer.up))),
         "ranks": {str(rank): count for rank, count in sorted(Counter(layer.rank for layer in layers).items())},
         "alphas": {f"{alpha:g}": count for alpha, count in sorted(Counter(layer.alpha for layer in layers).items())},
         "targets": dict(Counter(kind_of(module) for module in modules)),
     }
 
 
-def _content(adapter: Adapter) -> dict[str, Any]:
+def _content(adapter: Adapter) -> Content:
     first = next(iter(adapter.content.values()))
     overlap = defect = 0.0
     for key, layer in adapter.content.items():
         if key in adapter.style:
-            style, content = adapter.style[key].down.load(), layer.down.load()
+            style, content = flat(adapter.style[key].down.numbers()), flat(layer.down.numbers())
             overlap = max(overlap, branch_overlap(content, style))
-            defect = max(defect, gram_defect(torch.cat([style.float().flatten(1), content.float().flatten(1)])))
+            defect = max(defect, gram_defect(np.concatenate([style, content])))
     return {
         "pairs": first.up.shape[0],
         "ranks": {
@@ -189,23 +186,18 @@ def _content(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _rows(branch: Branch) -> dict[str, Any]:
+def _rows(branch: Branch) -> Rows:
     """How far the style rows are from orthonormal: 0 where they are frozen rows of a basis."""
-    defect = max((gram_defect(layer.down.load()) for layer in branch.values()), default=0.0)
+    defect = max((gram_defect(flat(layer.down.numbers())) for layer in branch.values()), default=0.0)
     return {"gram_defect": defect, "are_orthonormal": defect < ORTHONORMAL}
-
-
-def delta_norm(layer: Layer) -> float:
-    """Frobenius norm of alpha / rank · up @ down, from the two small Gram matrices."""
-    down, up = layer.down.load().double().flatten(1), layer.up.load().double().reshape(-1, layer.rank)
-    return abs(layer.scale) * float(((up.T @ up) * (down @ down.T)).sum().clamp(min=0).sqrt())
 
 
 def block_norms(branch: Branch) -> dict[str, float]:
     """Frobenius norm of the delta of each block, in the model's order of names."""
-    squares: Counter[str] = Counter()
+    squares: dict[str, float] = {}
     for modules, layer in branch.items():
-        squares[_block(modules[0])] += delta_norm(layer) ** 2  # type: ignore[assignment]
+        block = _block(modules[0])
+        squares[block] = squares.get(block, 0.0) + delta_norm(layer) ** 2
     return {block: value**0.5 for block, value in sorted(squares.items())}
 
 
@@ -228,7 +220,7 @@ def _hashes(file: Path) -> dict[str, str]:
     return hashes
 
 
-def _uis(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str, Any]:
+def _uis(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str, Use]:
     tensors, values = open_tensors(file, options.allow_pickle)
     beside = {key for key, what in adapter.left_out.items() if what != UNKNOWN}
     tensors = {key: tensor for key, tensor in tensors.items() if key not in beside}
@@ -239,3 +231,6 @@ def _uis(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str,
         match.ui: {"matched": match.matched, "total": match.total, "verdict": match.verdict, "examples": match.examples}
         for match in match_all(keys, adapter.family, values)
     }
+
+
+VERB = Command(__doc__, add_arguments, run, Conversion(__doc__, SUFFIX, add_batch_arguments, convert, is_complete=True))

@@ -2,13 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
 
 from pair_network.errors import printable
 
 
-def text_of(report: Mapping[str, Any], with_blocks: bool) -> str:
+class Unknown(TypedDict):
+    """Tensors under names that are not known."""
+
+    tensors: int
+    examples: list[str]
+
+
+class Content(TypedDict):
+    """The content branch of a coupled checkpoint."""
+
+    pairs: int
+    ranks: dict[str, int]
+    branch_overlap: float
+    gram_defect: float
+    orthogonality: str
+
+
+class Rows(TypedDict):
+    """How far the style rows are from orthonormal."""
+
+    gram_defect: float
+    are_orthonormal: bool
+
+
+class Use(TypedDict):
+    """What a UI makes of the file."""
+
+    matched: int
+    total: int
+    verdict: str
+    examples: Sequence[str]
+
+
+class Report(TypedDict, total=False):
+    """All facts about one file, as JSON has them; of a file that cannot be read, only ``file`` and ``error``."""
+
+    file: str
+    error: str
+    format: str
+    title: str
+    family: str
+    family_is_certain: bool
+    trigger_words: str
+    training_tags: list[str]
+    output_name: str
+    base_model: str
+    history: str
+    layers: int
+    parameters: int
+    dtypes: dict[str, int]
+    ranks: dict[str, int]
+    alphas: dict[str, int]
+    targets: dict[str, int]
+    unknown: Unknown
+    beside: dict[str, int]
+    content: Content
+    rows: Rows
+    blocks: dict[str, float]
+    hashes: dict[str, str]
+    uis: dict[str, Use]
+
+
+def text_of(report: Report, with_blocks: bool) -> str:
     """The report for people."""
     sure = "" if report["family_is_certain"] else " (a guess: nothing in the file says more; --family sets it)"
     lines = [
@@ -23,10 +85,15 @@ def text_of(report: Mapping[str, Any], with_blocks: bool) -> str:
         names = ", ".join(printable(name, 80) for name in found["examples"])
         lines.append(f"  {found['tensors']} tensors under names unknown here, left out with --skip-unknown: {names}")
     if "beside" in report:
-        found = ", ".join(f"{title} ({n})" for title, n in report["beside"].items())
-        lines.append(f"  beside the layers, and not judged below: {found}")
-    said = ("trigger_words", "output_name", "base_model", "history")
-    lines += [f"  {name.replace('_', ' ')}: {printable(report[name])}" for name in said if report[name]]
+        outside = ", ".join(f"{title} ({n})" for title, n in report["beside"].items())
+        lines.append(f"  beside the layers, and not judged below: {outside}")
+    said = {
+        "trigger words": report["trigger_words"],
+        "output name": report["output_name"],
+        "base model": report["base_model"],
+        "history": report["history"],
+    }
+    lines += [f"  {name}: {printable(words)}" for name, words in said.items() if words]
     if report["training_tags"]:
         lines.append(f"  most frequent in its captions: {printable(', '.join(report['training_tags']))}")
     lines.append(f"  style rows: {_orthonormal(report['rows'])}")
@@ -47,7 +114,7 @@ def _hash_lines(hashes: Mapping[str, str]) -> list[str]:
     return [f"{shown}AutoV2 {hashes['autov2']}{wrong}"]
 
 
-def _orthonormal(rows: Mapping[str, Any]) -> str:
+def _orthonormal(rows: Rows) -> str:
     words = "orthonormal" if rows["are_orthonormal"] else "not orthonormal"
     return f"{words} (|Gram − I| up to {rows['gram_defect']:.1e})"
 
@@ -56,7 +123,7 @@ def _counts(counts: Mapping[str, int]) -> str:
     return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
-def _content_lines(content: Mapping[str, Any]) -> list[str]:
+def _content_lines(content: Content) -> list[str]:
     return [
         f"  content branch: {content['pairs']} pair(s), rank {_counts(content['ranks'])}, {content['orthogonality']}",
         f"  overlap with style {content['branch_overlap']:.1e}, Gram defect of both {content['gram_defect']:.1e}",

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from convert.command import Conversion
 from convert.files import lazy
+from convert.files.elements import Element
 from convert.files.lazy import Lazy, from_tensor
 from convert.files.writer import write_tensors
 from convert.formats import metadata
@@ -18,7 +20,6 @@ from convert.options import add_branch, chosen_branch, read_source, refuse_addit
 from pair_network.errors import PairError
 from pair_network.families import Family
 
-HELP = "any LoRA into kohya's naming, exactly"
 SUFFIX = "-kohya.safetensors"
 DIFFERENCES = (".w_norm", ".b_norm", ".diff", ".diff_b")  # LyCORIS' own, which A1111, Forge and ComfyUI read
 
@@ -37,13 +38,13 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     return [target]
 
 
-def carried(adapter: Adapter, factor: float = 1.0, dtype: torch.dtype | None = None) -> dict[str, Lazy]:
+def carried(adapter: Adapter, factor: float = 1.0, element: Element | None = None) -> dict[str, Lazy]:
     """What a kohya file holds beside the layers: bundled embeddings, and LyCORIS' differences under kohya's names.
 
     Args:
         adapter: What was read.
         factor: Of the differences, which belong to the LoRA's change.
-        dtype: Of the differences; None keeps their own.
+        element: Type of the differences; None keeps their own.
 
     Raises:
         PairError: A difference has another name, and so no place here.
@@ -51,7 +52,7 @@ def carried(adapter: Adapter, factor: float = 1.0, dtype: torch.dtype | None = N
     homeless = [key for key in adapter.additions if not key.startswith("lora_") or not key.endswith(DIFFERENCES)]
     if homeless or (adapter.additions and adapter.styles != {"kohya"}):
         refuse_additions(adapter)
-    scaled = {key: lazy.cast(lazy.scaled(tensor, factor), dtype) for key, tensor in adapter.additions.items()}
+    scaled = {key: lazy.cast(lazy.scaled(tensor, factor), element) for key, tensor in adapter.additions.items()}
     return {**scaled, **adapter.embeddings}
 
 
@@ -114,3 +115,6 @@ def diffusers_keys(branch: Branch, family: Family, source: Path) -> Iterator[tup
         component, _, path = layer.modules[0].partition(".")
         encoder = next((e.prefix for e in family.text_encoders if e.component == component), "lora_unet")
         yield f"{encoder}_{path.replace('.', '_')}", layer
+
+
+VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convert import paths
+from convert.command import Command, Conversion
 from convert.files.dtypes import same_bits
 from convert.files.lazy import Lazy
 from convert.files.links import leads_out
@@ -32,11 +33,9 @@ from pair_network.files import PICKLES, atomic_folder
 
 from .blend import summed, weighted
 
-HELP = "LoRAs into a checkpoint, streaming"
 SUFFIX = "-merged.safetensors"
 CHECKPOINT_HELP = ".safetensors checkpoint or diffusers folder"
 logger = logging.getLogger(__name__)
-BASE = "checkpoint"  # the option of a batch that names what all its files are merged into
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,7 +201,7 @@ def _merged(
         step()
         return added(tensor.load(), place, branch, key)
 
-    return Lazy(tensor.shape, tensor.dtype, load)
+    return Lazy(tensor.shape, tensor.element, load)
 
 
 def added(weight: Tensor, place: Place, branch: Branch, key: str) -> Tensor:
@@ -259,3 +258,11 @@ def _plain_files(folder: Path) -> Iterable[Path]:
             if leads_out(path, folder):
                 raise PairError(f"{path}: is a link out of the folder; copy the model with its files (cp -rL) first")
             yield path
+
+
+VERB = Command(
+    __doc__,
+    add_arguments,
+    run,
+    Conversion(__doc__, suffix, add_batch_arguments, convert, verify=verify, base="checkpoint", is_complete=True),
+)

@@ -12,21 +12,21 @@ from pathlib import Path
 
 import torch
 
+from convert.command import Conversion
 from convert.files import lazy
 from convert.files.lazy import Lazy, from_tensor
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, Layer, fold_alpha, join, split
 from convert.formats.names import XFLUX_DOUBLE, XFLUX_SINGLE_PROJ, XFLUX_SINGLE_QKV, xflux_targets
+from convert.formats.official_folder import SDXL_LAYERS
 from convert.options import of_pair, read_source
 from pair_network.errors import PairError
 from pair_network.files import atomic_folder
 
 from .diffusers import diffusers_tensors, folded
 
-HELP = "a style LoRA or coupled checkpoint into the official release's files (SDXL, FLUX)"
 SUFFIX = "-official"
-SDXL_LAYERS = (".to_q", ".to_k", ".to_v", ".to_out.0")
 SDXL_FILE = "{branch}_weights/pytorch_lora_weights.safetensors"
 FLUX_FILE = "{branch}_lora.safetensors"
 
@@ -120,3 +120,6 @@ def _padded(layer: Layer, rank: int) -> Layer:
     )
     up = lazy.mapped(layer.up, lambda up: torch.nn.functional.pad(up, (0, more)), (layer.out_dim, rank))
     return replace(layer, down=down, up=up, alpha=float(rank))
+
+
+VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from convert.command import Command
 from pair_network.errors import PairError
 from pair_network.files import atomic_folder
 
 from .install import HERE
 
-HELP = "build the extensions as folders that UIs install by URL"
 UIS = ("webui", "comfyui")
 BINARY = (".png", ".jpg")
 LICENSE = HERE.parent / "LICENSE"
@@ -97,3 +97,6 @@ def _with_origin(workflow: str, origin: str) -> str:
         if node["type"].startswith("PairNetwork"):
             node["properties"]["aux_id"] = origin
     return json.dumps(graph, indent=1, ensure_ascii=False) + "\n"
+
+
+VERB = Command(__doc__, add_arguments, run)

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from convert.command import Conversion
 from convert.files import lazy
+from convert.files.elements import Element
 from convert.files.lazy import from_tensor
 from convert.files.writer import write_tensors
 from convert.formats import metadata
-from convert.formats.layers import Adapter, Layer, concatenated
+from convert.formats.layers import ORTHONORMAL, Adapter, Layer, concatenated
+from convert.formats.names import kind_of
 from convert.options import read_source, replaced
 from pair_network.errors import PairError
-from pair_network.network.pair_file import CONFIG_KEY, PAIR_SUFFIX
 from pair_network.network.config import PairConfig
 from pair_network.network.orthogonal import gram_defect, layer_generator, orthonormal_rows
+from pair_network.network.pair_file import CONFIG_KEY, PAIR_SUFFIX
 
 from .kohya import branch_of, kohya_layers, tensors_of
 
-HELP = "a style LoRA (and its content LoRAs) into our coupled checkpoint, for continuing"
 SUFFIX = PAIR_SUFFIX
-# Largest |Gram − I| of rows that count as one orthonormal basis; bfloat16 alone costs 1e-3.
-ORTHONORMAL = 5e-3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,18 +84,18 @@ def _paired(layers: list[Layer]) -> Layer:
         ups = [lazy.reshaped(layer.up, (1, *layer.up.shape)) for layer in layers]
         return replace(first, up=ups[0] if len(ups) == 1 else concatenated(ups))
     # Pairs with rows of their own: all rows stacked, and each pair's up is zero where the rows are another's.
-    rank, dtype, position, ups = sum(layer.rank for layer in layers), first.up.dtype, 0, []
+    rank, element, position, ups = sum(layer.rank for layer in layers), first.up.element, 0, []
     for layer in layers:
         pad = (position, rank - position - layer.rank)
         shape = (1, first.up.shape[0], rank, *first.up.shape[2:])
-        ups.append(lazy.mapped(layer.up, _padded(pad, shape, dtype), shape, dtype))
+        ups.append(lazy.mapped(layer.up, _padded(pad, shape, element), shape, element))
         position += layer.rank
     return Layer(first.modules, concatenated([layer.down for layer in layers]), concatenated(ups), first.scale * rank)
 
 
-def _padded(pad: tuple[int, int], shape: tuple[int, ...], dtype: torch.dtype):
+def _padded(pad: tuple[int, int], shape: tuple[int, ...], element: Element) -> Callable[[Tensor], Tensor]:
     """Function: an up with zero columns before and after its own."""
-    return lambda up: torch.nn.functional.pad(up.flatten(1), pad).to(dtype).reshape(shape)
+    return lambda up: torch.nn.functional.pad(up.flatten(1), pad).to(element.dtype).reshape(shape)
 
 
 def _fill(style: dict[str, Layer], content: dict[str, Layer], source: Path) -> None:
@@ -142,13 +143,4 @@ def _targets(layers: Mapping[str, Layer]) -> tuple[str, ...]:
     return tuple(kind for kind in ("attention", "ff", "conv", "text_encoder") if kind in found)
 
 
-def kind_of(module: str) -> str:
-    """attention, ff, conv, text_encoder or other, of a module with component."""
-    if module.startswith("text_encoder"):
-        return "text_encoder"
-    if ".attn" in module:
-        return "attention"
-    if ".ff" in module or module.endswith(("proj_in", "proj_out", "proj_mlp")):
-        return "ff"
-    parts = (".resnets.", "samplers.", "conv_in", "conv_out")
-    return "conv" if any(part in module for part in parts) else "other"
+VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)

@@ -8,8 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from convert.command import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Layer, by_module
@@ -17,7 +17,6 @@ from convert.formats.peft_folder import CONFIG, ROOT, WEIGHTS
 from convert.options import add_branch, chosen_branch, read_source
 from pair_network.files import atomic_folder
 
-HELP = "any LoRA into PEFT's adapter folder, exactly"
 SUFFIX = "-peft"
 
 
@@ -57,7 +56,7 @@ def _write(folder: Path, layers: Mapping[str, Layer], values: Mapping[str, str])
     (folder / CONFIG).write_text(json.dumps(peft_config(layers), indent=2), encoding="utf-8")
 
 
-def peft_config(layers: Mapping[str, Layer]) -> dict[str, Any]:
+def peft_config(layers: Mapping[str, Layer]) -> dict[str, object]:
     """PEFT's settings: the commonest rank and alpha, and patterns for the layers that differ."""
     rank = Counter(layer.rank for layer in layers.values()).most_common(1)[0][0]
     alpha = Counter(layer.alpha for layer in layers.values()).most_common(1)[0][0]
@@ -79,3 +78,6 @@ def peft_config(layers: Mapping[str, Layer]) -> dict[str, Any]:
         "fan_in_fan_out": False,
         "init_lora_weights": True,
     }
+
+
+VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)

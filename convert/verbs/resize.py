@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from convert.command import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Layer
@@ -20,7 +21,6 @@ from pair_network.errors import PairError
 from .kohya import branch_of, kohya_layers, tensors_of
 from .lowrank import factored, rank_for_energy, ranks_for_size, truncated
 
-HELP = "a LoRA at a lower rank, by rank, energy or size"
 SUFFIX = "-resized.safetensors"
 
 
@@ -53,7 +53,7 @@ def shrink(layers: dict[str, Layer], options: argparse.Namespace) -> tuple[dict[
         key: factored(layer).values for key, layer in tqdm(layers.items(), "singular values", leave=False, disable=None)
     }
     ranks = _ranks(layers, spectra, options)
-    dtype = DTYPES.get(options.dtype)
+    dtype = DTYPES[options.dtype].dtype if options.dtype else None
     total = sum(float(values.square().sum()) for values in spectra.values())
     lost = sum(float(values[ranks[key] :].square().sum()) for key, values in spectra.items())
     resized = {
@@ -77,11 +77,14 @@ def _ranks(layers: dict[str, Layer], spectra: dict, options: argparse.Namespace)
         return dict.fromkeys(layers, options.rank)
     if options.energy is not None:
         return {key: rank_for_energy(values, options.energy) for key, values in spectra.items()}
-    width = (DTYPES[options.dtype] if options.dtype else next(iter(layers.values())).down.dtype).itemsize
-    costs = [layer.out_dim + layer.down.nbytes // layer.down.dtype.itemsize // layer.rank for layer in layers.values()]
+    width = (DTYPES[options.dtype] if options.dtype else next(iter(layers.values())).down.element).size
+    costs = [layer.out_dim + layer.down.nbytes // layer.down.element.size // layer.rank for layer in layers.values()]
     header = 400 * len(layers)  # names, shapes and offsets of three tensors
     budget = int((options.size * 1e6 - header) / width)
     if budget < sum(costs):
         least = (sum(costs) * width + header) / 1e6
         raise PairError(f"--size {options.size}: rank 1 in every layer alone takes {least:.1f} MB; give a larger size")
     return dict(zip(layers, ranks_for_size(list(spectra.values()), costs, budget), strict=True))
+
+
+VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)

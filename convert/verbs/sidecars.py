@@ -8,9 +8,9 @@ import html
 import io
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from convert.formats.layers import Adapter
 from convert.formats.metadata import trigger_words
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Card:
     """Texts of the JSON file, and the picture; both may be empty."""
 
-    texts: dict[str, Any]
+    texts: dict[str, object]
     picture: Path | None
 
     @classmethod
@@ -115,7 +115,7 @@ class Card:
         return written
 
 
-def _texts_beside(source: Path) -> dict[str, Any]:
+def _texts_beside(source: Path) -> dict[str, object]:
     """The texts of the card beside the input; nothing if there is none."""
     file = source.with_name(stem_of(source) + ".json")
     try:
@@ -125,22 +125,22 @@ def _texts_beside(source: Path) -> dict[str, Any]:
     return _harmless(values) if isinstance(values, dict) else {}
 
 
-def _harmless(values: dict[str, Any]) -> dict[str, Any]:
+def _harmless(values: Mapping[str, object]) -> dict[str, object]:
     """The card's texts and numbers as what they are. A1111 and Forge put the weight into a script as it stands, and the
     description into their page as HTML where a setting says so; they quote all else."""
-    kept: dict[str, Any] = {}
+    kept: dict[str, object] = {}
     for key in TEXTS:
         value = values.get(key)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
         if value and (is_number if key in NUMBERS else isinstance(value, str)):
             kept[key] = value
-
-    if ACTIVE_HTML.search(kept.get("description", "")):
-        kept["description"] = html.escape(kept["description"], quote=False)
+    description = kept.get("description")
+    if isinstance(description, str) and ACTIVE_HTML.search(description):
+        kept["description"] = html.escape(description, quote=False)
     return kept
 
 
-def _existing(file: Path) -> dict[str, Any]:
+def _existing(file: Path) -> dict[str, object]:
     if not file.is_file():
         return {}
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .install import RESTART, install
+from convert.command import Command
 
-HELP = "put or update the guidance script into A1111's or Forge's extensions"
+from .install import RESTART, install
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,3 +19,6 @@ def run(options: argparse.Namespace) -> int:
     print(install("webui", options.into))
     print(RESTART)
     return 0
+
+
+VERB = Command(__doc__, add_arguments, run)

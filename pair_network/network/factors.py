@@ -13,8 +13,8 @@ from .product import down_gradients, down_product
 from .route import RowPlan
 
 
-class Context(Protocol):
-    """What autograd hands from a function's forward to its backward."""
+class UpContext(Protocol):
+    """What autograd hands from ``CoupledUp``'s forward to its backward."""
 
     plan: RowPlan
     saved_tensors: tuple[Tensor, Tensor | None, Tensor | None]
@@ -32,7 +32,7 @@ class CoupledUp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Context, base: Tensor, hidden: Tensor, content_up: Tensor | None, style_up: Tensor | None, plan: RowPlan
+        ctx: UpContext, base: Tensor, hidden: Tensor, content_up: Tensor | None, style_up: Tensor | None, plan: RowPlan
     ) -> Tensor:
         """``base`` (rows, n, out); ``hidden`` (rows, n, ranks), masked and scaled; ups (pairs, out, rc), (out, rs)."""
         ctx.save_for_backward(hidden, content_up, style_up)
@@ -43,7 +43,7 @@ class CoupledUp(torch.autograd.Function):
         return torch.baddbmm(base, hidden, up.mT)
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: UpContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, content_up, style_up = ctx.saved_tensors
         plan = ctx.plan
         needs_hidden, needs_content, needs_style = ctx.needs_input_grad[1:4]
@@ -61,6 +61,17 @@ class CoupledUp(torch.autograd.Function):
         return grad, grad_hidden, grad_content, grad_style, None
 
 
+class DownContext(Protocol):
+    """What autograd hands from ``CoupledDown``'s forward to its backward."""
+
+    plan: RowPlan
+    base: nn.Linear | nn.Conv2d
+    saved_tensors: tuple[Tensor, Tensor, Tensor | None]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
 class CoupledDown(torch.autograd.Function):
     """[content_down | style_down] · x in one product, where shielded rows leave no gradient on ``content_down``.
 
@@ -70,7 +81,12 @@ class CoupledDown(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, content_down: Tensor, style_down: Tensor | None, plan: RowPlan, base: nn.Linear | nn.Conv2d
+        ctx: DownContext,
+        x: Tensor,
+        content_down: Tensor,
+        style_down: Tensor | None,
+        plan: RowPlan,
+        base: nn.Linear | nn.Conv2d,
     ) -> Tensor:
         """``x`` of the layer's input shape; downs (rc, in, …), (rs, in, …); (rows, positions, ranks)."""
         ctx.save_for_backward(x, content_down, style_down)
@@ -78,9 +94,9 @@ class CoupledDown(torch.autograd.Function):
         return down_product(x, joined_down(content_down, style_down), base)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: DownContext, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, content_down, style_down = ctx.saved_tensors
-        plan: RowPlan = ctx.plan
+        plan = ctx.plan
         needs_x, needs_content, needs_style = ctx.needs_input_grad[:3]
         grad_x = down_gradients(grad, x, joined_down(content_down, style_down), ctx.base, (needs_x, False))[0]
         rank, free, grad_style = content_down.shape[0], plan.free, None

@@ -200,7 +200,8 @@ class CoupledLayer(nn.Module):
         content, style = self.downs()
         if plan.has_free:
             used_style = style.to(dtype) if plan.has_style else None
-            return CoupledDown.apply(x, content.to(dtype), used_style, plan, self.base)
+            apply: Callable[..., Tensor] = CoupledDown.apply
+            return apply(x, content.to(dtype), used_style, plan, self.base)
         return down_product(x, self._stacked(content.detach(), style, plan).to(dtype), self.base)
 
     def _used_downs(self, plan: RowPlan) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from pair_network.files import atomic_file
 
@@ -55,7 +55,7 @@ def tiles_of(sheet: Image.Image, tile: int = 256) -> list[Image.Image]:
     top = sheet.height - tile - MARGIN
     lefts = range(MARGIN, sheet.width - tile, tile + MARGIN)
     tiles = [sheet.crop((left, top, left + tile, top + tile)) for left in lefts]
-    while tiles and all(low == 255 for low, _ in tiles[-1].getextrema()):  # a long title makes a sheet wider
+    while tiles and not ImageChops.invert(tiles[-1]).getbbox():  # white: a long title makes a sheet wider
         tiles.pop()
     return tiles
 

@@ -92,6 +92,7 @@ class Tokenizer(Protocol):
     """What is used of CLIPTokenizer."""
 
     model_max_length: int
+    pad_token_id: int
 
     def __call__(self, text: str | list[str], **settings: object) -> TokenIds: ...
 

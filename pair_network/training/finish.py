@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from pair_network.errors import PairError
-from pair_network.network.checkpoint import PAIR_SUFFIX
+from pair_network.network.pair_file import PAIR_SUFFIX
 
 from .report.record import SUFFIX, read_record
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pair_network.files import atomic_file
+
+if TYPE_CHECKING:  # the entry point's --help needs no torch
+    from torch import Tensor
 
 SUFFIX = "-record.json"
 MOST_POINTS = 2000  # of a curve; of longer ones every second point is dropped

@@ -13,7 +13,7 @@ import transformers
 from accelerate import Accelerator
 
 from pair_network.files import only_writer
-from pair_network.sampling.protocols import Tokenizer, UNet, Vae
+from pair_network.sampling.protocols import Pipeline, Tokenizer, UNet, Vae
 
 from ...pair_dataset import write_pair_dataset
 from ...preview_prompts import write_default_prompts
@@ -69,7 +69,9 @@ class PairTrainer(PairTraining[EmbeddedOptions], EmbeddedTrainer):
         recording = self.recording(args)
         recording.note_previews(global_step, sheets, [prompt.text for prompt in self.prompts], found)
 
-    def _measured(self, args: EmbeddedOptions, pipe: Any, accelerator: Any, step: int) -> dict[str, dict[str, float]]:
+    def _measured(
+        self, args: EmbeddedOptions, pipe: Pipeline, accelerator: Accelerator, step: int
+    ) -> dict[str, dict[str, float]]:
         """Figures of the previews by column, in the log and the trackers too; after the last step also the advice."""
         recording, writer = self.recording(args), self._writer
         pair = [Path(path) for path in recording.record.pair[:2]]

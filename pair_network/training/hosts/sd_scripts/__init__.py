@@ -1,5 +1,10 @@
 """Pair training inside a checkout of kohya-ss sd-scripts."""
 
-from .entry import train
+from __future__ import annotations
 
-__all__ = ["train"]
+
+def train(checkout: str, argv: list[str]) -> None:
+    """Trains as the command line says; see ``entry.train``."""
+    from .entry import train as run  # its families are asked before torch is needed
+
+    run(checkout, argv)
