@@ -18,6 +18,7 @@ from PIL import ImageOps
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
 from pair_network.images import CAPTION_SUFFIXES, UNREAD, by_name, caption_file, list_images
+from pair_network.reading import read_text
 from pair_network.upright import Upright, background_colour, open_upright
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def lacks_caption(pair: Pair, style_words: str) -> bool:
 def _write_caption(target: Path, content: Path, style_words: str) -> Path:
     source, copied = caption_file(content), target.with_name(target.name + CAPTION_SUFFIXES[0])
     assert source is not None
-    lines = [line.strip() for line in source.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    lines = [line.strip() for line in read_text(source).splitlines()]
     with atomic_file(copied) as temporary:
         first = next((line for line in lines if line), "")
         temporary.write_text(f"{first} {style_words}".strip(), encoding="utf-8")
