@@ -168,6 +168,28 @@ class Family:
         """kohya's ``ss_v2``."""
         return self.name == "sd2"
 
+    def to_convert(self) -> dict[str, str]:
+        """The UIs that leave out a part of the trainer's file or all of it, each with the verb of ``convert`` for it.
+
+        A UI for which no verb writes a file that it applies whole is not among them.
+        """
+        keys = self._trainers_names()
+        verbs = {}
+        for ui, forms in self.reads.items():
+            if ui == "diffusers":
+                if not any(form.split()[0] == "kohya" for form in forms):
+                    verbs[ui] = "diffusers"
+            elif ui in self.unread and any(re.search(self.unread[ui], key) for key in keys):
+                verbs[ui] = "a1111 --ui comfyui"
+        return verbs
+
+    def _trainers_names(self) -> list[str]:
+        """The layers in the denoiser's numbered blocks as kohya's file names them."""
+        paths = [
+            path for entry in self.entries for path in ((entry.native,) if self.kohya_is_native else entry.modules)
+        ]
+        return ["lora_unet_" + path.replace(".", "_") for path in paths if re.search(r"\.\d+\.", path)]
+
     def kind_of(self, path: str) -> str | None:
         """The kind of a layer by its path in the trainer's model, or None: of no kind."""
         return next((kind for kind in KINDS if kind in self.kinds and re.search(self.kinds[kind], path)), None)

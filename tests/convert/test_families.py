@@ -260,6 +260,36 @@ def test_the_page_has_the_table_as_it_is():
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
+def test_what_to_convert_is_what_the_table_says(family):
+    """The verb that training names at its end writes a file that the UI applies whole, unlike the trainer's own."""
+    from convert.formats import table
+    from convert.formats.match import UIS
+
+    known = FAMILIES[family]
+    shares = {
+        ui: {name: table.share(keys, known, ui) for name, keys in table.namings(known).items()}
+        for ui in UIS
+        if ui in known.reads
+    }
+    named = known.to_convert()
+    assert all(shares[ui]["kohya"] < 1 and shares[ui][verb] == 1 for ui, verb in named.items())
+    assert all(own["kohya"] == 1 or max(own.values()) < 1 for ui, own in shares.items() if ui not in named)
+
+
+def test_training_says_what_to_convert(caplog):
+    from pair_network.training.hosts.after_training import say_what_to_convert
+
+    caplog.set_level("INFO")
+    say_what_to_convert(FAMILIES["sdxl"].sd_scripts, "out/ink.safetensors")
+    assert not caplog.messages
+    say_what_to_convert(FAMILIES["sd3"].sd_scripts, "out/ink.safetensors")
+    assert caplog.messages == [
+        "diffusers' load_lora_weights does not apply all of a Stable Diffusion 3 LoRA with kohya's names; for it: "
+        "python -m convert diffusers out/ink.safetensors"
+    ]
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_cells_are_what_info_says_of_such_files(family, tmp_path, run):
     """Every cell, by writing the file it speaks of and asking ``info``: the share of its tensors is the cell's."""
     from convert.formats import table

@@ -16,6 +16,7 @@ from pair_network.files import only_writer
 
 from ...options import add_pair_options, pair_network_module
 from ...replaced import replaced
+from ..after_training import say_what_to_convert
 from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config
 from ..versions import MUSUBI, warn_if_newer
@@ -137,3 +138,4 @@ def train(checkout: str, argv: list[str]) -> None:
     warn_if_newer(MUSUBI, checkout)
     with _as_its_own(module, family, trainer, argv):
         module.main()
+    say_what_to_convert(family, "FILE.safetensors")

@@ -17,6 +17,7 @@ from ...options import add_pair_options, pair_network_module
 from ...pair_dataset import write_pair_dataset
 from ...preview_prompts import write_default_prompts
 from ...trainer import PairTraining, trains_text_encoder
+from ..after_training import say_what_to_convert
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config
 from ..versions import SD_SCRIPTS, warn_if_newer
@@ -227,3 +228,4 @@ def train(checkout: str, argv: list[str]) -> None:
             args.sample_prompts = args.sample_prompts if prompts is None else str(prompts)
             allow_any_shape(args)
         trainer_class().train(args)
+    say_what_to_convert(family, str(Path(args.output_dir) / f"{args.output_name or 'last'}.safetensors"))
