@@ -127,3 +127,19 @@ def test_nothing_is_written_over(run, tmp_path):
     status, _, errors = run("package", "--into", tmp_path / "out")
     assert status == 1 and "exists already" in errors
     assert every_byte(tmp_path / "out").keys() == {"comfyui/mine"}
+
+
+@pytest.mark.comfy_cli
+def test_comfyuis_registry_takes_the_folder(built, tmp_path):
+    """Its own validator, without the warning that it has for code that calls eval."""
+    program = os.environ.get("COMFY_CLI")
+    if not program:
+        pytest.skip("needs ComfyUI's command line: set COMFY_CLI to comfy-cli's program")
+    command = [program, "--skip-prompt", "--no-enable-telemetry", "node", "validate"]
+    home = {**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"}
+    done = subprocess.run(command, cwd=built / "comfyui", env=home, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "passed" in said and "warning" not in said, said
+    (built / "comfyui" / "extra.py").write_text("eval('1')\n", encoding="utf-8")
+    done = subprocess.run(command, cwd=built / "comfyui", env=home, capture_output=True, text=True, check=False)
+    assert "S307" in done.stdout + done.stderr
