@@ -136,14 +136,15 @@ def _xflux_names() -> dict[str, Name]:
     for name, modules in xflux_targets().items():
         known = Name(modules, style="xflux", rows=total(dotted[module] for module in modules))
         names[name] = names[f"diffusion_model.{name}"] = known
-        if name.endswith(XFLUX_SINGLE_QKV):
+        if joint_qkv(name) != name:
             names[f"diffusion_model.{joint_qkv(name)}"] = replace(known, style="native")
     return names
 
 
 def joint_qkv(name: str) -> str:
     """What Forge Neo and ComfyUI call xflux's layer of a single block, which is a part of ``linear1``."""
-    return name.replace(f"processor.{XFLUX_SINGLE_QKV}", "linear1_qkv")
+    block, _, layer = name.rpartition(".processor.")
+    return f"{block}.linear1_qkv" if layer == XFLUX_SINGLE_QKV else name
 
 
 @lru_cache

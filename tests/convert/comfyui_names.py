@@ -105,7 +105,7 @@ T5 = [f"layer.0.SelfAttention.{part}" for part in "qkvo"] + [f"layer.1.DenseRelu
 LLM = [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
 ENCODERS = {
     "clip_l": ("text_model.encoder.layers.{}.", 12, CLIP),
-    "clip_h": ("text_model.encoder.layers.{}.", 24, CLIP),
+    "clip_h": ("text_model.encoder.layers.{}.", 23, CLIP),  # the 24th is not used, and not there elsewhere
     "clip_g": ("text_model.encoder.layers.{}.", 32, CLIP),
     "t5xxl": ("encoder.block.{}.", 24, T5),
     "gemma2_2b": ("model.layers.{}.", 26, LLM),
