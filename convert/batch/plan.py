@@ -12,8 +12,9 @@ from pathlib import Path
 from convert import paths
 from convert.files.links import leads_out
 from convert.formats.checkpoints import base_model
+from convert.formats.families import COMPONENTS
 from convert.formats.official_folder import official_files
-from convert.formats.peft_folder import COMPONENTS, CONFIG, WEIGHTS
+from convert.formats.peft_folder import CONFIG, WEIGHTS
 from convert.verbs import conversion_named
 from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES

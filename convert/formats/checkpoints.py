@@ -14,11 +14,10 @@ from pair_network.families.layers import total
 from pair_network.families.text_encoders import OPEN_CLIP, OPEN_CLIP_JOINT, OPEN_CLIP_JOINT_NAME
 from pair_network.files import PICKLES, weights_of
 
-from .families import FAMILIES
+from .families import COMPONENTS, FAMILIES
 from .names import Modules, Name
 from .proof import misfit
 
-COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 
 
@@ -89,7 +88,7 @@ def single_file_places(family: Family, prefix: str) -> dict[str, Place]:
     }
     for encoder in family.text_encoders:
         named = _open_clip if encoder.is_open_clip_there else _plain_encoder
-        places.update(named(encoder, encoder.checkpoint))
+        places.update(named(encoder, (prefix if encoder.kind == "adapter" else "") + encoder.checkpoint))
     return places
 
 

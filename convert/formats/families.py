@@ -6,6 +6,8 @@ from pair_network import families
 from pair_network.errors import PairError
 from pair_network.families import Family
 
+# diffusers' names of the models of a pipeline that a LoRA can change.
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "text_conditioner")
 FAMILIES: dict[str, Family] = {name: family for name, family in families.FAMILIES.items() if family.blocks}
 
 

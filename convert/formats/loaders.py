@@ -100,7 +100,9 @@ def _of_encoder(ui: str, family: Family, encoder: TextEncoder) -> Iterator[str]:
             yield from (f"lora_te{number}_{own(module)}" for number in numbers)
         elif ui == "ComfyUI":
             yield f"{encoder.prefix}_{own(module)}"
-        if ui in ("Forge Neo", "ComfyUI"):
+        if encoder.kind == "adapter":
+            yield f"diffusion_model.{encoder.checkpoint}{module}"
+        elif ui in ("Forge Neo", "ComfyUI"):
             yield GENERIC[encoder.kind](encoder) + module
 
 
@@ -124,10 +126,12 @@ def diffusers_forms(family: Family) -> dict[str, tuple[str, ...]]:
             for name in names_in_form("kohya-native" if native else form, family, entry):
                 found.setdefault(name, []).append(form)
     for encoder in family.text_encoders:
-        for module in encoder.modules if encoder.kind in ("clip", "open_clip") else ():
+        for module in encoder.modules if encoder.kind in ("clip", "open_clip", "adapter") else ():
             for prefix in {encoder.prefix, "lora_te1"} if encoder.prefix == "lora_te" else {encoder.prefix}:
                 found[f"{prefix}_{underscored(module)}"] = ["kohya"]
             found[f"{encoder.component}.{module}"] = ["dotted"]
+            if encoder.kind == "adapter":
+                found[f"diffusion_model.{encoder.checkpoint}{module}"] = ["native"]
     if family.name == "flux":
         for name in xflux_targets():
             found[name] = found[f"diffusion_model.{name}"] = ["xflux"]

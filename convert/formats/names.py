@@ -65,6 +65,8 @@ def names_of(family: Family) -> dict[str, Name]:
             for form in (module, flat):
                 names[f"{encoder.prefix}_{underscored(form)}"] = Name(target, False, "kohya", *widths)
                 names[f"{encoder.component}.{form}"] = Name(target, False, "dotted", *widths)
+            if encoder.kind == "adapter":
+                names[f"diffusion_model.{encoder.checkpoint}{module}"] = Name(target, False, "native", *widths)
             if encoder.kind in ("clip", "open_clip"):
                 names.setdefault(_old_attention(target[0], "self_attn.to_"), Name(target, False, "dotted", *widths))
     if family.name == "flux":

@@ -13,14 +13,13 @@ from convert.files.lazy import Lazy
 from convert.files.storage import open_tensors
 from pair_network.errors import PairError, printable
 
-from .families import FAMILIES, family_by_name
+from .families import COMPONENTS, FAMILIES, family_by_name
 from .parse import suffix_of
 from .spelling import known_name
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 ROOT = "base_model.model."
 WRAPPER = re.compile(r"(?:(?<=\.)|^)base_model\.model\.")
-COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 MAX_CONFIG = 10_000_000
 OPEN_CLIP_WIDTH = 1280  # CLIP bigG, SDXL's and SD3's second text encoder
 

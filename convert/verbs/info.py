@@ -15,13 +15,14 @@ from convert.command import Command, Conversion
 from convert.files.hashes import data_hash, file_hash
 from convert.files.storage import open_tensors
 from convert.formats import metadata
+from convert.formats.families import COMPONENTS
 from convert.formats.foreign import UNKNOWN
 from convert.formats.layers import ORTHONORMAL, Adapter, Branch
 from convert.formats.match import match_all
 from convert.formats.measures import branch_overlap, delta_norm, flat, gram_defect
 from convert.formats.names import kind_of
 from convert.formats.official_folder import SDXL_LAYERS, official_files
-from convert.formats.peft_folder import COMPONENTS, ROOT, WEIGHTS, peft_folder
+from convert.formats.peft_folder import ROOT, WEIGHTS, peft_folder
 from convert.formats.read import read_adapter
 from convert.options import add_reading
 from pair_network.errors import PairError

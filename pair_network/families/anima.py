@@ -46,7 +46,10 @@ FAMILY = Family(
     },
     blocks=(Blocks(_BLOCK, "blocks.{}.", "transformer_blocks.{}.", 28), Blocks(_OUTSIDE)),
     hidden=(2048,),
-    text_encoders=(TextEncoder("lora_te", "text_encoder", "llm", 28, 1024, "text_encoders.qwen3_06b.transformer."),),
+    text_encoders=(
+        TextEncoder("lora_te", "text_encoder", "llm", 28, 1024, "text_encoders.qwen3_06b.transformer."),
+        TextEncoder("lora_unet_llm_adapter", "text_conditioner", "adapter", 6, 1024, "llm_adapter."),
+    ),
     model_classes=("Anima",),
     diffusers_class="CosmosTransformer3DModel",
     pipelines=("Anima",),

@@ -22,6 +22,8 @@ LLM = (
     *(f"self_attn.{part}_proj" for part in "qkvo"),
     *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
 )
+# Between Anima's text encoder and its denoiser; a part of the original's denoiser, and a model of its own in diffusers.
+ADAPTER = (*(f"{attention}_attn.{part}_proj" for attention in ("self", "cross") for part in "qkvo"), "mlp.0", "mlp.2")
 # What ``targets`` of the network arguments takes of text encoders, by their paths in transformers' models.
 KINDS = {
     # CLIP; then Gemma 2 (Lumina) and Qwen 3 (Anima).
@@ -38,7 +40,7 @@ class TextEncoder:
     Attributes:
         prefix: kohya's, before its layers' names.
         component: diffusers' name of it.
-        kind: "clip", "open_clip", "t5" or "llm".
+        kind: "clip", "open_clip", "t5", "llm" or "adapter".
         layers: Number of its layers.
         width: Its hidden width.
         checkpoint: Prefix of its keys in single-file checkpoints.
@@ -58,8 +60,9 @@ class TextEncoder:
     @property
     def modules(self) -> tuple[str, ...]:
         """Paths of its layers."""
-        if self.kind == "llm":
-            return tuple(f"layers.{number}.{part}" for number in range(self.layers) for part in LLM)
+        if self.kind in ("llm", "adapter"):
+            blocks, parts = ("layers", LLM) if self.kind == "llm" else ("blocks", ADAPTER)
+            return tuple(f"{blocks}.{number}.{part}" for number in range(self.layers) for part in parts)
         if self.kind == "t5":
             return t5_modules(self.layers)
         return (*clip_modules(self.layers), *([PROJECTION] if self.projects else []))
@@ -70,9 +73,9 @@ class TextEncoder:
         if self.kind == "llm":
             return Width(), own if not module.endswith(("o_proj", "down_proj")) else Width()
         inner = Width((10240,) if self.kind == "t5" else (4 * self.width,))
-        if module.endswith(("mlp.fc1", "wi_0", "wi_1")):
+        if module.endswith(("mlp.fc1", "wi_0", "wi_1", "mlp.0")):
             return inner, own
-        return own, inner if module.endswith(("mlp.fc2", ".wo")) else own
+        return own, inner if module.endswith(("mlp.fc2", ".wo", "mlp.2")) else own
 
 
 @lru_cache

@@ -53,6 +53,16 @@ READ = [
     ({"diffusion_model.double_blocks.0.img_mlp.0": (14336, 3584)}, "hunyuan_image"),
     ({"lora_unet_double_blocks_0_img_mod_lin": (21504, 3584)}, "hunyuan_image"),
     ({"net.blocks.0.cross_attn.k_proj": (2048, 1024)}, "anima"),
+    # what stands between Anima's text encoder and denoiser, in kohya's, the original's and diffusers' names
+    (
+        {
+            "lora_unet_blocks_0_cross_attn_k_proj": (2048, 1024),
+            "lora_unet_llm_adapter_blocks_5_cross_attn_q_proj": (1024, 1024),
+        },
+        "anima",
+    ),
+    ({"diffusion_model.llm_adapter.blocks.0.mlp.0": (4096, 1024)}, "anima"),
+    ({"text_conditioner.blocks.0.self_attn.o_proj": (1024, 1024)}, "anima"),
     # original names under unet., levels of wrappers, old processors, LyCORIS' prefix
     ({"unet.input_blocks.1.1.transformer_blocks.0.attn2.to_k": (320, 768)}, "sd1"),
     ({"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k": (320, 768)}, "sd1"),
