@@ -52,13 +52,10 @@ def _of_entry(ui: str, family: Family, entry: Entry) -> Iterator[str]:
     for form in family.reads.get(ui, ()):
         # kohya's own names are the original's or diffusers', as the family's trainer has them.
         own = "kohya-native" if form == "kohya" and family.kohya_is_native else form
-        natives = {entry.native}
-        if ui == "ComfyUI" and own in ("kohya-native", "native"):
-            natives.add(family.in_comfyui(entry.native))
-        for native in natives:
-            for name in names_in_form(own, family, replace(entry, native=native)):
-                if ui not in family.unread or not re.search(family.unread[ui], name):
-                    yield name
+        here = replace(entry, native=family.in_comfyui(entry.native)) if ui == "ComfyUI" else entry
+        for name in names_in_form(own, family, here):
+            if ui not in family.unread or not re.search(family.unread[ui], name):
+                yield name
 
 
 def names_in_form(form: str, family: Family, entry: Entry) -> list[str]:

@@ -165,9 +165,12 @@ def kohya_entries(family: Family) -> dict[str, tuple[Modules, bool]]:
 
 @lru_cache
 def original_entries(family: Family) -> dict[str, tuple[Modules, bool]]:
-    """The same under the original's names with dots and ComfyUI's prefix."""
+    """The same under the original's names with dots and ComfyUI's prefix, as its model has them."""
     return {
-        f"diffusion_model.{entry.native}": (tuple(f"{family.component}.{m}" for m in entry.modules), entry.swaps)
+        f"diffusion_model.{family.in_comfyui(entry.native)}": (
+            tuple(f"{family.component}.{m}" for m in entry.modules),
+            entry.swaps,
+        )
         for entry in family.entries
     } | _encoder_entries(family)
 

@@ -43,7 +43,7 @@ def namings(family: Family) -> dict[str, list[str]]:
     """Tensor names of a LoRA over all layers in the family's blocks, in each naming that a verb writes."""
     blocks = [modules for modules, _ in kohya_entries(family).values() if "blocks." in modules[0] or "layers." in
               modules[0] or "refiner." in modules[0]]  # fmt: skip
-    wanted = {module for modules in blocks for module in modules if not module.startswith("text_encoder")}
+    wanted = {module for modules in blocks for module in modules if module.startswith(f"{family.component}.")}
     return {
         "kohya": _keys(kohya_entries(family), wanted, KOHYA),
         "diffusers": [f"{module}{end}" for module in sorted(wanted) for end in DOTTED],

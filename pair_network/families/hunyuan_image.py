@@ -44,10 +44,9 @@ FAMILY = Family(
     diffusers_class="HunyuanImageTransformer2DModel",
     pipelines=("HunyuanImage",),
     marks=("double_blocks.0.img_attn_qkv.weight",),
-    # ComfyUI calls fc1 and fc2 of the MLP 0 and 2, and linear lin; with dots it takes the original's names too.
+    # ComfyUI knows its own names alone; under kohya's prefix attention, linear1 and linear2 have the same in both.
     # diffusers' pipeline has no way to load a LoRA.
-    reads={"ComfyUI": ("kohya", "native", "transformer-native")},
-    unread={"ComfyUI": r"^lora_unet_.*_(mlp_fc[12]|mod_linear|modulation_linear)$"},
+    reads={"ComfyUI": ("kohya", "native")},
     comfyui=(
         ("_attn_", "_attn."),
         ("mlp.fc1", "mlp.0"),

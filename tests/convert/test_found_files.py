@@ -210,6 +210,22 @@ def test_alphas_that_are_no_number(alpha, words, described):
     assert words in described(tensors_of({KEY: (320, 768)}, alpha=alpha))[0]
 
 
+def test_comfyui_gets_its_own_names_of_hunyuanimage(described, run, tmp_path):
+    """Its model has FLUX.1's names, and knows the original's with dots not at all."""
+    layers = {
+        "lora_unet_double_blocks_0_img_mlp_fc1": (14336, 3584),
+        "lora_unet_single_blocks_0_modulation_linear": (10752, 3584),
+    }
+    report, path = described(tensors_of(layers))
+    assert report["uis"]["ComfyUI"]["matched"] == 0
+    target = tmp_path / "o.safetensors"
+    assert run("a1111", path, "-o", target, "--no-card", "--ui", "comfyui")[0] == 0
+    names = {key.rpartition(".lora_")[0] for key in load_file(target)} - {""}
+    assert names == {"diffusion_model.double_blocks.0.img_mlp.0", "diffusion_model.single_blocks.0.modulation.lin"}
+    report = json.loads(run("info", target, "--json")[1])[0]
+    assert report["uis"]["ComfyUI"]["matched"] == 6
+
+
 def test_pefts_names_in_a_file_that_stands_alone(described):
     """PEFT's own adapter lacks its scale without its settings; other programs write its names for files of scale 1."""
     layers = {"base_model.model.blocks.3.attn.wk": (1536, 6144)}

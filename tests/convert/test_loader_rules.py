@@ -160,7 +160,7 @@ def test_comfyui_knows_the_names_that_info_says(name, comfyui):
     assert len(family.entries) - len(entries) <= (3 if name == "sd3" else 0)  # its last block has no context
     real = {each for entry in entries for form in FORMS for each, _ in names_of(family, entry, form)}
     ours = {each for each in layer_names("ComfyUI", family) if each in real or each.startswith("diffusion_model.")}
-    ours -= {f"diffusion_model.{entry.native}" for entry in family.entries if entry not in entries}
+    ours -= {f"diffusion_model.{family.in_comfyui(each.native)}" for each in family.entries if each not in entries}
     assert ours and not ours - known, sorted(ours - known)[:5]
     spoken_of = {each for entry in entries for form in SPOKEN_OF for each, _ in names_of(family, entry, form)}
     assert not (spoken_of & known) - layer_names("ComfyUI", family)
