@@ -40,7 +40,8 @@ def models_by_host() -> str:
     def row(family: Family) -> list[str]:
         kohya = family.sd_scripts.model_type if family.sd_scripts else ""
         version = " with `--v2`" if family.is_v2 else ""
-        encoders = ", ".join(dict.fromkeys(ENCODERS[each.kind] for each in family.text_encoders))
+        known = (ENCODERS[each.kind] for each in family.text_encoders if each.kind in ENCODERS)
+        encoders = ", ".join(dict.fromkeys(known))
         return [
             family.title,
             f"`{kohya}`{version}" if kohya else "–",
