@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from demo.model_config import MODEL_DIR
 from pair_network.families.unet import OUTSIDE, RESNET, SHORTCUT
 from pair_network.files import atomic_file
-from pair_network.training.hosts.embedded.model_files import read_json
+from pair_network.training.hosts.embedded.model_files import read_settings
 
 UNET_RESNET = {**RESNET, **SHORTCUT, "norm1": "in_layers.0", "norm2": "out_layers.0"}
 UNET_OUTSIDE = {**OUTSIDE, "conv_norm_out": "out.0"}
@@ -75,7 +75,7 @@ def vae_key(key: str, blocks: int) -> str:
 
 def original_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Every weight of a diffusers folder of Stable Diffusion 1's kind under its original name."""
-    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    unet, vae = (read_settings(folder / part / "config.json") for part in ("unet", "vae"))
     attends = ["Attn" in kind for kind in unet["up_block_types"]]
     tensors = {}
     for key, value in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
