@@ -25,7 +25,7 @@ from .queue import Queue, Run
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = ROOT / "demo" / "model"
 # Share of the preset's steps.
-TIMES = {"quick look": 0.2, "normal": 1.0, "thorough": 2.0}
+TIMES = {"quick look": 0.1, "normal": 1.0, "thorough": 2.0}
 PRESET_STEPS = {"embedded": 120}
 USUAL_STEPS = 750
 MOST_TEXT = 300
@@ -166,7 +166,7 @@ def train(
         name,
         ["--model", model, "--content", str(files[0]), "--style", str(files[1]), "--words", words, "--fit", "crop",
          "--content_prompt", shows or CONTENT_PROMPT, "--max_train_steps", str(steps),
-         "--style_start_step", str(steps // 3), "--sample_every_n_steps", str(max(1, steps // 3))],
+         "--style_start_step", str(steps // 3), "--sample_every_n_steps", str(max(1, steps // 2))],
     )  # fmt: skip
     work.queue.tick()
     return run
