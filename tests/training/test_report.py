@@ -79,6 +79,7 @@ def test_advice_takes_the_strongest_that_keeps_the_picture():
     assert "strength 1 (style reached 0.40" in found["text"] and "λ 3 (" in found["text"]
     assert len(found["rows"]) == 5
     assert advice_module.advice({1.0: {}}, {}) == {}
+    assert "train longer" in advice_module.advice({1.0: measured(0.05, kept)}, {3.0: measured(0.06, kept)})["text"]
 
 
 def test_a_better_save_is_named_where_its_file_is(tmp_path):

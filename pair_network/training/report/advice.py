@@ -13,6 +13,7 @@ KEPT = 0.5
 STRENGTHS = (0.6, 0.8, 1.0, 1.3)  # of the LoRA
 SHARES = (0.5, 1.0, 1.5)  # of the previews' λ
 GAIN = 0.05  # less is no reason to take an earlier file
+LITTLE = 0.1  # of the style: nothing that strength could bring out
 
 Figures = Mapping[str, float]
 
@@ -51,6 +52,11 @@ def advice(lora: Mapping[float, Figures], guidance: Mapping[float, Figures], ear
         for at, found in sorted(measured.items())
         if len(found) == len(NAMES)
     ]
+    if max(row["values"][0] for row in rows) < LITTLE:
+        text = (
+            "Hardly any style was reached at any strength: train longer, or with a larger learning rate (docs/faq.md)."
+        )
+        return {"text": text, "names": list(NAMES), "rows": rows}
     text = f"To begin with, {'; or '.join(parts)}.{' ' + earlier if earlier else ''}"
     return {"text": text, "names": list(NAMES), "rows": rows}
 
