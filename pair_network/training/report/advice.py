@@ -52,12 +52,10 @@ def advice(lora: Mapping[float, Figures], guidance: Mapping[float, Figures], ear
         for at, found in sorted(measured.items())
         if len(found) == len(NAMES)
     ]
-    if max(row["values"][0] for row in rows) < LITTLE:
-        text = (
-            "Hardly any style was reached at any strength: train longer, or with a larger learning rate (docs/faq.md)."
-        )
-        return {"text": text, "names": list(NAMES), "rows": rows}
+    reached = [found[NAMES[0]] for _, _, measured in ways for found in measured.values() if len(found) == len(NAMES)]
     text = f"To begin with, {'; or '.join(parts)}.{' ' + earlier if earlier else ''}"
+    if max(reached) < LITTLE:
+        text = "Hardly any style was reached at any strength: train longer, or with a larger learning rate."
     return {"text": text, "names": list(NAMES), "rows": rows}
 
 
