@@ -152,7 +152,8 @@ class ModelInputs(TypedDict, total=False):
         encoder_hidden_states: The prompts ``(rows, tokens, dim)``.
         pooled_projections: Pooled prompts ``(rows, dim)`` of SD3 and FLUX.
         added_cond_kwargs: SDXL's, with ``text_embeds`` ``(rows, dim)``.
-        txt_ids: FLUX's token positions ``(tokens, 3)``.
+        txt_ids: Token positions, ``(tokens, 3)`` of FLUX and ``(rows, tokens, 4)`` of FLUX.2.
+        encoder_hidden_states_mask: Qwen-Image's ``(rows, tokens)``; None: no padding.
     """
 
     sample: Tensor
@@ -162,3 +163,4 @@ class ModelInputs(TypedDict, total=False):
     pooled_projections: Tensor | None
     added_cond_kwargs: dict[str, Tensor] | None
     txt_ids: Tensor
+    encoder_hidden_states_mask: Tensor | None

@@ -12,8 +12,9 @@ from pair_network.network.route import Row
 
 from ..protocols import Pipeline
 from .denoiser import GuidedDenoiser, is_guided, replaced_forward
+from .lists import ListDenoiser
 from .networks import attached_networks
-from .prompts import recorded_prompts
+from .prompts import WITH_LISTS, is_named, recorded_prompts
 from .style import Style
 
 
@@ -26,7 +27,8 @@ def style_guidance(
     Afterwards, also after an exception, pipeline and networks are as they were.
 
     Args:
-        pipe: A diffusers pipeline of Stable Diffusion 1, 2, XL, 3 or FLUX: text to image, img2img, inpaint, ControlNet.
+        pipe: A diffusers pipeline of Stable Diffusion 1, 2, XL, 3 or FLUX: text to image, img2img, inpaint, ControlNet;
+            or FLUX.2's, Qwen-Image's or Z-Image's for text to image.
         styles: One style or several, each with its own scale and interval.
         joined: All rows of a step in one batch; False: one more call for each style, for the memory of the base batch.
             A joined batch that does not fit is split by itself.
@@ -40,6 +42,7 @@ def style_guidance(
     """
     chosen = [styles] if isinstance(styles, Style) else list(styles)
     model = _denoiser(pipe)
+    denoiser = ListDenoiser if is_named(pipe, WITH_LISTS) else GuidedDenoiser
     if not 0 <= cfg_end <= 1:
         raise PairError(f"cfg_end={cfg_end}: a part of the noise schedule is needed, from 0 (no CFG) to 1 (to the end)")
     if is_guided(model):
@@ -50,7 +53,7 @@ def style_guidance(
         attached_networks(pipe, model, chosen) as networks,
         recorded_prompts(pipe, chosen, networks) as prompts,
         replaced_forward(
-            model, lambda forward: GuidedDenoiser(pipe, model, forward, chosen, networks, prompts, joined, cfg_end)
+            model, lambda forward: denoiser(pipe, model, forward, chosen, networks, prompts, joined, cfg_end)
         ),
     ):
         yield pipe

@@ -18,7 +18,7 @@ from pair_network.network.route import BASE_ROW, Row
 
 from ..guidance import is_in_interval, shift_for_rescale, style_shift
 from ..protocols import ModelInputs, Pipeline, Predicted
-from .prompts import Conditioning, PromptRecorder
+from .prompts import Conditioning, Prompts
 from .rows import latents_of, with_style_rows
 from .schedule import schedule_progress
 from .style import Style
@@ -55,7 +55,7 @@ class GuidedDenoiser:
         forward: Callable[..., Predicted],
         styles: Sequence[Style],
         networks: Sequence[PairNetwork],
-        prompts: PromptRecorder,
+        prompts: Prompts,
         is_joined: bool,
         cfg_end: float,
     ):
@@ -69,7 +69,10 @@ class GuidedDenoiser:
         self._step: tuple[float, Tensor, Predicted] | None = None
 
     def __call__(self, *args: object, **kwargs: object) -> Predicted:
-        inputs = cast(ModelInputs, dict(self._signature.bind(*args, **kwargs).arguments))
+        return self.guided(cast(ModelInputs, dict(self._signature.bind(*args, **kwargs).arguments)))
+
+    def guided(self, inputs: ModelInputs) -> Predicted:
+        """What the model returns for these arguments, moved by δ."""
         progress = schedule_progress(self.pipe.scheduler, inputs["timestep"])
         active = [i for i, style in enumerate(self.styles) if style.is_guiding(progress)]
         has_cfg = is_in_interval(progress, 0.0, self.cfg_end)
@@ -78,10 +81,13 @@ class GuidedDenoiser:
         cond = self._cond_rows(inputs)
         if cond is None:
             return self._further_call(inputs, progress, has_cfg)
-        output, predictions = self._predict(inputs, cond, active, slice(0, cond.stop) if has_cfg else cond)
-        base = output[0][cond.start - cond.stop :]
+        rows = latents_of(inputs).shape[0]
+        kept = slice(0, rows) if has_cfg else cond
+        output, predictions = self._predict(inputs, cond, active, kept)
+        base = output[0][cond.start - kept.start : cond.stop - kept.start]
         shift = style_shift(base, predictions, [self.styles[i].scale for i in active])
-        guided = self._shifted(output[0], shift) if has_cfg else self._for_all_rows(base + shift)
+        # Without CFG the null rows, where the pipeline has them in its batch, get the prompt's prediction.
+        guided = self._shifted(output[0], shift) if has_cfg else torch.cat([base + shift] * (rows // base.shape[0]))
         self._step = (progress, shift, _replaced(output, guided))
         return self._step[2]
 
@@ -95,20 +101,17 @@ class GuidedDenoiser:
         """
         rows, base, pipeline = latents_of(inputs).shape[0], self.prompts.base, type(self.pipe).__name__
         if base is None:
-            raise PairError(f"{pipeline}: it ran its model before encode_prompt; style guidance does not know it")
+            raise PairError(f"{pipeline}: it ran its model without encode_prompt; give it the prompt in words")
         images = base.embeds.shape[0]
         is_negative = self.prompts.is_negative(inputs["encoder_hidden_states"])
-        if rows == images * (2 if self._joins_null_rows() else 1) and not is_negative:
-            return slice(rows - images, rows)
+        if rows == images * (2 if self.prompts.has_null_rows(rows) else 1) and not is_negative:
+            return slice(0, images) if self.prompts.has_cond_first else slice(rows - images, rows)
         if rows == images:
             return None
         raise PairError(
             f"{pipeline}: its model sees {rows} rows for {images} images; style guidance knows batches of [null, cond] "
             "and of cond alone"
         )
-
-    def _joins_null_rows(self) -> bool:
-        return bool(getattr(self.pipe, "do_classifier_free_guidance", False))
 
     def _further_call(self, inputs: ModelInputs, progress: float, has_cfg: bool) -> Predicted:
         if self._step is None or self._step[0] != progress:
@@ -170,13 +173,9 @@ class GuidedDenoiser:
 
     # --- the shift -----------------------------------------------------------------------------------------------
 
-    def _for_all_rows(self, prediction: Tensor) -> Tensor:
-        """The prompt's prediction in the null rows too, where the pipeline has them in its batch."""
-        return torch.cat([prediction, prediction]) if self._joins_null_rows() else prediction
-
     def _shifted(self, prediction: Tensor, shift: Tensor) -> Tensor:
         """Null and cond rows, or cond alone, moved so that what the pipeline makes of them moves by δ."""
-        if not self._joins_null_rows():
+        if prediction.shape[0] == shift.shape[0]:
             return prediction + shift
         null, cond = prediction.chunk(2)
         if getattr(self.pipe, "guidance_rescale", 0) > 0:
@@ -196,7 +195,9 @@ def is_guided(model: nn.Module) -> bool:
 
 
 @contextmanager
-def replaced_forward(model: nn.Module, replace: Callable[[Callable[..., Predicted]], GuidedDenoiser]) -> Iterator[None]:
+def replaced_forward(
+    model: nn.Module, replace: Callable[[Callable[..., Predicted]], Callable[..., Predicted]]
+) -> Iterator[None]:
     """Puts ``replace(forward)`` in the place of the model's forward."""
     place = next((name for name in PLACES if model.__dict__.get(name) is not None), "forward")
     original, was_own = getattr(model, place), place in model.__dict__

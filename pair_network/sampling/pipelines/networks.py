@@ -32,11 +32,8 @@ def text_encoders(pipe: Pipeline) -> list[nn.Module]:
     return [encoder for encoder in found if isinstance(encoder, nn.Module)]
 
 
-@contextmanager
-def attached_networks(pipe: Pipeline, denoiser: nn.Module, styles: Sequence[Style]) -> Iterator[list[PairNetwork]]:
-    """The network of each style, hooked into the pipeline's models and routed to the base model; undone afterwards.
-
-    Styles of one file share a network.
+def networks_of(pipe: Pipeline, denoiser: nn.Module, styles: Sequence[Style]) -> list[PairNetwork]:
+    """The network of each style, on the pipeline's models but not yet hooked in; styles of one file share it.
 
     Raises:
         PairError: A file does not fit the pipeline's models, a network belongs to other models, or fused layers would
@@ -64,10 +61,21 @@ def attached_networks(pipe: Pipeline, denoiser: nn.Module, styles: Sequence[Styl
             if file not in from_file:
                 from_file[file] = network_from_file(file, encoders, denoiser)
             chosen.append(from_file[file])
+    return chosen
+
+
+@contextmanager
+def attached_networks(pipe: Pipeline, denoiser: nn.Module, styles: Sequence[Style]) -> Iterator[list[PairNetwork]]:
+    """The networks of the styles, hooked into the pipeline's models and routed to the base model; undone afterwards.
+
+    Raises:
+        PairError: As ``networks_of``.
+    """
+    chosen = networks_of(pipe, denoiser, styles)
     with ExitStack() as stack:
         for network in dict.fromkeys(chosen):
-            stack.enter_context(_attached(network, pipe._execution_device))
-        if any(_is_compiled(model) for model in (*encoders, denoiser)):
+            stack.enter_context(attached(network, pipe._execution_device))
+        if any(is_compiled(model) for model in (*text_encoders(pipe), denoiser)):
             # Compiled code does not look whether hooks were added or removed: it would run without the style, and
             # afterwards with it.
             torch.compiler.reset()
@@ -82,12 +90,13 @@ def _is_fused(module: nn.Module) -> bool:
     return is_marked or "Fused" in type(getattr(module, "processor", None)).__name__
 
 
-def _is_compiled(model: nn.Module) -> bool:
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile made code of the model or of a part of it."""
     return any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules())
 
 
 @contextmanager
-def _attached(network: PairNetwork, device: torch.device) -> Iterator[None]:
+def attached(network: PairNetwork, device: torch.device) -> Iterator[None]:
     """Hooks the network in, on the pipeline's device and without dropout, and puts everything back as it was."""
     unhooked = [layer for layer in network.coupled_layers() if not layer.is_attached]
     was_training, home = network.training, next(network.parameters()).device

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from pair_network.errors import PairError
@@ -17,6 +19,11 @@ from ..protocols import Pipeline
 from .style import Style
 
 PROMPTS = ("prompt", "prompt_2", "prompt_3")
+# Pipelines that look like others whose calls are laid out otherwise, so they are known by name, and Z-Image's, whose
+# prompts are lists.
+BY_NAME = ("Flux2Pipeline", "Flux2KleinPipeline", "QwenImagePipeline")
+WITH_LISTS = ("ZImagePipeline",)
+KNOWN = "Stable Diffusion 1, 2, XL, 3 and FLUX, and text to image of FLUX.2, Qwen-Image and Z-Image"
 
 
 @dataclass
@@ -24,14 +31,54 @@ class Conditioning:
     """One prompt's embeddings, one row per image.
 
     Attributes:
-        embeds: ``(rows, tokens, dim)``.
+        embeds: ``(rows, tokens, dim)``; of Z-Image a list of ``(tokens, dim)``, one for each prompt.
         pooled: ``(rows, dim)`` for SDXL, SD3 and FLUX, else None.
-        text_ids: FLUX's token positions, ``(tokens, 3)``, else None.
+        text_ids: Token positions, ``(tokens, 3)`` of FLUX and ``(rows, tokens, 4)`` of FLUX.2, else None.
+        mask: Qwen-Image's ``(rows, tokens)``, 0 at padding; None: no padding.
     """
 
-    embeds: Tensor
+    embeds: Any
     pooled: Tensor | None = None
     text_ids: Tensor | None = None
+    mask: Tensor | None = None
+
+
+def is_named(pipe: Any, names: Collection[str]) -> bool:
+    """Whether a pipeline is one of diffusers' classes of these names, or made from one."""
+    return any(kind.__name__ in names for kind in type(pipe).__mro__)
+
+
+def _returned(pipe: Any, parameters: Collection[str]) -> tuple[str, ...]:
+    """What the pipeline's encode_prompt returns, as attributes of Conditioning; "" for the negative prompt's.
+
+    Raises:
+        PairError: The pipeline is not known.
+    """
+    has_pooled = "pooled_prompt_embeds" in parameters
+    if "prompt_embeds" in parameters and "prompt_attention_mask" not in parameters:
+        if "negative_prompt" in parameters:
+            if not type(pipe).__name__.startswith("ZImage") or is_named(pipe, WITH_LISTS):
+                return ("embeds", "", "pooled", "") if has_pooled else ("embeds", "")
+        elif has_pooled:
+            return ("embeds", "pooled", "text_ids")
+        elif is_named(pipe, BY_NAME):
+            return ("embeds", "mask") if "prompt_embeds_mask" in parameters else ("embeds", "text_ids")
+    raise PairError(f"{type(pipe).__name__}: style guidance knows the pipelines of {KNOWN}")
+
+
+class Prompts(Protocol):
+    """The prompts that a model call may hold."""
+
+    has_cond_first: bool
+
+    @property
+    def base(self) -> Conditioning | None: ...
+
+    def style(self, index: int) -> Conditioning: ...
+
+    def is_negative(self, embeds: Tensor) -> bool: ...
+
+    def has_null_rows(self, rows: int) -> bool: ...
 
 
 class PromptRecorder:
@@ -39,25 +86,18 @@ class PromptRecorder:
 
     Attributes:
         base: The prompt, c; None before the run has encoded it.
-        negative: FLUX's negative prompt embeddings, which pass through the model in a call of their own.
+        negative: Negative prompt embeddings that pass through the model in a call of their own, as FLUX's do.
         styles: c_style for each style; None where λ is 0.
     """
+
+    has_cond_first = False  # the negative prompt's rows come before the prompt's
 
     def __init__(self, pipe: Pipeline, styles: Sequence[Style], networks: Sequence[PairNetwork]):
         self.pipe, self._styles, self._networks = pipe, styles, networks
         self._encode = pipe.encode_prompt
         self._signature = inspect.signature(self._encode)
-        names = self._signature.parameters
-        self.has_pooled = "pooled_prompt_embeds" in names
-        self.encodes_negative = "negative_prompt" in names
-        if (
-            "prompt_embeds" not in names
-            or "prompt_attention_mask" in names
-            or not (self.has_pooled or self.encodes_negative)
-        ):
-            raise PairError(
-                f"{type(pipe).__name__}: style guidance knows the pipelines of Stable Diffusion 1, 2, XL, 3 and FLUX"
-            )
+        self._returned = _returned(pipe, self._signature.parameters)
+        self.encodes_negative = "negative_prompt" in self._signature.parameters
         self.start_run()
 
     def start_run(self) -> None:
@@ -79,28 +119,31 @@ class PromptRecorder:
         """``encode_prompt``, which also encodes the styles' prompts."""
         for network in self._networks:
             network.set_route([BASE_ROW])
+        call = self._signature.bind(*args, **kwargs)
+        # Z-Image's encoder writes into the list of prompts.
+        call.arguments.update({name: list(value) for name, value in call.arguments.items() if isinstance(value, list)})
         result = self._encode(*args, **kwargs)
         if self.base is not None and not self.encodes_negative:
             self.negative = result[0]
             return result
         self.base = self._conditioning(result)
-        call = self._signature.bind(*args, **kwargs)
         self.styles = [
             self._style_conditioning(style, network, call) if style.scale else None
             for style, network in zip(self._styles, self._networks, strict=True)
         ]
         return result
 
-    def _conditioning(self, result: Sequence[Tensor]) -> Conditioning:
-        expected = 2 * (1 + self.has_pooled) if self.encodes_negative else 3
-        if len(result) != expected:
+    def _conditioning(self, result: Sequence[Any]) -> Conditioning:
+        if len(result) != len(self._returned):
             raise PairError(
-                f"{type(self.pipe).__name__}: its encode_prompt returns {len(result)} values, not {expected}; "
-                "style guidance does not know this pipeline"
+                f"{type(self.pipe).__name__}: its encode_prompt returns {len(result)} values, not "
+                f"{len(self._returned)}; style guidance does not know this pipeline"
             )
-        if not self.encodes_negative:
-            return Conditioning(result[0], result[1], result[2])
-        return Conditioning(result[0], result[2] if self.has_pooled else None)
+        return Conditioning(**{name: value for name, value in zip(self._returned, result, strict=True) if name})
+
+    def has_null_rows(self, rows: int) -> bool:
+        """Whether a model call of so many rows holds the negative prompt's and the prompt's."""
+        return self.encodes_negative and bool(getattr(self.pipe, "do_classifier_free_guidance", False))
 
     def _style_conditioning(self, style: Style, network: PairNetwork, call: inspect.BoundArguments) -> Conditioning:
         assert self.base is not None
@@ -114,7 +157,7 @@ class PromptRecorder:
             )
         for name in PROMPTS:
             if given.get(name) is not None:
-                given = {**given, name: _with_words(given[name], style.prompt_words or "")}
+                given = {**given, name: with_words(given[name], style.prompt_words or "")}
         if self.encodes_negative:
             given = {**given, "do_classifier_free_guidance": False}
         # Text-encoder layers of the style, where it has any, belong to its own prompt only.
@@ -126,24 +169,41 @@ class PromptRecorder:
         assert base is not None and style.prompt_embeds is not None
         if base.pooled is not None and style.pooled_prompt_embeds is None:
             raise PairError(f"style {style.name}: {type(self.pipe).__name__} also needs pooled_prompt_embeds")
+        if isinstance(base.embeds, list):
+            own = one_row_per_image(style.prompt_embeds, len(base.embeds), style)
+            return Conditioning([row.to(base.embeds[0]) for row in own])
         rows = base.embeds.shape[0]
         pooled = style.pooled_prompt_embeds
-        embeds = _one_row_per_image(style.prompt_embeds, rows, style).to(base.embeds)
-        text_ids = base.text_ids
-        if text_ids is not None and embeds.shape[1] != text_ids.shape[0]:
-            text_ids = text_ids.new_zeros(embeds.shape[1], text_ids.shape[1])
+        embeds = one_row_per_image(style.prompt_embeds, rows, style).to(base.embeds)
+        text_ids = None if base.text_ids is None else _text_ids(base.text_ids, embeds.shape[1])
         if base.pooled is None or pooled is None:
             return Conditioning(embeds, None, text_ids)
-        return Conditioning(embeds, _one_row_per_image(pooled, rows, style).to(base.pooled), text_ids)
+        return Conditioning(embeds, one_row_per_image(pooled, rows, style).to(base.pooled), text_ids)
 
 
-def _with_words(prompt: str | list[str], words: str) -> str | list[str]:
+def _text_ids(like: Tensor, tokens: int) -> Tensor:
+    """Positions of so many tokens: zeros in FLUX, counted in the last coordinate in FLUX.2."""
+    if like.shape[-2] == tokens:
+        return like
+    ids = like.new_zeros(*like.shape[:-2], tokens, like.shape[-1])
+    if like.dim() == 3:
+        ids[..., -1] = torch.arange(tokens)
+    return ids
+
+
+def with_words(prompt: str | list[str], words: str) -> str | list[str]:
+    """c_style in words: the prompt, or each prompt, followed by the style's."""
     if isinstance(prompt, str):
         return f"{prompt} {words}".strip()
     return [f"{one} {words}".strip() for one in prompt]
 
 
-def _one_row_per_image(value: Tensor, rows: int, style: Style) -> Tensor:
+def one_row_per_image(value: Tensor, rows: int, style: Style) -> Tensor:
+    """Embeddings with one row, one for each prompt or one for each image, as ``(rows, …)``.
+
+    Raises:
+        PairError: Their rows do not divide the run's.
+    """
     if rows % value.shape[0]:
         raise PairError(
             f"style {style.name}: its embeddings have {value.shape[0]} rows, but the run makes {rows} images"

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..protocols import ModelInputs
 from .prompts import Conditioning
 
-# Inputs that describe token positions, not batch rows.
-ROWLESS = ("img_ids", "txt_ids")
+# Inputs that describe token positions, not batch rows, where they have two dimensions (FLUX).
+POSITIONS = ("img_ids", "txt_ids")
 
 
 def latents_of(inputs: ModelInputs) -> Tensor:
@@ -45,9 +45,7 @@ def with_style_rows(inputs: ModelInputs, cond: slice, styles: Sequence[Condition
             [*([base[kept]] if keeps_base else []), *(value.to(base) for value in own if value is not None)]
         )
 
-    extended = cast(
-        ModelInputs, {name: value if name in ROWLESS else _each(value, repeat) for name, value in inputs.items()}
-    )
+    extended = cast(ModelInputs, {name: _repeated(name, value, repeat) for name, value in inputs.items()})
     extended["encoder_hidden_states"] = with_prompts(inputs["encoder_hidden_states"], [c.embeds for c in styles])
     pooled = [c.pooled for c in styles]
     if (own_pooled := inputs.get("pooled_projections")) is not None:
@@ -58,7 +56,25 @@ def with_style_rows(inputs: ModelInputs, cond: slice, styles: Sequence[Condition
         added_rows["text_embeds"] = with_prompts(added["text_embeds"], pooled)
     if not keeps_base and (text_ids := styles[0].text_ids) is not None:
         extended["txt_ids"] = text_ids
+    if "encoder_hidden_states_mask" in inputs:
+        mask = inputs["encoder_hidden_states_mask"]
+        own = [(inputs["encoder_hidden_states"][kept], None if mask is None else mask[kept])] if keeps_base else []
+        extended["encoder_hidden_states_mask"] = _masks([*own, *((c.embeds, c.mask) for c in styles)])
     return extended
+
+
+def _masks(prompts: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor | None:
+    """The padding masks of prompts ``(rows, tokens, …)`` in one batch; None where no prompt has padding."""
+    given = [mask for _, mask in prompts if mask is not None]
+    if not given:
+        return None
+    return torch.cat([given[0].new_ones(e.shape[:2]) if mask is None else mask for e, mask in prompts])
+
+
+def _repeated(name: str, value: object, repeat: Callable[[Tensor], Tensor]) -> object:
+    """An input for the longer batch; token positions without rows as they are."""
+    is_rowless = name in POSITIONS and isinstance(value, Tensor) and value.dim() == 2
+    return value if is_rowless else _each(value, repeat)
 
 
 def _each(value: object, change: Callable[[Tensor], Tensor]) -> object:
