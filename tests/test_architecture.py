@@ -25,7 +25,8 @@ ORDER = [
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 OF_HOSTS_ONLY = {"library", "train_network", "diffusers", "accelerate", "networks"}
 OF_UIS_ONLY = {"gradio", "modules", "comfy", "backend"}
-MAY_USE_HOST_PARTS = ("pair_network.training.hosts", "pair_network.sampling.cli", "pair_network.sampling.pipelines")
+MAY_USE_HOST_PARTS = ("pair_network.training.hosts", "pair_network.sampling.cli", "pair_network.sampling.pipelines",
+                      "pair_network.sampling.modular")  # fmt: skip
 
 
 def sources():

@@ -42,6 +42,7 @@ def style_guidance(
     """
     chosen = [styles] if isinstance(styles, Style) else list(styles)
     model = _denoiser(pipe)
+    denoiser: type[ListDenoiser] | type[GuidedDenoiser]
     denoiser = ListDenoiser if is_named(pipe, WITH_LISTS) else GuidedDenoiser
     if not 0 <= cfg_end <= 1:
         raise PairError(f"cfg_end={cfg_end}: a part of the noise schedule is needed, from 0 (no CFG) to 1 (to the end)")
