@@ -39,7 +39,7 @@ def page(work: Workplace) -> gr.Blocks:
     return blocks
 
 
-def said(function: Callable[..., Result], *arguments: Any) -> Result:
+def said(function: Callable[..., Result], *arguments: object) -> Result:
     """The function's result; a user's mistake becomes a message on the page."""
     try:
         return function(*arguments)
@@ -76,7 +76,7 @@ def learn(work: Workplace, blocks: gr.Blocks) -> None:
             lines = [f"error: {mistake}"]
         return "\n\n".join(lines) or "Nothing wrong was found with this pair."
 
-    def added(*fields: Any) -> Any:
+    def added(*fields: object) -> Any:
         run = said(actions.train, work, *fields)
         return gr.Dropdown(choices=names(work), value=run.name)
 
@@ -97,7 +97,7 @@ def watch(work: Workplace, blocks: gr.Blocks) -> gr.Dropdown:
     report = gr.File(label="report", elem_id="report", visible=False)
     shown, seen = [chosen, status, curves, gallery, report], gr.State(())
 
-    def looked(name: str | None, seen: tuple[Any, ...]) -> list[Any]:
+    def looked(name: str | None, seen: tuple[object, ...]) -> list[Any]:
         return refreshed(work, name, tuple(seen))
 
     stop.click(lambda name: said(work.queue.stop, name), chosen, None, api_name="stop")
@@ -113,7 +113,7 @@ def resumed(work: Workplace, name: str) -> None:
     work.queue.tick()
 
 
-def refreshed(work: Workplace, name: str | None, seen: tuple[Any, ...]) -> list[Any]:
+def refreshed(work: Workplace, name: str | None, seen: tuple[object, ...]) -> list[Any]:
     """The list of trainings and what is to be seen of the chosen one; what this tab shows already stays as it is.
 
     Args:
@@ -204,7 +204,7 @@ def compare(work: Workplace, blocks: gr.Blocks) -> None:
     draw = gr.Button("Draw", variant="primary", elem_id="draw")
     slider = gr.ImageSlider(label="base model | with the style", type="filepath", elem_id="compared", interactive=False)
 
-    def drawn(*fields: Any) -> tuple[str, str]:
+    def drawn(*fields: object) -> tuple[str, str]:
         base, styled = said(actions.compare, work, *fields)
         return str(base), str(styled)
 
@@ -222,7 +222,7 @@ def restyle(work: Workplace, blocks: gr.Blocks) -> None:
     draw = gr.Button("Restyle", variant="primary", elem_id="restyle")
     slider = gr.ImageSlider(label="photo | restyled", type="filepath", elem_id="restyled", interactive=False)
 
-    def drawn(*fields: Any) -> tuple[str, str]:
+    def drawn(*fields: object) -> tuple[str, str]:
         before, after = said(actions.restyle, work, *fields)
         return str(before), str(after)
 

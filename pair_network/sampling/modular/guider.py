@@ -21,6 +21,7 @@ from ..guidance import content_cfg, style_guided
 from ..pipelines.networks import attached, is_compiled, networks_of
 from ..pipelines.schedule import schedule_progress
 from ..pipelines.style import Style
+from ..protocols import Scheduler
 from .prompt_step import StylePrompt, StylePromptStep
 
 # Blocks whose guided pictures are tested against eq. 10, by diffusers' name of the model that they are for.
@@ -48,7 +49,7 @@ class _Run:
     """
 
     model: nn.Module
-    scheduler: Any
+    scheduler: Scheduler
     networks: list[PairNetwork]
     prompts: list[StylePrompt | None]
     plain: StylePrompt | None
@@ -71,6 +72,7 @@ class StyleGuidance(BaseGuidance):
         PairError: A number is out of its range, or a style is no file or has its prompt encoded already.
     """
 
+    _enabled: bool
     _input_predictions = [COND, UNCOND]  # noqa: RUF012  (the base class wants a list)
 
     def __init__(
@@ -174,11 +176,11 @@ class StyleGuidance(BaseGuidance):
 
     # --- what the denoising loop calls in every step -----------------------------------------------------------------
 
-    def prepare_inputs(self, data: dict[str, Any]) -> list[BlockState]:
+    def prepare_inputs(self, data: dict[str, object]) -> list[BlockState]:
         """The step's batches: cond, uncond unless CFG is 1, and one for each style that guides."""
         return self._batches(lambda index, name: self._prepare_batch(data, index, name))
 
-    def prepare_inputs_from_block_state(self, data: BlockState, input_fields: dict[str, Any]) -> list[BlockState]:
+    def prepare_inputs_from_block_state(self, data: BlockState, input_fields: dict[str, object]) -> list[BlockState]:
         """As ``prepare_inputs``, for loops that name their inputs."""
         return self._batches(lambda index, name: self._prepare_batch_from_block_state(input_fields, data, index, name))
 

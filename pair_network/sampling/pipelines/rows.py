@@ -50,8 +50,7 @@ def with_style_rows(inputs: ModelInputs, cond: slice, styles: Sequence[Condition
     pooled = [c.pooled for c in styles]
     if (own_pooled := inputs.get("pooled_projections")) is not None:
         extended["pooled_projections"] = with_prompts(own_pooled, pooled)
-    added = inputs.get("added_cond_kwargs") or {}
-    added_rows = extended.get("added_cond_kwargs")
+    added, added_rows = inputs.get("added_cond_kwargs") or {}, extended.get("added_cond_kwargs")
     if added_rows and "text_embeds" in added:
         added_rows["text_embeds"] = with_prompts(added["text_embeds"], pooled)
     if not keeps_base and (text_ids := styles[0].text_ids) is not None:
