@@ -16,7 +16,7 @@ from convert.files.hashes import data_hash, file_hash
 from convert.files.storage import open_tensors
 from convert.formats import metadata
 from convert.formats.families import COMPONENTS
-from convert.formats.foreign import UNKNOWN
+from convert.formats.foreign import INCOMPLETE, UNKNOWN
 from convert.formats.layers import ORTHONORMAL, Adapter, Branch
 from convert.formats.match import match_all
 from convert.formats.measures import branch_overlap, delta_norm, flat, gram_defect
@@ -32,6 +32,8 @@ from .info_text import Content, Report, Rows, Use, text_of
 
 SUFFIX = "-info.json"  # not NAME.json: that is A1111's card
 EXAMPLES = 5  # names listed of tensors that are unknown
+# Left out here, but no more known to the UIs, which count them as unexpected.
+NOT_READ = (UNKNOWN, INCOMPLETE)
 TITLES = {
     "kohya": "kohya LoRA",
     "diffusers": "diffusers LoRA (lora.down / lora.up)",
@@ -88,10 +90,10 @@ def describe(path: Path, options: argparse.Namespace) -> Report:
     adapter = read_adapter(path, options.family, options.allow_pickle, skip_unknown=True)
     file = _weights(path)
     report: Report = {"file": str(path), **_identity(adapter, path), **_layers(adapter)}
-    unknown = [key for key, what in adapter.left_out.items() if what == UNKNOWN]
+    unknown = [key for key, what in adapter.left_out.items() if what in NOT_READ]
     if unknown:
         report["unknown"] = {"tensors": len(unknown), "examples": unknown[:EXAMPLES]}
-    beside = Counter(what for what in adapter.left_out.values() if what != UNKNOWN)
+    beside = Counter(what for what in adapter.left_out.values() if what not in NOT_READ)
     if beside:
         report["beside"] = dict(beside)
     if adapter.content:
@@ -223,7 +225,7 @@ def _hashes(file: Path) -> dict[str, str]:
 
 def _uis(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str, Use]:
     tensors, values = open_tensors(file, options.allow_pickle)
-    beside = {key for key, what in adapter.left_out.items() if what != UNKNOWN}
+    beside = {key for key, what in adapter.left_out.items() if what not in NOT_READ}
     tensors = {key: tensor for key, tensor in tensors.items() if key not in beside}
     keys = [key.removeprefix(ROOT) if key.startswith(ROOT) else key for key in tensors]
     if adapter.format == "pair" or any(key.startswith(ROOT) for key in tensors):

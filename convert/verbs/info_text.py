@@ -83,7 +83,9 @@ def text_of(report: Report, with_blocks: bool) -> str:
     if "unknown" in report:
         found = report["unknown"]
         names = ", ".join(printable(name, 80) for name in found["examples"])
-        lines.append(f"  {found['tensors']} tensors under names unknown here, left out with --skip-unknown: {names}")
+        lines.append(
+            f"  {found['tensors']} tensors of unknown names or incomplete layers, left out with --skip-unknown: {names}"
+        )
     if "beside" in report:
         outside = ", ".join(f"{title} ({n})" for title, n in report["beside"].items())
         lines.append(f"  beside the layers, and not judged below: {outside}")
