@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 
 from pair_network.training.hosts.embedded.state import read_train_state
 
+REPORT = {"report.html", "x-record.json"}
+
 
 @pytest.fixture
 def dataset_file(tmp_path, pairs):
@@ -36,7 +38,11 @@ def test_a_signal_saves_state_and_says_how_to_resume(start_process, dataset_file
     step, state = int(resume[1]), resume[2]
     names = {path.name for path in (tmp_path / "out").iterdir()}
     stem = f"x-step{step:08d}"
-    assert names == {f"{stem}-state", f"{stem}.safetensors", f"{stem}.pair.safetensors"}  # nothing half-written
+    assert names - REPORT == {
+        f"{stem}-state",
+        f"{stem}.safetensors",
+        f"{stem}.pair.safetensors",
+    }  # nothing half-written
 
     if sent == signal.SIGTERM:  # the message is true: the run continues from there as if nothing had happened
         argv = ["--cache_latents", "--style_start_step", "3", "--max_train_steps", str(step + 2)]
@@ -90,7 +96,7 @@ def two_processes(start_process, script, *argv, out):
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
     launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
     process = start_process(*argv, launcher=(*launcher, str(script)), out=out)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
 
 

@@ -224,6 +224,7 @@ def test_every_option_is_compared_or_changes_nothing_that_is_learned(options):
     }
     said |= {"model_config", "fit", "background"}
     free = {"config_file", "resume", "sdpa", "xformers", "gradient_checkpointing", "vae_batch_size", "unchecked"}
+    free |= {"cache_latents_to_disk", "cache_text_encoder_outputs_to_disk"}  # where a cache lies
     prefixes = ("save_", "sample_", "log", "output_", "metadata_", "no_metadata", "training_comment", "wandb_")
     unknown = {name for name in names - set(resume.VERDICTS) - said - free if not name.startswith(prefixes)}
     assert not unknown, "a new option belongs into resume.RULES, or into what cannot change the result"
