@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from convert.command import Command, Conversion
+    from convert.command import Command
+    from convert.conversion import Conversion
 
 # What each is, in a line: read before its module is imported, which may take torch with it.
 SUMMARIES = {

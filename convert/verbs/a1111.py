@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from convert.command import Conversion
+from convert.conversion import Conversion
 from convert.files import lazy
 from convert.files.lazy import Lazy
 from convert.files.writer import write_tensors

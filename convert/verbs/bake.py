@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from convert.command import Conversion
+from convert.conversion import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Branch, by_module

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from convert.command import Conversion
+from convert.conversion import Conversion
 from convert.files.lazy import Lazy
 from convert.files.writer import write_tensors
 from convert.formats import metadata

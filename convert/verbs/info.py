@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.command import Command, Conversion
+from convert.command import Command
+from convert.conversion import Conversion
 from convert.files.hashes import data_hash, file_hash
 from convert.files.storage import open_tensors
 from convert.formats import metadata

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from convert.command import Conversion
+from convert.conversion import Conversion
 from convert.files import lazy
 from convert.files.elements import Element
 from convert.files.lazy import Lazy, from_tensor

@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from convert import paths
-from convert.command import Command, Conversion
+from convert.command import Command
+from convert.conversion import Conversion
 from convert.files.dtypes import same_bits
 from convert.files.lazy import Lazy
 from convert.files.links import leads_out

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from convert.command import Conversion
+from convert.conversion import Conversion
 from convert.files import lazy
 from convert.files.lazy import Lazy, from_tensor
 from convert.files.writer import write_tensors

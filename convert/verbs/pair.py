@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from convert.command import Conversion
+from convert.conversion import Conversion
 from convert.files import lazy
 from convert.files.elements import Element
 from convert.files.lazy import from_tensor

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from convert.command import Conversion
+from convert.conversion import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Layer

@@ -179,9 +179,16 @@ class Family:
             if ui == "diffusers":
                 if not any(form.split()[0] == "kohya" for form in forms):
                     verbs[ui] = "diffusers"
-            elif ui in self.unread and any(re.search(self.unread[ui], key) for key in keys):
+            elif (ui in self.unread and any(re.search(self.unread[ui], key) for key in keys)) or (
+                ui == "ComfyUI" and self._is_renamed_in_comfyui(keys)
+            ):
                 verbs[ui] = "a1111 --ui comfyui"
         return verbs
+
+    def _is_renamed_in_comfyui(self, keys: list[str]) -> bool:
+        """Whether some of kohya's keys are others than ComfyUI's own names under kohya's prefix."""
+        flat = [(ours.replace(".", "_"), theirs.replace(".", "_")) for ours, theirs in self.comfyui]
+        return any(ours != theirs and ours in key for ours, theirs in flat for key in keys)
 
     def _trainers_names(self) -> list[str]:
         """The layers in the denoiser's numbered blocks as kohya's file names them."""

@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_files(train,
     monkeypatch.setattr(EmbeddedTrainer, "call_unet", broken)
     with pytest.raises(PairError, match=r"the loss is nan at step 2: training stopped, .* lower the learning rate"):
         train(pairs, "--save_every_n_steps", "2", name="broken")
-    names = sorted(path.name for path in (tmp_path / "broken").iterdir() if path.is_file())
+    names = sorted(path.name for path in (tmp_path / "broken").glob("*.safetensors"))
     assert names == ["x-step00000002.pair.safetensors", "x-step00000002.safetensors"]
     assert largest(ups(tmp_path / "broken" / "x-step00000002.safetensors")) < float("inf")
 
