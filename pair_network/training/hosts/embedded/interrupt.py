@@ -62,8 +62,11 @@ class Interrupt:
         """Whether any process of the run got a signal; all processes call this after the same step."""
         if self.accelerator.num_processes > 1:
             # a process that was not signalled itself adds nothing
-            highest = torch.tensor([float(self.signum)], device=self.accelerator.device)
-            self.signum = int(self.accelerator.gather(highest).max().item())
+            own = torch.tensor([float(self.signum)], device=self.accelerator.device)
+            highest = int(self.accelerator.gather(own).max().item())
+            # One that came while the others were asked is theirs to hear of after the next step.
+            self.signum = highest or self.signum
+            return highest != 0
         return self.signum != 0
 
     @property

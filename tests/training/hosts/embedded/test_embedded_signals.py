@@ -193,6 +193,20 @@ def test_a_second_signal_is_the_same_one_unless_it_comes_later(monkeypatch, capf
     assert capfd.readouterr().err.count("finishing") == 1
 
 
+def test_a_signal_while_the_other_processes_are_asked_is_kept_for_the_next_step():
+    class TwoProcesses(OneProcess):
+        num_processes, device = 2, "cpu"
+
+        def gather(self, own):
+            if not interrupt.signum:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return own
+
+    with Interrupt(TwoProcesses()) as interrupt:
+        assert not interrupt.requested()  # all processes decide by the same numbers
+        assert interrupt.requested() and interrupt.exit_code == 143
+
+
 def test_handlers_are_put_back_and_an_ignored_hangup_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
