@@ -24,7 +24,8 @@ from pair_network.training.report.record import Record, read_record
 FILE, LOCK = "queue.json", "app.lock"
 WAITING, RUNNING, DONE, STOPPED, FAILED = "waiting", "running", "done", "stopped", "failed"
 NEW_GROUP = 0x00000200  # Windows: Ctrl-Break reaches the training and not the page
-STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+# Not SIGINT, which a page that a shell started in the background, and so its trainings, ignores.
+STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 LOG_LINES = 12
 STEP = 2.0  # seconds between two looks at the processes
 
