@@ -98,8 +98,9 @@ def _plain(
     if skip:
         left_out = foreign.all
         parsed = without(parsed, foreign.layers)
-        left_out.update({key: INCOMPLETE for name in _incomplete(parsed) for key in parsed.layers[name].keys.values()})
-        parsed, unknown = _known(without(parsed, _incomplete(parsed)), metadata, family)
+        incomplete = _incomplete(parsed)
+        left_out.update({key: INCOMPLETE for name in sorted(incomplete) for key in parsed.layers[name].keys.values()})
+        parsed, unknown = _known(without(parsed, incomplete), metadata, family)
         left_out.update(dict.fromkeys(unknown, UNKNOWN))
         if not parsed.layers:
             raise PairError(f"{path}: holds no plain LoRA layer of a known model, only {in_words(left_out)}")
