@@ -107,12 +107,7 @@ def random_sdxl(options: argparse.Namespace) -> tuple[Any, list[tuple[Tensor, Te
         unet = UNet2DConditionModel(**SDXL_UNET).to(DTYPES[options.dtype])
     unet = unet.to_empty(device=options.device).eval().requires_grad_(False)
     generator = torch.Generator(options.device).manual_seed(0)
-    for name, parameter in unet.named_parameters():
-        if parameter.dim() > 1:
-            bound = (3 / parameter[0].numel()) ** 0.5
-            parameter.uniform_(-bound, bound, generator=generator)
-        else:
-            parameter.fill_(float(name.endswith("weight")))
+    draw_weights(unet, generator)
     pipe = StableDiffusionXLPipeline(
         vae=None, text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=unet,
         scheduler=EulerDiscreteScheduler(), add_watermarker=False,
@@ -125,10 +120,26 @@ def random_sdxl(options: argparse.Namespace) -> tuple[Any, list[tuple[Tensor, Te
     return pipe, [(prompt(1, 77, 2048), prompt(1, 1280)) for _ in range(3)]
 
 
+@torch.no_grad()
+def draw_weights(unet: nn.Module, generator: torch.Generator) -> None:
+    """Random weights of a spread that keeps activations in range; norms at 1 and 0."""
+    for name, parameter in unet.named_parameters():
+        if parameter.dim() > 1:
+            bound = (3 / parameter[0].numel()) ** 0.5
+            parameter.uniform_(-bound, bound, generator=generator)
+        else:
+            parameter.fill_(float(name.endswith("weight")))
+
+
+def twin(unet: nn.Module) -> nn.Module:
+    """A second U-Net on the same weights: SDXL would not fit twice."""
+    shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
+    return copy.deepcopy(unet, shared)
+
+
 def with_peft(bench: Bench) -> Any:
-    """A second pipeline with the style as a peft adapter. Both U-Nets share their weights: SDXL would not fit twice."""
-    shared = {id(tensor): tensor for tensor in (*bench.pipe.unet.parameters(), *bench.pipe.unet.buffers())}
-    pipe = type(bench.pipe)(**{**bench.pipe.components, "unet": copy.deepcopy(bench.pipe.unet, shared)})
+    """A second pipeline with the style as a peft adapter."""
+    pipe = type(bench.pipe)(**{**bench.pipe.components, "unet": twin(bench.pipe.unet)})
     pipe.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "style.safetensors"

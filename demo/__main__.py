@@ -20,7 +20,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image, ImageDraw, ImageFont
 
 from demo.model_config import MODEL_DIR, load_pipeline
-from demo.one_pair import OUTPUT_DIR, ROOT, make_pairs, pair_files, style_words, train_style, train_style_on_more
+from demo.one_pair import OUTPUT_DIR, ROOT, make_pairs, pair_files, style_words, train_style_on
 from demo.scenes import to_picture
 from demo.styles import HELD_OUT_STYLES
 from pair_network.errors import reported
@@ -49,11 +49,9 @@ def main() -> int:
     started = time.monotonic()
     content, style = pair_files(args.style, args.pair)
     print(f"1/3 the pair: {content.relative_to(ROOT)} and {style.relative_to(ROOT)}", flush=True)
-    if not args.pair_alone:
-        make_pairs(args.style, args.pair, args.output_dir)
+    dataset = None if args.pair_alone else make_pairs(args.style, args.pair, args.output_dir)
     print(f"2/3 learning the style ({time.monotonic() - started:.0f} s so far)", flush=True)
-    train = train_style if args.pair_alone else train_style_on_more
-    status = train(args.style, args.pair, args.output_dir, args.train)
+    status = train_style_on(dataset, args.style, args.pair, args.output_dir, args.train)
     if status:
         return status
     print(f"3/3 painting other subjects ({time.monotonic() - started:.0f} s so far)", flush=True)

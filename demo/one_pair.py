@@ -83,16 +83,25 @@ def other_captions(pair: str, count: int) -> list[str]:
 
 def train_style_on_more(style: str, pair: str, folder: Path, further: Sequence[str] = ()) -> int:
     """Trains STYLE.safetensors on the pair and on pairs made out of it, where they can be; returns the exit status."""
-    dataset = make_pairs(style, pair, folder)
+    return train_style_on(make_pairs(style, pair, folder), style, pair, folder, further)
+
+
+def train_style_on(dataset: Path | None, style: str, pair: str, folder: Path, further: Sequence[str] = ()) -> int:
+    """Trains STYLE.safetensors on the pairs of a dataset file, on the pair alone if it is None; the exit status."""
     if dataset is None:
         return train_style(style, pair, folder, further)
+    return _train(style, preset_without_pair(folder), folder, ["--dataset_config", str(dataset), *further])
+
+
+def preset_without_pair(folder: Path) -> Path:
+    """The preset as ``preset.toml`` in the folder, without its own pair: a dataset names the pictures."""
     settings = toml.loads(PRESET.read_text(encoding="utf-8"))
     for name in ("content", "style"):
-        del settings["pair"][name]  # the dataset names the pictures
+        del settings["pair"][name]
     preset = folder / "preset.toml"
     with atomic_file(preset) as temporary:
         temporary.write_text(toml.dumps(settings), encoding="utf-8")
-    return _train(style, preset, folder, ["--dataset_config", str(dataset), *further])
+    return preset
 
 
 def _train(style: str, preset: Path, folder: Path, pictures: Sequence[str]) -> int:

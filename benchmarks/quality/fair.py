@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import toml
 import torch
 
 from benchmarks.quality import oracle
@@ -31,6 +30,7 @@ from benchmarks.quality.report import plain_table
 from benchmarks.quality.sampler import GUIDANCE_SCALE, STEPS, STYLE_START, Sampler
 from demo.far_styles import FAR_STYLES
 from demo.make_pairs import CONTENTS, PAIRS_DIR
+from demo.one_pair import preset_without_pair
 from demo.scenes import caption, to_picture
 from pair_network.pseudo_pairs.command import to_image, to_tensor
 from pair_network.pseudo_pairs.folder import DATASET, MadePair, write_pairs
@@ -113,11 +113,7 @@ def train_row(case: Case, folder: Path, sampler: Sampler, work: Path) -> tuple[P
     side = made[0].content.width
     text = content.with_suffix(".txt").read_text(encoding="utf-8").strip()
     write_pairs(folder / "pairs", (content, style), text, words, made, side, REAL_SHARE)
-    settings = toml.loads(PRESET.read_text(encoding="utf-8"))
-    for name in ("content", "style"):
-        del settings["pair"][name]
-    preset = folder / "preset.toml"
-    preset.write_text(toml.dumps(settings), encoding="utf-8")
+    preset = preset_without_pair(folder)
     return train_on(case.job, folder, preset, ("--dataset_config", str(folder / "pairs" / DATASET))), notes
 
 

@@ -21,12 +21,12 @@ from typing import ClassVar
 import torch
 from tqdm import tqdm
 
+from benchmarks.guidance import DTYPES, load
+
 from .models import MODELS, load_unet, load_vae, make_data
 from .ways import FLOOR, PLAIN, Setting, Way, make_ways
 
 ROOT = Path(__file__).resolve().parents[2]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SIDES = {"embedded": 16, "sd15": 16, "sdxl": 16}
 MB = 2**20
 
 
@@ -162,16 +162,12 @@ def page(entries: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def load() -> float:
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-
-
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--model", choices=MODELS, default="embedded")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="fp32; sdxl: bf16")
-    parser.add_argument("--side", type=int, help="side of the latents (16; 64: 512 px, 128: 1024 px)")
+    parser.add_argument("--side", type=int, default=16, help="side of the latents (16; 64: 512 px, 128: 1024 px)")
     parser.add_argument("--pairs", type=int, default=1, help="in a step")
     parser.add_argument("--rank", type=int, default=32, help="of either branch")
     parser.add_argument("--targets", default="attention", help="kinds of layers, joined by +")
@@ -186,7 +182,7 @@ def main() -> None:
     """Command line."""
     options = parse_arguments()
     dtype = options.dtype or ("bf16" if options.model == "sdxl" else "fp32")
-    side, before = options.side or SIDES[options.model], load()
+    side, before = options.side, load()
     unet = load_unet(options.model, options.device, DTYPES[dtype])
     vae = load_vae(options.model, options.device, DTYPES[dtype])
     factor = 2 ** (len(vae.config.block_out_channels) - 1)

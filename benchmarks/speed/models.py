@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.guidance import SDXL_UNET
+from benchmarks.guidance import SDXL_UNET, draw_weights
 from demo.model_config import MODEL_DIR
 
 MODELS = ("embedded", "sd15", "sdxl")
@@ -57,15 +56,7 @@ def load_unet(name: str, device: str, dtype: torch.dtype) -> UNet2DConditionMode
     with torch.device("meta"):
         unet = UNet2DConditionModel(**shape).to(dtype)
     unet = unet.to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(0)
-    for parameter_name, parameter in unet.named_parameters():
-        if parameter.dim() > 1:
-            bound = (3 / parameter[0].numel()) ** 0.5
-            with torch.no_grad():
-                parameter.uniform_(-bound, bound, generator=generator)
-        else:
-            with torch.no_grad():
-                parameter.fill_(float(parameter_name.endswith("weight")))
+    draw_weights(unet, torch.Generator(device).manual_seed(0))
     return unet.requires_grad_(False)
 
 
@@ -73,12 +64,6 @@ def load_vae(name: str, device: str, dtype: torch.dtype) -> AutoencoderKL:
     """The model's autoencoder, with random weights but for the embedded model's."""
     vae = AutoencoderKL.from_pretrained(MODEL_DIR / "vae") if name == "embedded" else AutoencoderKL(**SD_VAE)
     return vae.to(device, dtype).requires_grad_(False)
-
-
-def twin(unet: nn.Module) -> nn.Module:
-    """A second U-Net on the same weights: SDXL would not fit twice."""
-    shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
-    return copy.deepcopy(unet, shared)
 
 
 def make_data(name: str, unet: UNet2DConditionModel, pairs: int, side: int, factor: int) -> Data:

@@ -12,10 +12,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.guidance import twin
 from pair_network import PairNetwork, create_network
 from pair_network.network.route import Row, content_rows, style_rows
 
-from .models import Data, twin
+from .models import Data
 
 PLAIN, FLOOR = "plain LoRA (peft)", "frozen U-Net"
 Step = Callable[[], None]

@@ -12,23 +12,18 @@ from pair_network.errors import PairError
 from pair_network.network.pair_network import PairNetwork
 
 from .denoiser import GuidedDenoiser
-from .prompts import Conditioning, PromptRecorder
+from .prompts import Conditioning, PromptRecorder, StylePrompts
 from .style import Style
 
 
-class _Numbers:
+class _Numbers(StylePrompts):
     """The prompts of one model call, each as its number in a list: rows ``(images, 1)`` that fit one tensor."""
 
     has_cond_first = True
 
     def __init__(self) -> None:
+        super().__init__()
         self.base: Conditioning | None = None
-        self.styles: list[Conditioning | None] = []
-
-    def style(self, index: int) -> Conditioning:
-        conditioning = self.styles[index]
-        assert conditioning is not None
-        return conditioning
 
     def is_negative(self, embeds: Tensor) -> bool:
         return False

@@ -81,18 +81,35 @@ class Prompts(Protocol):
     def has_null_rows(self, rows: int) -> bool: ...
 
 
-class PromptRecorder:
+class StylePrompts:
+    """Each style's prompt.
+
+    Attributes:
+        styles: c_style for each style; None where λ is 0.
+    """
+
+    def __init__(self) -> None:
+        self.styles: list[Conditioning | None] = []
+
+    def style(self, index: int) -> Conditioning:
+        """c_style of a style that guides (λ is not 0)."""
+        conditioning = self.styles[index]
+        assert conditioning is not None
+        return conditioning
+
+
+class PromptRecorder(StylePrompts):
     """What the pipeline encodes in one run, and each style's version of it.
 
     Attributes:
         base: The prompt, c; None before the run has encoded it.
         negative: Negative prompt embeddings that pass through the model in a call of their own, as FLUX's do.
-        styles: c_style for each style; None where λ is 0.
     """
 
     has_cond_first = False  # the negative prompt's rows come before the prompt's
 
     def __init__(self, pipe: Pipeline, styles: Sequence[Style], networks: Sequence[PairNetwork]):
+        super().__init__()
         self.pipe, self._styles, self._networks = pipe, styles, networks
         self._encode = pipe.encode_prompt
         self._signature = inspect.signature(self._encode)
@@ -103,13 +120,7 @@ class PromptRecorder:
     def start_run(self) -> None:
         self.base: Conditioning | None = None
         self.negative: Tensor | None = None
-        self.styles: list[Conditioning | None] = []
-
-    def style(self, index: int) -> Conditioning:
-        """c_style of a style that guides (λ is not 0)."""
-        conditioning = self.styles[index]
-        assert conditioning is not None
-        return conditioning
+        self.styles = []
 
     def is_negative(self, embeds: Tensor) -> bool:
         """Whether a model call carries the negative prompt alone."""
