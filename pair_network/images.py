@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
+import time
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -28,6 +32,8 @@ MAX_PIXELS = 1 << 27  # decoded to RGB, 400 MB
 CAPTION_SUFFIXES = (".txt", ".caption")
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 EXIF_ORIENTATION = 0x0112
+SETTLED = 3 * 10**9  # nanoseconds after which no second change hides in a folder's time stamp: FAT's has two seconds
+Listing = TypeVar("Listing")
 
 
 def list_images(folder: str | Path, also: Sequence[str] = ()) -> list[Path]:
@@ -71,9 +77,36 @@ def file_beside(image: Path, suffix: str) -> Path | None:
     exact = image.with_name(image.stem + suffix)
     if exact.is_file():
         return exact
-    wanted = (same_text(image.stem), suffix.lower())
-    found = (p for p in image.parent.iterdir() if (same_text(p.stem), p.suffix.lower()) == wanted and p.is_file())
-    return next(found, None)
+    names = _once(_names, image.parent).get((same_text(image.stem), suffix.lower()), ())
+    return next((file for file in map(image.with_name, names) if file.is_file()), None)
+
+
+def images_by_name(folder: Path) -> Mapping[str, list[Path]]:
+    """``by_name`` of a folder's images; raises as ``list_images`` does."""
+    return _once(_images, folder)
+
+
+def _names(folder: Path) -> Mapping[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in os.listdir(folder):
+        stem, suffix = os.path.splitext(name)
+        found.setdefault((same_text(stem), suffix.lower()), []).append(name)
+    return found
+
+
+def _images(folder: Path) -> Mapping[str, list[Path]]:
+    return by_name(list_images(folder))
+
+
+def _once(listing: Callable[[Path], Listing], folder: Path) -> Listing:
+    """A listing of a folder, kept until the folder changes: each of thousands of images asks for it."""
+    changed = folder.stat().st_mtime_ns
+    return _kept(listing, folder, changed) if time.time_ns() - changed > SETTLED else listing(folder)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(listing: Callable[[Path], Listing], folder: Path, changed: int) -> Listing:
+    return listing(folder)
 
 
 def caption_file(image: Path, preferred: str = CAPTION_SUFFIXES[0]) -> Path | None:

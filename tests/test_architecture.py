@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each room may import rooms of its own line or of the lines above it.
 ORDER = [
-    ["errors", "files", "images", "leftovers", "options", "reading", "signals", "upright"],
+    ["errors", "files", "images", "leftovers", "options", "reading", "signals", "starting", "upright"],
     ["families"],
     ["network"],
     ["__init__"],  # the network module that hosts load

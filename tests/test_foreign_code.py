@@ -1,7 +1,9 @@
 """What lies in the current folder, or hides in a picture, is never run."""
 
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pair_network import images
+from pair_network import images, starting
 from pair_network.errors import PairError
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +48,7 @@ ENTRIES = {
     "run.py generate": (DRIVER, "generate", "--help"),
     "run.py restyle": (DRIVER, "restyle", "--help"),
     "run.py train": (DRIVER, "train", "--host", "embedded", "--help"),
+    **{f"run.py {verb}": (DRIVER, verb, "--help") for verb in ("check", "pairs", "package")},
     "python -m convert": ("-m", "convert", "info", "missing.safetensors"),
     "python -m pair_network": ("-m", "pair_network", "generate", "--help"),
     "a module of the package": ("-m", "pair_network.training.hosts.sd_scripts.check"),
@@ -77,6 +80,53 @@ def test_workers_of_a_batch_do_not_run_them_either(trapped, tmp_path_factory):
     done = start(trapped, "-m", "convert", "batch", "diffusers", ".", "-o", str(out), "--jobs", "2")
     assert not (trapped / "RAN").exists(), (trapped / "RAN").read_text()
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("package", ["convert", "pair_network"])
+def test_programs_that_we_start_do_not_look_into_the_current_folder(trapped, monkeypatch, package):
+    """Python's own modules and our names too: a training puts its LoRA into the UIs, the page starts trainings."""
+    for name in (*sys.stdlib_module_names, "convert", "pair_network"):
+        (trapped / f"{name}.py").write_text((trapped / "json.py").read_text())
+    monkeypatch.setenv("PYTHONPATH", os.pathsep)  # an empty entry is the current folder
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    command = starting.command(package, "--help")
+    done = subprocess.run(command, cwd=trapped, env=starting.environment(), capture_output=True, text=True)
+    assert not (trapped / "RAN").exists() and "usage" in done.stdout, done.stderr
+
+
+def test_no_program_of_ours_is_started_by_its_module_name():
+    files = [path for folder in ("pair_network", "convert") for path in (ROOT / folder).rglob("*.py")]
+    named = [path.name for path in files if re.search(r'executable\W+"-m"', path.read_text(encoding="utf-8"))]
+    assert named == []
+
+
+def test_options_do_not_import_parts_of_python():
+    """``antigravity`` opens a browser when it is imported; a config file may name it."""
+    from pair_network.training.hosts.embedded.optimizers import optimizer_class
+
+    for name in ("antigravity.Adam", "subprocess.Popen", "os.path.join"):
+        with pytest.raises(PairError, match=f"--optimizer_type {name.rpartition('.')[0]}: is a part of Python itself"):
+            optimizer_class(name)
+    assert "antigravity" not in sys.modules
+    for name in ("torch.save", "torch.nn.Linear"):
+        with pytest.raises(PairError, match=f"--optimizer_type {name}: is no optimizer"):
+            optimizer_class(name)
+    assert optimizer_class("torch.optim.Adamax").__name__ == "Adamax"
+
+
+@pytest.mark.parametrize("entry", [{"_class_name": ["pipeline", "Own"]}, {"unet": ["antigravity", "UNet"]}])
+def test_a_model_with_code_of_its_own_is_refused(tmp_path, entry):
+    import diffusers
+
+    from pair_network.sampling.cli.models import check_libraries
+
+    index = json.loads((ROOT / "demo" / "model" / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    check_libraries(tmp_path, diffusers)
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, **entry}))
+    with pytest.raises(PairError, match=f"its {next(iter(entry))} is code of another origin") as refused:
+        check_libraries(tmp_path, diffusers)
+    assert "\n" not in str(refused.value)
 
 
 def test_the_trap_works(trapped):

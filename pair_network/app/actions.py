@@ -5,14 +5,13 @@ Every path that comes in is one of the choices that the page offers, or a pictur
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pair_network import starting
 from pair_network.errors import PairError, printable
 from pair_network.training.check.run import run_findings
 from pair_network.training.check.sheet import write_sheet
@@ -22,8 +21,7 @@ from pair_network.training.prepare import find_pairs
 
 from .queue import Queue, Run
 
-ROOT = Path(__file__).resolve().parents[2]
-BUNDLED = ROOT / "demo" / "model"
+BUNDLED = starting.PROJECT / "demo" / "model"
 # Share of the preset's steps.
 TIMES = {"quick look": 0.1, "normal": 1.0, "thorough": 2.0}
 PRESET_STEPS = {"embedded": 120}
@@ -231,10 +229,9 @@ def call(package: str, *arguments: str) -> list[Path]:
     Raises:
         PairError: It failed; with its own sentence.
     """
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-m", package, *arguments], env={**os.environ, "PYTHONPATH": path}, capture_output=True,
-        text=True, encoding="utf-8", errors="replace", timeout=TIMEOUT, check=False,
+        starting.command(package, *arguments), env=starting.environment(), capture_output=True, text=True,
+        encoding="utf-8", errors="replace", timeout=TIMEOUT, check=False,
     )  # fmt: skip
     if done.returncode:
         said = re.findall(r"^error: (.*)$", done.stderr, re.MULTILINE)

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from pair_network import starting
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
 from pair_network.training.report.record import Record, read_record
@@ -176,13 +176,11 @@ class Queue:
 
     def _start(self, run: Run) -> Run:
         Path(run.folder).mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pair_network", "train", *run.options, *(["--resume", "auto"] * run.resumes)]
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        command = starting.command("pair_network", "train", *run.options, *(["--resume", "auto"] * run.resumes))
         is_windows = os.name == "nt"
         with run.log.open("ab") as log:
             child = subprocess.Popen(
-                command, cwd=self.folder, env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+                command, cwd=self.folder, env={**starting.environment(), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 creationflags=NEW_GROUP if is_windows else 0, start_new_session=not is_windows,
             )  # fmt: skip

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pair_network.errors import PairError
+from pair_network.starting import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 PYTHONS = ("venv/bin/python", ".venv/bin/python", "venv/Scripts/python.exe", ".venv/Scripts/python.exe")
 
 

@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pair_network import starting
 from pair_network.errors import PairError, nearest
 from pair_network.files import with_home
 from pair_network.signals import become
+from pair_network.starting import PROJECT
 
 from . import finish, one_command
 from .hosts.kohya_config import config_path, read_config
 from .kohya_gui import is_gui_config, model_type_of_gui, options_of_gui, read_gui_json, write_options
-from .kohya_install import PROJECT, find_installation, needs_restart, usual_places
+from .kohya_install import find_installation, needs_restart, usual_places
 from .presets import choose_preset, free_gpu_memory, preset_named
 
 ENTRY = PROJECT / "train_pair_network.py"
@@ -109,14 +111,11 @@ def announce(lora: Path, started: float, uis: finish.Uis) -> int:
     print("\n".join(finish.summary(lora)))
     if not uis.commands(lora):
         print(f"copy {lora.name} to {finish.LORA_FOLDERS}")
-    statuses = [subprocess.call([sys.executable, "-m", "convert", *command], env=with_project())
-                for command in uis.commands(lora)]  # fmt: skip
+    statuses = [
+        subprocess.call(starting.command("convert", *command), env=starting.environment())
+        for command in uis.commands(lora)
+    ]
     return max(statuses, default=0)
-
-
-def with_project() -> dict[str, str]:
-    """This process's variables, with the project first where a child looks for modules."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))}
 
 
 def make_chooser() -> argparse.ArgumentParser:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pair_network.errors import PairError
-from pair_network.images import by_name, image_size, list_images, same_text
+from pair_network.images import by_name, image_size, images_by_name, list_images, same_text
 
 SHARED_BRANCH = "shared"
 
@@ -21,15 +21,8 @@ def check_branch(attributes: Mapping[str, object], where: str) -> None:
         )
 
 
-def find_content_image(
-    style_image: str | Path, content_folder: str | Path, listed: Sequence[Path] | None = None
-) -> Path:
+def find_content_image(style_image: str | Path, content_folder: str | Path) -> Path:
     """The content image with the same base name as the style image, whatever its suffix and Unicode form.
-
-    Args:
-        style_image: The style image.
-        content_folder: Where it is looked for.
-        listed: The folder's images, when they are known already.
 
     Raises:
         PairError: There is none, or more than one.
@@ -37,8 +30,7 @@ def find_content_image(
     style_image, content_folder = Path(style_image), Path(content_folder)
     if not content_folder.is_dir():
         raise PairError(f"{content_folder}: no such folder (content_dir of {style_image.parent})")
-    images = list_images(content_folder) if listed is None else listed
-    found = by_name(images).get(same_text(style_image.stem), [])
+    found = images_by_name(content_folder).get(same_text(style_image.stem), [])
     if not found:
         raise PairError(
             f"{style_image}: no content image named {style_image.stem}.* in {content_folder}; pairs match by name"

@@ -1,10 +1,12 @@
 """Image pairs that cannot be trained on are refused with file, cause and remedy."""
 
+import os
+
 import pytest
 from PIL import Image
 
 from pair_network import PairError
-from pair_network.images import image_size, list_images
+from pair_network.images import caption_file, image_size, list_images
 from pair_network.training.pairs import check_no_orphans, check_pair, find_content_image
 
 
@@ -79,3 +81,24 @@ def test_empty_folders_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(PairError, match="no image in this folder"):
         list_images(tmp_path)
+
+
+def test_thousands_of_pairs_take_no_more_listings_than_a_few(tmp_path, monkeypatch):
+    """Each image asks for its twin and its caption; a folder that is listed for each of them takes minutes."""
+    styles = [picture(tmp_path / "style" / f"{number}.png") for number in range(60)]
+    for style in styles:
+        picture(tmp_path / "content" / style.name)
+    for folder in ("style", "content"):
+        os.utime(tmp_path / folder, (1e9, 1e9))
+    listed = []
+    for module, name in ((os, "listdir"), (os, "scandir")):
+        listing = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, listing=listing: listed.append(args) or listing(*args))
+    assert all(find_content_image(style, tmp_path / "content").name == style.name for style in styles)
+    assert not any(caption_file(style) for style in styles)
+    assert 1 < len(listed) < 6
+    (tmp_path / "style" / "7.TXT").write_text("a cat")  # seen at once, though the folder was listed before
+    assert caption_file(styles[7]) == tmp_path / "style" / "7.TXT"
+    (tmp_path / "content" / "7.png").rename(tmp_path / "content" / "seven.png")
+    with pytest.raises(PairError, match="no content image named 7"):
+        find_content_image(styles[7], tmp_path / "content")

@@ -11,8 +11,9 @@ from types import ModuleType
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pair_network.errors import PairError
+from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES, weights_of
+from pair_network.reading import read_json_table
 
 from ..protocols import Pipeline
 from .options import ModelOptions
@@ -101,7 +102,23 @@ def _load(library: ModuleType, model: str, dtype: torch.dtype) -> Pipeline:
         )
     if path.suffix == ".safetensors":
         return getattr(library, pipeline_of(path)).from_single_file(model, torch_dtype=dtype)
+    if path.is_dir():
+        check_libraries(path, library)
     return library.DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, variant=_variant_of(path))
+
+
+def check_libraries(folder: Path, library: ModuleType) -> None:
+    """Raises PairError where model_index.json names code beside the model, or a package that holds no models.
+
+    Diffusers of before 0.40 runs the one and imports the other without asking.
+    """
+    index = read_json_table(folder / "model_index.json")
+    for part, entry in index.items():
+        module = entry[0] if isinstance(entry, list) and entry else None
+        is_known = module in (None, "diffusers", "transformers") or hasattr(library.pipelines, str(module))
+        if not is_known or (part == "_class_name" and not isinstance(entry, str)):
+            where = f"--model {printable(folder)}: its {printable(part, 80)} is code of another origin"
+            raise PairError(f"{where} ({printable(module, 80)}), which is not run; give a model without it")
 
 
 def _variant_of(folder: Path) -> str | None:

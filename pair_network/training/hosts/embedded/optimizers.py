@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from pair_network.errors import PairError, nearest
+from pair_network.starting import installed_module
 
 from .config import EmbeddedOptions
 
@@ -107,7 +107,7 @@ def optimizer_class(name: str) -> type[Optimizer]:
     else:
         module, attribute, package = "torch.optim", name, "torch"
     try:
-        return getattr(importlib.import_module(module), attribute)
+        kind = getattr(installed_module(module, "--optimizer_type"), attribute)
     except ImportError as cause:
         # A config file from elsewhere must not talk anyone into installing a package that nobody here knows.
         if package in {known for _, _, known in OPTIMIZERS.values()}:
@@ -115,9 +115,14 @@ def optimizer_class(name: str) -> type[Optimizer]:
         else:
             remedy = f"there is no module {module} in this Python{nearest(name.lower(), OPTIMIZERS)}"
         raise PairError(f"--optimizer_type {name}: {remedy}") from cause
+    except PairError:
+        raise
     except (AttributeError, ValueError, TypeError) as cause:
         hint = nearest(name.lower(), OPTIMIZERS)
         raise PairError(f"--optimizer_type {name}: {module} has no such optimizer{hint}") from cause
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise PairError(f"--optimizer_type {name}: is no optimizer{nearest(name.lower(), OPTIMIZERS)}")
+    return kind
 
 
 def _prepare_adafactor(

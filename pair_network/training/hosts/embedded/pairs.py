@@ -74,12 +74,10 @@ def find_samples(dataset: DatasetConfig, subset: SubsetConfig, indices: dict[tup
     """
     samples = []
     paths = list_images(subset.image_dir)
-    listed = []
     if subset.content_dir is not None:
         check_no_orphans(paths, subset.content_dir)
-        listed = list_images(subset.content_dir)
     for path in paths:
-        content_path = None if subset.content_dir is None else find_content_image(path, subset.content_dir, listed)
+        content_path = None if subset.content_dir is None else find_content_image(path, subset.content_dir)
         caption = read_caption(path, subset, subset.class_tokens, "class_tokens")
         content = None
         if content_path is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from types import ModuleType
 
@@ -10,6 +9,7 @@ import torch
 from accelerate.utils import set_seed
 
 from pair_network.errors import PairError
+from pair_network.starting import installed_module
 
 from ...protocols import Network
 from .caching import cache_latents
@@ -88,7 +88,7 @@ def attach_network(trainer: TrainerHooks, session: Session) -> None:
 def import_network_module(args: EmbeddedOptions) -> ModuleType:
     """The network module; PairError when it cannot be imported or has no ``create_network``."""
     try:
-        module = importlib.import_module(args.network_module)
+        module = installed_module(args.network_module, "--network_module")
     except ImportError as cause:
         raise PairError(
             f"--network_module {args.network_module} cannot be imported ({cause}); check its name"
