@@ -17,6 +17,7 @@ from typing import IO, NoReturn, TypeGuard
 from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 
+from .disguise import disguise
 from .elements import ELEMENTS, Element
 
 MAX_HEADER = 100_000_000  # safetensors' own limit, in bytes
@@ -85,7 +86,11 @@ def check_header(path: Path, file: IO[bytes], size: int) -> Header:
         metadata = _metadata(values.pop("__metadata__", {}))
         return Header(path, _tensors(path, values, 8 + length, size), metadata, 8 + length)
     except _Refused as cause:
+        file.seek(0)
+        kind = disguise(file.read(32))
         reason = f"not an intact safetensors file: {cause}; copy or download it again"
+        if kind is not None:
+            reason = f"is no safetensors file but {kind}"
         raise PairError(f"{printable(str(path))}: {reason}") from None
 
 

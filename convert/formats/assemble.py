@@ -83,8 +83,10 @@ def _layer(name: str, raw: RawLayer, known: Name, path: Path, alphas: AlphaOf, h
 
 def _check_shapes(down: Lazy, up: Lazy, where: str, has_pairs: bool) -> None:
     pairs = len(up.shape) - len(down.shape)
-    is_layer = len(down.shape) in (2, 4) and pairs == has_pairs
-    if not is_layer or not (down.element.is_float and up.element.is_float):
+    if not (down.element.is_float and up.element.is_float):
+        kinds = " and ".join(dict.fromkeys((down.element.torch_name, up.element.torch_name)))
+        raise PairError(f"{where} has factors of type {kinds}, and only floating-point ones are read: save it in fp16")
+    if len(down.shape) not in (2, 4) or pairs != has_pairs:
         raise PairError(f"{where} has tensors of shape {down.shape} and {up.shape}, which are no LoRA's")
     rank = pairs + 1
     if up.shape[rank] != down.shape[0] or not down.shape[0] or any(size != 1 for size in up.shape[rank + 1 :]):

@@ -155,15 +155,12 @@ class BaseModel:
     layout: str | None
     files: dict[Path, dict[str, Place]]
 
-    @property
-    def title(self) -> str:
-        return self.family.title if self.layout is None else f"{self.family.title} under {self.layout!r}"
-
     def named(self) -> Iterator[tuple[str, Path, str, Place]]:
         """(name within the model, file, stored key, place) of every such weight."""
         for file, places in self.files.items():
             for key, place in places.items():
-                yield (key if self.layout is not None else f"{file.parent.name}.{key}"), file, key, place
+                own = f"{file.parent.name}.{key}" if self.layout is None else key.removeprefix(self.layout)
+                yield own, file, key, place
 
 
 def base_model(source: Path) -> BaseModel:

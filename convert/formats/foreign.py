@@ -23,9 +23,18 @@ METHODS = (
     (re.compile(r"\.b?oft_\w+(\.weight)?$|\.boft\w*$"), "OFT"),
     (re.compile(r"\.[abc][12]\.weight$|\.glora\w*\b.*$"), "GLoRA"),
     (re.compile(r"\.on_input$|\.ia3_\w+$"), "IA3"),
-    (re.compile(r"\.lora_embedding_[AB]\b.*$"), "LoRA of an embedding"),
-    (re.compile(r"\.reshape_weight$|\.scalar$|\.rank_\w+$"), "LyCORIS variant"),
+    (re.compile(r"\.lora_embedding_[AB]\b.*$"), "an embedding's LoRA"),
+    (re.compile(r"\.reshape_weight$|\.scalar$|\.rank_\w+$|\.rescale$"), "a LyCORIS variant"),
+    # What PEFT's other tuners call their tensors begins with their name.
+    (
+        re.compile(
+            r"(?:^|\.)(?:adamss|beft|bone|c3a|deft|delora|fourierft|frod|gralora|hira|hra|lily|miss|osf|peanut|poly|psoft"
+            r"|p?vera|randlora|road|shira|supertuning|tinylora|unilora|vblora|waveft|xlora)_\w+(?:\.\w+)*$"
+        ),
+        "another method of PEFT",
+    ),
 )
+FURTHER = "a LoRA with further factors"  # AdaLoRA's E, LoRA-XS' R, …: B · A alone is not its change
 # Beside the factors: differences of other weights, which leave the layer's own delta as it is.
 ADDITIONS = (
     (re.compile(r"\.(w_norm|b_norm)$"), "norm difference"),
@@ -71,9 +80,22 @@ def foreign_of(parsed: Parsed) -> Foreign:
             found.layers.add(normal_name(key[: method[0]]))
         elif addition:
             found.additions[key] = addition[1]
+        elif layer := _layer_of(key, parsed):
+            found.methods[key] = FURTHER
+            found.layers.add(layer)
         else:
             found.unknown[key] = UNKNOWN
     return found
+
+
+def _layer_of(key: str, parsed: Parsed) -> str | None:
+    """The layer with both factors that a tensor of an unknown kind belongs to, by its name."""
+    name = normal_name(key)
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name in parsed.layers and {"down", "up"} <= parsed.layers[name].tensors.keys():
+            return name
+    return None
 
 
 def _match(rows: Iterable[tuple[re.Pattern[str], str]], key: str) -> tuple[int, str] | None:
@@ -82,7 +104,10 @@ def _match(rows: Iterable[tuple[re.Pattern[str], str]], key: str) -> tuple[int, 
 
 
 def in_words(found: Mapping[str, str]) -> str:
-    """``3 norm differences, 1 unknown name (first NAME)``."""
-    counts = Counter(found.values())
-    parts = [f"{count} {title}{'s' if count > 1 else ''}" for title, count in counts.items()]
+    """``3 norm differences, 2 tensors of LoHa, 1 unknown name (first NAME)``."""
+    methods = {title for _, title in METHODS} | {FURTHER}
+    parts = []
+    for title, count in Counter(found.values()).items():
+        plural = "s" if count > 1 else ""
+        parts.append(f"{count} tensor{plural} of {title}" if title in methods else f"{count} {title}{plural}")
     return f"{', '.join(parts)} ({printable(next(iter(found)), 80)}{', …' if len(found) > 1 else ''})"

@@ -121,7 +121,8 @@ def diffusers_forms(family: Family) -> dict[str, tuple[str, ...]]:
         for form in wanted:
             native = form == "kohya" and family.kohya_is_native
             for name in names_in_form("kohya-native" if native else form, family, entry):
-                found.setdefault(name, []).append(form)
+                if "diffusers" not in family.unread or not re.search(family.unread["diffusers"], name):
+                    found.setdefault(name, []).append(form)
     for encoder in family.text_encoders:
         for module in encoder.modules if encoder.kind in ("clip", "open_clip", "adapter") else ():
             for prefix in {encoder.prefix, "lora_te1"} if encoder.prefix == "lora_te" else {encoder.prefix}:

@@ -59,6 +59,17 @@ def peft_folder(path: Path) -> Path | None:
     return path.parent if path.name == WEIGHTS and (path.parent / CONFIG).is_file() else None
 
 
+def no_settings(path: Path) -> str:
+    """Why an adapter's weights in a file of this name cannot be read, and what helps."""
+    reason = f"{path}: is a PEFT adapter, whose scale stands in {CONFIG}"
+    if has_config(path.parent):
+        return f"{reason}; name the weights {WEIGHTS}, as PEFT does, beside their {CONFIG}"
+    return (
+        f"{reason}; keep that file in the same folder, the weights as {WEIGHTS}; where it is lost and you know rank "
+        f'and alpha, write one: {{"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA}}'
+    )
+
+
 def has_config(folder: Path) -> bool:
     """Whether a folder is an adapter, or has one for each of several models."""
     return any((place / CONFIG).is_file() for place in (folder, *(folder / name for name in COMPONENTS)))
@@ -79,6 +90,8 @@ def open_peft(
     configs: dict[str, dict[str, object]] = {}
     metadata: dict[str, str] = {}
     for part in parts:
+        if not (part / WEIGHTS).is_file():
+            raise PairError(f"{part}: holds {CONFIG}, and no {WEIGHTS}, as PEFT names the weights; name them so")
         own, found = open_tensors(part / WEIGHTS)
         component = _component(part, own, family)
         configs[component] = read_config(part / CONFIG, skip_unknown)

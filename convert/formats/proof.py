@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from convert.files.header import printable
 from pair_network.errors import PairError
-from pair_network.families import Family, claims_of_metadata
+from pair_network.families import Family, claims_of_metadata, other_model
 
 from .families import FAMILIES
 from .names import Name
@@ -65,11 +65,13 @@ def prove(
         )
     claims = claims_of_metadata(metadata)
     agreed = [name for name in fits if all(name in claim for claim in claims if claim)]
-    if not agreed:
-        said = next(metadata[key] for key in ("modelspec.architecture", "ss_base_model_version") if metadata.get(key))
+    if not agreed or other_model(metadata):
+        remedy = (
+            "--family says which of them is right" if not agreed else "--family reads it as one of them all the same"
+        )
         raise PairError(
-            f"{source}: names and widths are those of {_titles(fits)}, its metadata says {printable(said, 60)!r}; "
-            "--family says which of them is right"
+            f"{source}: names and widths are those of {_titles(fits)}, its metadata says {said_of_model(metadata)}; "
+            f"{remedy}"
         )
     # Names that several families understand are those of the families that write them so.
     if not any(claims) and all(_is_unspoken(FAMILIES[name], names[name]) for name in agreed):
@@ -80,6 +82,13 @@ def prove(
     agreed = [name for name in agreed if not _is_foreign(FAMILIES[name], names[name])] or agreed
     is_said = any(claims) and all(claims)
     return Proof(FAMILIES[agreed[0]], len(agreed) == 1 and (is_said or not claims), tuple(fits))
+
+
+def said_of_model(metadata: Mapping[str, str]) -> str:
+    """What a file's metadata call its model, in quotes; "" where they say nothing."""
+    words = metadata.get("modelspec.architecture", "").strip() or metadata.get("ss_base_model_version", "").strip()
+    said = other_model(metadata) or words or ("ss_v2 = True" if metadata.get("ss_v2") == "True" else "")
+    return repr(printable(said, 60)) if said else ""
 
 
 def _is_foreign(family: Family, names: Mapping[str, Name]) -> bool:

@@ -22,7 +22,16 @@ from .foreign import FULL_WEIGHT, INCOMPLETE, INVERSION, UNKNOWN, Foreign, forei
 from .layers import Adapter, Branch
 from .official_folder import official_files
 from .parse import Parsed, RawLayer, parse_keys, suffix_of
-from .peft_folder import AlphaOf, check_settings, config_alphas, has_config, is_peft_key, open_peft, peft_folder
+from .peft_folder import (
+    AlphaOf,
+    check_settings,
+    config_alphas,
+    has_config,
+    is_peft_key,
+    no_settings,
+    open_peft,
+    peft_folder,
+)
 from .proof import Proof, prove
 from .spelling import known_name
 
@@ -58,9 +67,7 @@ def read_adapter(
     # PEFT itself writes no other metadata; other programs use its names for files that stand alone, of scale 1.
     is_pefts = set(metadata) <= {"format"} and all(not key.endswith(".alpha") for key in tensors)
     if tensors and is_pefts and all(is_peft_key(key) for key in tensors):
-        raise PairError(
-            f"{path}: is a PEFT adapter, whose scale stands in adapter_config.json; keep that file in the same folder"
-        )
+        raise PairError(no_settings(path))
     return _plain(path, tensors, metadata, family, _adapter_alphas(metadata, path, skip_unknown), skip_unknown)
 
 
@@ -103,7 +110,8 @@ def _plain(
         parsed, unknown = _known(without(parsed, incomplete), metadata, family)
         left_out.update(dict.fromkeys(unknown, UNKNOWN))
         if not parsed.layers:
-            raise PairError(f"{path}: holds no plain LoRA layer of a known model, only {in_words(left_out)}")
+            remedy = f"; {MERGE_IT}" if foreign.methods else ""
+            raise PairError(f"{path}: holds no plain LoRA layer of a known model, only {in_words(left_out)}{remedy}")
     chosen, is_sure, fits = find_family(parsed, metadata, family, path)
     style, styles = branch_of(parsed, chosen, path, alphas)
     adapter = Adapter(chosen, style, {}, metadata, path, format_of(parsed, chosen), is_sure, styles=styles)
@@ -182,6 +190,8 @@ def _check(parsed: Parsed, foreign: Foreign, path: Path, skip: bool) -> None:
             f"{path}: {printable(first, 80)} and {printable(second, 80)} are the same factor of one layer; a file of "
             "several adapters cannot be read, save each in a file of its own"
         )
+    if not parsed.layers and not foreign.all:
+        raise PairError(f"{path}: holds no tensors at all; copy or download it again")
     if not parsed.layers and not foreign.methods:
         if foreign.additions and not foreign.unknown and FULL_WEIGHT not in foreign.additions.values():
             raise PairError(f"{path}: holds no LoRA layers, only {in_words(foreign.additions)}, which no verb converts")
@@ -196,8 +206,11 @@ def _check(parsed: Parsed, foreign: Foreign, path: Path, skip: bool) -> None:
         return
     if foreign.methods:
         key, title = next(iter(foreign.methods.items()))
-        remedy = f"; {SKIP.format('such layers')}" if set(parsed.layers) - foreign.layers else f"; {MERGE_IT}"
-        reason = f"is no plain LoRA but {title} ({printable(key, 80)}), which cannot be converted exactly"
+        others = set(parsed.layers) - foreign.layers - _incomplete(parsed)
+        remedy = f"; {SKIP.format('such layers')}" if others else f"; {MERGE_IT}"
+        reason = (
+            f"is no plain LoRA: it holds tensors of {title} ({printable(key, 80)}), which cannot be converted exactly"
+        )
         raise PairError(f"{path}: {reason}{remedy}")
     if foreign.unknown:
         raise PairError(

@@ -16,8 +16,8 @@ from pair_network.families import Family, TextEncoder
 from .names import Name, names_of, underscored
 
 # Levels that PEFT, torch.compile and data parallelism put into a name, wherever they stand.
-WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:base_model\.model|_orig_mod|module)\.")
-_DENOISERS = "(?:diffusion_model|unet|transformer|denoiser|net)"
+WRAPPERS = re.compile(r"(?:(?<=\.)|^)(?:base_model\.model|_orig_mod|module|pipe)\.")
+_DENOISERS = "(?:diffusion_model|unet|transformer|denoiser|net|dit)"
 DENOISER = tuple(
     re.compile(pattern)
     for pattern in (rf"(?:model\.)?{_DENOISERS}\.", rf"(?:lora|lycoris)_{_DENOISERS}[._]", r"lycoris_")

@@ -6,6 +6,7 @@ denoiser in its blocks, and of the other naming that is best there where it take
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from .names import kohya_entries, original_entries
 
 PAGE = Path(__file__).parents[2] / "docs" / "convert.md"
 START, END = "<!-- families: made by python -m convert.formats.table -->", "<!-- end of families -->"
+# Chroma's network that feeds the modulation has layers of its own, which are no blocks and which no trainer takes.
+BLOCKS = re.compile(r"^(?!.*distilled_guidance_layer).*(?:blocks|layers|refiner)\.")
 KOHYA, DOTTED = (".lora_down.weight", ".lora_up.weight", ".alpha"), (".lora_A.weight", ".lora_B.weight")
 
 
@@ -41,8 +44,7 @@ def cell(family: Family, ui: str) -> str:
 
 def namings(family: Family) -> dict[str, list[str]]:
     """Tensor names of a LoRA over all layers in the family's blocks, in each naming that a verb writes."""
-    blocks = [modules for modules, _ in kohya_entries(family).values() if "blocks." in modules[0] or "layers." in
-              modules[0] or "refiner." in modules[0]]  # fmt: skip
+    blocks = [modules for modules, _ in kohya_entries(family).values() if BLOCKS.search(modules[0])]
     wanted = {module for modules in blocks for module in modules if module.startswith(f"{family.component}.")}
     return {
         "kohya": _keys(kohya_entries(family), wanted, KOHYA),

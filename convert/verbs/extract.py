@@ -137,13 +137,13 @@ def _weights(base: Path, tuned: Path, targets: Collection[str]) -> tuple[Family,
     """The weights of these kinds that a LoRA can carry, from both models, by key.
 
     Raises:
-        PairError: The models are of different families or layouts, or a weight has another shape.
+        PairError: The models are of different families, a file and a folder, or a weight has another shape.
     """
     if base.is_dir() != tuned.is_dir():
         raise PairError(f"{tuned}: one is a file and the other a folder; give two of the same layout")
     first, second = (_model(path) for path in (base, tuned))
-    if (first.family.name, first.layout) != (second.family.name, second.layout):
-        raise PairError(f"{tuned}: is {second.title}, the base is {first.title}")
+    if first.family.name != second.family.name:
+        raise PairError(f"{tuned}: is {second.family.title}, the base is {first.family.title}")
     mine, theirs = _opened(first), _opened(second)
     pairs = {}
     for name in sorted(mine.keys() & theirs.keys()):

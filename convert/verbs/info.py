@@ -24,6 +24,7 @@ from convert.formats.measures import branch_overlap, delta_norm, flat, gram_defe
 from convert.formats.names import kind_of
 from convert.formats.official_folder import SDXL_LAYERS, official_files
 from convert.formats.peft_folder import ROOT, WEIGHTS, peft_folder
+from convert.formats.proof import said_of_model
 from convert.formats.read import read_adapter
 from convert.options import add_reading
 from pair_network.errors import PairError
@@ -124,6 +125,7 @@ def _identity(adapter: Adapter, path: Path) -> Report:
         "title": _title(adapter, is_peft),
         "family": adapter.family.name,
         "family_is_certain": adapter.is_sure,
+        "said_of_model": said_of_model(values),
         "trigger_words": metadata.trigger_words(values),
         "training_tags": metadata.training_tags(values),
         "output_name": values.get("ss_output_name", ""),

@@ -50,6 +50,7 @@ class Report(TypedDict, total=False):
     title: str
     family: str
     family_is_certain: bool
+    said_of_model: str
     trigger_words: str
     training_tags: list[str]
     output_name: str
@@ -72,10 +73,9 @@ class Report(TypedDict, total=False):
 
 def text_of(report: Report, with_blocks: bool) -> str:
     """The report for people."""
-    sure = "" if report["family_is_certain"] else " (a guess: nothing in the file says more; --family sets it)"
     lines = [
-        report["file"],
-        f"  {report['title']}, {report['family']}{sure}",
+        printable(report["file"]),
+        f"  {report['title']}, {report['family']}{_certainty(report)}",
         f"  {report['layers']} layers, {report['parameters']:,} parameters, {_counts(report['dtypes'])}",
         f"  rank {_counts(report['ranks'])}; alpha {_counts(report['alphas'])}",
         f"  targets {_counts(report['targets'])}",
@@ -106,6 +106,14 @@ def text_of(report: Report, with_blocks: bool) -> str:
     for ui, match in report.get("uis", {}).items():
         lines.append(f"  {ui:10} {match['matched']} of {match['total']} tensors; {match['verdict']}")
     return "\n".join(lines)
+
+
+def _certainty(report: Report) -> str:
+    if report["family_is_certain"]:
+        return ""
+    said = report["said_of_model"]
+    reason = f"its metadata says {said}, which is not enough" if said else "nothing in the file says more"
+    return f" (a guess: {reason}; --family sets it)"
 
 
 def _hash_lines(hashes: Mapping[str, str]) -> list[str]:

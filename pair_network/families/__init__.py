@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from .family import Family, Musubi, PreviewInputs, SdScripts, Words
 from .layers import Blocks, Entry, Width
+from .others import other_model
 from .text_encoders import TextEncoder
 
 __all__ = [
     "FAMILIES", "Blocks", "Entry", "Family", "Musubi", "PreviewInputs", "SdScripts", "TextEncoder", "Width", "Words",
-    "claims_of_metadata", "family_of_class", "family_of_metadata",
+    "claims_of_metadata", "family_of_class", "family_of_metadata", "other_model",
 ]  # fmt: skip
 
 

@@ -57,7 +57,7 @@ FAMILY = Family(
     order=40,
     component="transformer",
     kohya_is_native=True,
-    words=Words("flux1", "flux-1-dev/lora", ("flux",), ("flux-1",)),
+    words=Words("flux1", "flux-1-dev/lora", ("flux",), ("flux-1", "flux.1")),
     kinds=KINDS,
     blocks=(
         Blocks(DOUBLE + _DOUBLE_MODULATION, "double_blocks.{}.", "transformer_blocks.{}.", 19),

@@ -10,7 +10,7 @@ FAMILY = Family(
     order=10,
     component="unet",
     kohya_is_native=False,
-    words=Words("sd_v1", "stable-diffusion-v1/lora", ("sd_v1", "sd_1.5"), ("stable-diffusion-v1",), ui="SD1"),
+    words=Words("sd_v1", "stable-diffusion-v1/lora", ("sd_v1", "sd_1", "sd1"), ("stable-diffusion-v1",), ui="SD1"),
     kinds=KINDS,
     blocks=unet_blocks((320, 640, 1280, 1280), (1, 1, 1, 0), 1, (0, 1, 1, 1), context=768),
     text_encoders=(clip_l("lora_te", "cond_stage_model.transformer."),),

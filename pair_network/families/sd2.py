@@ -12,7 +12,8 @@ FAMILY = replace(
     name="sd2",
     title="Stable Diffusion 2",
     order=20,
-    words=Words("sd_v2", "stable-diffusion-v2-512/lora", ("sd_v2",), ("stable-diffusion-v2",), ui="SD2"),
+    # Nothing in a LoRA tells the 512 model's from the 768 model's: the architecture is written without its size.
+    words=Words("sd_v2", "stable-diffusion-v2/lora", ("sd_v2", "sd_2", "sd2"), ("stable-diffusion-v2",), ui="SD2"),
     blocks=unet_blocks((320, 640, 1280, 1280), (1, 1, 1, 0), 1, (0, 1, 1, 1), context=1024),
     text_encoders=(
         # OpenCLIP H has 24 layers, of which 23 are used.

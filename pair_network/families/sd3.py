@@ -37,7 +37,7 @@ FAMILY = Family(
     order=50,
     component="transformer",
     kohya_is_native=True,
-    words=Words("sd3", "stable-diffusion-3/lora", ("sd3",), ("stable-diffusion-3",)),
+    words=Words("sd3", "stable-diffusion-3/lora", ("sd3",), ("stable-diffusion-3", "stable-diffusion-v3")),
     kinds={
         "attention": _PATH + r"attn2?\.(qkv|proj)$",
         "ff": _PATH + r"mlp\.",

@@ -10,7 +10,13 @@ FAMILY = Family(
     order=30,
     component="unet",
     kohya_is_native=True,
-    words=Words("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", ("sdxl",), ("stable-diffusion-xl",), ui="SDXL"),
+    words=Words(
+        "sdxl_base_v1-0",
+        "stable-diffusion-xl-v1-base/lora",
+        ("sdxl", "pony", "illustrious", "noobai"),
+        ("stable-diffusion-xl",),
+        ui="SDXL",
+    ),
     kinds=KINDS,
     blocks=unet_blocks((320, 640, 1280), (0, 2, 10), 10, (10, 2, 0), context=2048, is_xl=True),
     text_encoders=(

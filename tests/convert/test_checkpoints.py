@@ -32,6 +32,26 @@ def extracted(run, tmp_path):
     return call
 
 
+PLACES = {
+    "base: the denoiser alone": ("", "model.diffusion_model."),
+    "tuned: the denoiser alone, as ComfyUI saves it": ("model.diffusion_model.", "diffusion_model."),
+}
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_models_under_different_prefixes_are_compared_layer_by_layer(where, extracted, helpers):
+    """A whole checkpoint beside a file of the denoiser alone is what people have of FLUX and of many finetunes."""
+    here, there = PLACES[where]
+    base = helpers.base_checkpoint("sd1")
+    tuned = {key: value.clone() for key, value in base.items()}
+    tuned[WEIGHT] += torch.randn(tuned[WEIGHT].shape, generator=torch.Generator().manual_seed(1))
+    status, keys, said = extracted(
+        {key.replace("model.diffusion_model.", here): value for key, value in base.items()},
+        {key.replace("model.diffusion_model.", there): value for key, value in tuned.items()},
+    )
+    assert status == 0 and keys == {KEYS[0]}, said
+
+
 WAYS = {
     "saved in bf16": (lambda x: x, lambda x: x.bfloat16()),
     "saved in fp16": (lambda x: x, lambda x: x.half()),

@@ -80,6 +80,30 @@ READ = [
         },
         "sdxl",
     ),
+    # kohya's prefix before names whose dots are left in part (the Dreambooth extension's, merged by hand)
+    ({"lora_unet_down_blocks_0_attentions_0_transformer_blocks.0.attn2.to_k": (320, 768)}, "sd1"),
+    (
+        {
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2.to_k": (320, 768),
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out.0": (320, 320),
+        },
+        "sd1",
+    ),
+    ({"lora_unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k": (1280, 768)}, "sd1"),
+    # DiffSynth-Studio's pipelines
+    ({"pipe.dit.transformer_blocks.0.img_mlp.net.2": (3072, 12288)}, "qwen_image"),
+    ({"dit.blocks.0.cross_attn.k_proj": (2048, 1024)}, "anima"),
+    # OneTrainer's FLUX.2, and the network that feeds Chroma's modulation, as all three have it
+    ({"transformer.double_stream_modulation_img.linear": (24576, 4096)}, "flux2_klein_9b"),
+    ({"transformer.distilled_guidance_layer.layers.0.in_layer": (5120, 5120)}, "chroma"),
+    ({"transformer.distilled_guidance_layer.layers.4.linear_2": (5120, 5120)}, "chroma"),
+    (
+        {
+            "diffusion_model.distilled_guidance_layer.layers.1.out_layer": (5120, 5120),
+            "diffusion_model.double_blocks.0.img_attn.qkv": (9216, 3072),
+        },
+        "chroma",
+    ),
     # text encoders alone
     ({"lora_te2_text_model_encoder_layers_0_mlp_fc1": (5120, 1280)}, "sdxl"),
     ({"text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj": (1280, 1280)}, "sdxl"),

@@ -29,7 +29,7 @@ MIXINS = {
     "flux": "Flux", "chroma": "Flux", "sd3": "SD3", "lumina2": "Lumina2", "anima": "Anima", "z_image": "ZImage",
     "qwen_image": "QwenImage", "flux2_dev": "Flux2", "flux2_klein_4b": "Flux2", "krea2": "Krea2",
 }  # fmt: skip
-FIRST = re.compile(r"(?:^|_)(?:blocks|layers|refiner)\.0\.|double_blocks\.0\.|single_blocks\.0\.")
+FIRST = re.compile(r"(?:^|_|distilled_guidance_layer\.)(?:blocks|layers|refiner)\.0\.|(?:double|single)_blocks\.0\.")
 
 
 def names_of(family, entry, form):
