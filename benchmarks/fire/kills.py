@@ -23,7 +23,8 @@ def run(folder: Path, score: Score, plan: Plan) -> None:
     length = {"train": _length(folder, "train", score), "convert": _length(folder, "convert", score)}
     for number, generator in score.numbers(plan):
         kind = "convert" if number % 3 == 2 else "train"
-        _trial(folder, kind, generator.uniform(0, length[kind] * 1.05), score)
+        while not _is_killed(folder, kind, generator.uniform(0, length[kind]), score):
+            pass  # it had ended before: another moment, so that as many are killed as trials are counted
         if kind == "train" and number % RESUMED_EVERY == 0:
             _resume(folder, score)
     for place in (folder / "train", folder / "convert"):
@@ -51,7 +52,7 @@ def _length(folder: Path, kind: str, score: Score) -> float:
     return time.monotonic() - begun
 
 
-def _trial(folder: Path, kind: str, delay: float, score: Score) -> None:
+def _is_killed(folder: Path, kind: str, delay: float, score: Score) -> bool:
     place = folder / kind
     before = whole_files(place, score)
     child = start(*_command(folder, kind), folder / "log.txt")
@@ -64,6 +65,7 @@ def _trial(folder: Path, kind: str, delay: float, score: Score) -> None:
     had, has = ({name for name in names if name.endswith("-state")} for names in (before, after))
     score.check(bool(has) or not had, f"{kind}: no state is left after a kill at {delay:.2f} s")
     score.check("x.safetensors" in after or "x.safetensors" not in before, f"{kind}: the last LoRA is gone")
+    return ended == 137
 
 
 def _resume(folder: Path, score: Score) -> None:

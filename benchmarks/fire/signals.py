@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -30,16 +31,20 @@ def run(folder: Path, score: Score, plan: Plan) -> None:
     length = time.monotonic() - begun
     for _, generator in score.numbers(plan):
         sent = generator.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-        _trial(folder, score, sent, generator.uniform(0.05, length), generator.choice([1, 2, 3]))
+        times = generator.choice([1, 2, 3])
+        while not _is_stopped(folder, score, sent, generator.uniform(0.05, length), times):
+            score.count("had ended")  # before the signal: another moment
 
 
 def _argv(folder: Path, name: str) -> list[str]:
     return training(folder, folder / name, "--max_train_steps", STEPS)
 
 
-def _trial(folder: Path, score: Score, sent: signal.Signals, delay: float, times: int) -> None:
+def _is_stopped(folder: Path, score: Score, sent: signal.Signals, delay: float, times: int) -> bool:
     name = f"out{score.trials}"
+    shutil.rmtree(folder / name, ignore_errors=True)
     log = folder / f"{name}.txt"
+    log.unlink(missing_ok=True)
     child = start(program, _argv(folder, name), log)
     time.sleep(delay)
     for _ in range(times):
@@ -51,7 +56,7 @@ def _trial(folder: Path, score: Score, sent: signal.Signals, delay: float, times
     status = wait(child, 60)
     said = log.read_text()
     where = f"{sent.name} × {times} at {delay:.2f} s"
-    score.count(sent.name)
+    score.count(sent.name, status != 0)
     score.check(status is not None, f"{where}: hung")
     score.check(status in (0, 128 + sent), f"{where}: status {status}: {said[-200:]}")
     score.check("Traceback" not in said, f"{where}: a traceback: {said[-200:]}")
@@ -63,3 +68,4 @@ def _trial(folder: Path, score: Score, sent: signal.Signals, delay: float, times
         score.check(state or "all files are written" in said, f"{where}: not said how to go on: {said[-200:]}")
         score.check(not state or Path(state[1]).is_dir(), f"{where}: the state that it names is not there")
     score.check(not temporary_files(folder / name), f"{where}: temporary files are left")
+    return status != 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from pair_network import starting
 from pair_network.errors import PairError, nearest
 from pair_network.files import with_home
-from pair_network.signals import become
+from pair_network.signals import become, received
 from pair_network.starting import PROJECT
 
 from . import finish, one_command
@@ -85,7 +85,18 @@ def run_host(choice: Choice, rest: list[str], uis: finish.Uis) -> int:
     )
     if (given.resume or values.get("resume")) == "auto":
         rest = one_command.resumed(rest, *output)
-    started = time.time()
+    lora, started = finish.lora_file(*output), time.time()
+    try:
+        return train_on(host, choice, rest) or announce(lora, started, uis)
+    except (KeyboardInterrupt, Exception) as end:
+        # By a signal, or by what a library made of it; a host that saves where it is stopped has a status of its own.
+        if (received() or isinstance(end, KeyboardInterrupt)) and is_made(lora, started):
+            print("stopped after the last step: all files are written, the report may be missing")
+        raise
+
+
+def train_on(host: str, choice: Choice, rest: list[str]) -> int:
+    """The training itself; its exit status."""
     if host == "sd-scripts":
         from .hosts import sd_scripts
 
@@ -99,14 +110,18 @@ def run_host(choice: Choice, rest: list[str], uis: finish.Uis) -> int:
     else:
         from .hosts import embedded
 
-        if status := embedded.train(rest):
-            return status
-    return announce(finish.lora_file(*output), started, uis)
+        return embedded.train(rest)
+    return 0
+
+
+def is_made(lora: Path, started: float) -> bool:
+    """Whether this run has written its last file; the first process of several says so."""
+    return finish.is_first_process() and lora.is_file() and lora.stat().st_mtime >= started - 2
 
 
 def announce(lora: Path, started: float, uis: finish.Uis) -> int:
     """Says what a training has made, and puts it into the UIs; the exit status."""
-    if not finish.is_first_process() or not lora.is_file() or lora.stat().st_mtime < started - 2:
+    if not is_made(lora, started):
         return 0
     print("\n".join(finish.summary(lora)))
     if not uis.commands(lora):

@@ -7,6 +7,7 @@ import pytest
 import toml
 
 from pair_network import PairError
+from pair_network.signals import Interrupted
 from pair_network.training import launch, presets
 from pair_network.training.hosts import embedded, musubi, sd_scripts
 from pair_network.training.hosts.kohya_config import read_config
@@ -130,3 +131,16 @@ def test_a_windows_path_in_double_quotes_is_named_before_a_host_is_chosen(tmp_pa
     (tmp_path / "c.toml").write_text(text, encoding="utf-8")
     with pytest.raises(PairError, match="in single quotes"):
         read_config(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_a_signal_after_the_last_step_says_that_all_is_written(tmp_path, monkeypatch, capsys, is_written):
+    def stopped_in_its_report(args):
+        if is_written:
+            (tmp_path / "x.safetensors").touch()
+        raise Interrupted(15)
+
+    monkeypatch.setattr(embedded, "train", stopped_in_its_report)
+    with pytest.raises(Interrupted):
+        launch.train(["--host", "embedded", "--output_dir", str(tmp_path), "--output_name", "x"])
+    assert ("all files are written" in capsys.readouterr().out) == is_written
