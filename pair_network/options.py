@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from .errors import PairError, nearest
 
 METADATA = "option"
 Value = TypeVar("Value")
@@ -69,6 +72,25 @@ def options_of(settings: type) -> Iterator[tuple[str, str, object, Option]]:
         if METADATA in one.metadata:
             found: Option = one.metadata[METADATA]
             yield one.name, found.key or one.name, one.default, found
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose every complaint is a PairError, with the nearest option for an unknown one."""
+
+    def parse_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            name = next((text for text in unknown if text.startswith("-")), unknown[0]).split("=")[0]
+            accepted = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            raise PairError(f"unknown option {name}{nearest(name, accepted)}; {self.about_unknown()}")
+        return parsed
+
+    def about_unknown(self) -> str:
+        """What to do about an option that is not known."""
+        return "--help lists all of them"
+
+    def error(self, message: str) -> NoReturn:
+        raise PairError(re.sub(r"^argument (--\S+?)(?:/\S+)?:", r"\1:", message))
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type, without: type | None = None) -> None:

@@ -58,12 +58,15 @@ class Musubi:
         scripts: What its scripts' names begin with.
         trainer: Name of the trainer class.
         caches: Options of the two caching scripts that name models: for the latents, for the text.
+        versions: Values of --model_version that mean this size of the model, the one to train first; none: it has
+            one size.
     """
 
     model_type: str
     scripts: str
     trainer: str
     caches: tuple[tuple[str, ...], tuple[str, ...]] = (("vae",), ("text_encoder",))
+    versions: tuple[str, ...] = ()
 
     @property
     def module(self) -> str:

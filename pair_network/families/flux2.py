@@ -40,7 +40,13 @@ _ATTENTION = r"^(double_blocks\.\d+\.(img|txt)_attn\.(qkv|proj)|single_blocks\.\
 _FF = r"^double_blocks\.\d+\.(img|txt)_mlp\.[02]$"
 # ComfyUI knows diffusers' names of these not at all, or as FLUX.1's.
 _OUTSIDE_IN_COMFYUI = r"time_guidance_embed|stream_modulation(_img|_txt)?[._]linear"
-_MODELS = ("model_version",)  # the caching scripts ask for it too
+_CACHES = (("vae", "model_version"), ("text_encoder", "model_version"))
+# The distilled models have the bases' layers; LoRAs are trained on the bases.
+_VERSIONS = {
+    "flux2_dev": ("dev",),
+    "flux2_klein_4b": ("klein-base-4b", "klein-4b"),
+    "flux2_klein_9b": ("klein-base-9b", "klein-9b"),
+}
 
 
 def _family(name: str, title: str, order: int, words: Words, hidden: int, depth: tuple[int, int], text: int) -> Family:
@@ -67,7 +73,7 @@ def _family(name: str, title: str, order: int, words: Words, hidden: int, depth:
         pipelines=("Flux2",) if hidden == 6144 else ("Flux2Klein",),
         marks=("double_stream_modulation_img.lin.weight", "double_stream_modulation_img.linear.weight"),
         presets=("flux2_klein",) if name == "flux2_klein_4b" else (),
-        musubi=Musubi("flux2", "flux_2", "Flux2NetworkTrainer", (("vae", *_MODELS), ("text_encoder", *_MODELS))),
+        musubi=Musubi("flux2", "flux_2", "Flux2NetworkTrainer", _CACHES, _VERSIONS[name]),
         reads={
             "ComfyUI": ("kohya", "native", "dotted", "onetrainer", "lycoris", "bare"),
             # Forge Neo has Klein alone.

@@ -22,6 +22,7 @@ FAMILY = Family(
     },
     trains_text_encoders=False,
     model_classes=("Ideogram4Transformer",),
+    marks=("llm_cond_proj.weight", "embed_image_indicator.weight"),
     presets=("ideogram4",),
     musubi=Musubi("ideogram4", "ideogram4", "Ideogram4NetworkTrainer"),
 )

@@ -57,8 +57,8 @@ def train(argv: Sequence[str]) -> int:
     uis = finish.Uis(choice.webui, choice.comfyui)
     uis.check()
     is_short = one_command.is_short(rest, choice.preset)
-    if is_short and choice.host == "auto" and choice.sd_scripts is None and one_command.needs_sd_scripts(rest):
-        choice = replace(choice, sd_scripts="auto")
+    if is_short and choice.host == "auto":
+        choice = with_checkout(choice, one_command.kohyas_trainer(rest, bool(choice.musubi)))
     if choice.sd_scripts == "auto":
         found = find_installation(usual_places())
         choice = replace(choice, sd_scripts=str(found.checkout))
@@ -71,6 +71,12 @@ def train(argv: Sequence[str]) -> int:
     elif choice.preset:
         rest = with_preset(choice.preset, rest)
     return run_host(choice, with_gui_config(rest, choice), uis)
+
+
+def with_checkout(choice: Choice, trainer: str | None) -> Choice:
+    """The choice, with kohya's sd-scripts looked for where a short command needs it and names no checkout."""
+    needed = trainer == "sd-scripts" and choice.sd_scripts is None
+    return replace(choice, sd_scripts="auto") if needed else choice
 
 
 def run_host(choice: Choice, rest: list[str], uis: finish.Uis) -> int:
@@ -106,7 +112,7 @@ def train_on(host: str, choice: Choice, rest: list[str]) -> int:
         from .hosts import musubi
 
         assert choice.musubi is not None
-        musubi.train(choice.musubi, rest)
+        musubi.train(choice.musubi, one_command.with_dit(rest))
     else:
         from .hosts import embedded
 
@@ -168,7 +174,7 @@ def with_preset(name: str, argv: Sequence[str]) -> list[str]:
         raise PairError("--preset and --config_file both name a file of options; use one of them")
     if name != "auto":
         return ["--config_file", str(preset_named(name).path), *argv]
-    from .hosts.sd_scripts.families import detect_model_type
+    from .hosts.model_types import detect_model_type
 
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--model_type")
@@ -210,8 +216,9 @@ def with_gui_config(argv: Sequence[str], choice: Choice) -> list[str]:
 def host_options(choice: Choice, values: Mapping[str, object]) -> set[str]:
     """Names of the options that the host of a GUI's file has."""
     if choice.sd_scripts and choice.host in ("auto", "sd-scripts"):
+        from .hosts.model_types import detect_model_type
         from .hosts.sd_scripts.entry import import_sd_scripts, make_parser
-        from .hosts.sd_scripts.families import detect_model_type, trainer_of
+        from .hosts.sd_scripts.families import trainer_of
 
         model = str(values.get("pretrained_model_name_or_path") or "")
         model_type = model_type_of_gui(values) or detect_model_type(model) or "sd"

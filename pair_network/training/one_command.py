@@ -17,7 +17,7 @@ from pair_network.images import caption_file
 
 from .check.run import is_small
 from .hosts.kohya_config import config_path, read_config
-from .hosts.sd_scripts.families import detect_model_type
+from .hosts.model_types import detect_model_type, is_on_musubi, remedy_for, size_of
 from .presets import Preset, choose_preset, free_gpu_memory, preset_named
 
 # Shorter names of options, for every verb that has the longer one.
@@ -103,7 +103,7 @@ def completed(argv: Sequence[str], has_checkout: bool = False) -> list[str]:
     added += ["--output_name", name, "--output_dir", given.output_dir or f"output/{name}"]
     if preset.name == "embedded" and given.sample_every_n_steps is None:
         added += ["--sample_every_n_steps", str(SMALL_PREVIEWS)]
-    added += for_this_machine(preset, argv)
+    added += for_this_machine(preset, argv) + size_options(given)
     print(f"output: {given.output_dir or f'output/{name}'}/{name}.safetensors")
     return [*added, *argv]
 
@@ -124,6 +124,13 @@ def for_this_machine(preset: Preset, argv: Sequence[str]) -> list[str]:
     return added
 
 
+def size_options(given: Given) -> list[str]:
+    """--model_version of a model that comes in several sizes, as its file shows it."""
+    size = size_of(given.model_type or detect_model_type(given.model) or "", given.model)
+    versions = size.musubi.versions if size is not None and size.musubi is not None else ()
+    return ["--model_version", versions[0]] if versions else []
+
+
 def preset_for(given: Given, hosts: Sequence[str]) -> tuple[Preset, str]:
     """The preset of the model's family that fits this machine, and why.
 
@@ -138,12 +145,33 @@ def preset_for(given: Given, hosts: Sequence[str]) -> tuple[Preset, str]:
     return choose_preset(model_type, given.model, free_gpu_memory(), hosts)
 
 
-def needs_sd_scripts(argv: Sequence[str]) -> str | None:
-    """The model's type where the embedded host cannot train it and kohya's sd-scripts can, or None."""
+def kohyas_trainer(argv: Sequence[str], has_musubi: bool) -> str | None:
+    """The trainer of kohya's that a model needs, which the embedded host cannot train, or None.
+
+    Raises:
+        PairError: It is musubi-tuner, and no checkout is named.
+    """
     given = Given.of(argv)
     model_type = given.model_type or detect_model_type(given.model)
-    is_ours = model_type is None or model_type in EMBEDDED_TYPES
-    return None if is_ours else model_type
+    if is_on_musubi(model_type):
+        if not has_musubi:
+            remedy = remedy_for(model_type, given.model)
+            raise PairError(f"--model {given.model}: a model of type {model_type}, which needs {remedy}")
+        return "musubi"
+    return None if model_type is None or model_type in EMBEDDED_TYPES else "sd-scripts"
+
+
+def with_dit(argv: Sequence[str]) -> list[str]:
+    """The command line with the model's option as musubi-tuner spells it.
+
+    Raises:
+        PairError: The model is named twice.
+    """
+    names = {part.partition("=")[0] for part in argv}
+    long = ALIASES["--model"]
+    if {long, "--dit"} <= names:
+        raise PairError("--model and --dit are two names of one option on musubi-tuner; give one of them")
+    return [part.replace(long, "--dit", 1) if part.partition("=")[0] == long else part for part in argv]
 
 
 def content_caption(given: Given) -> str:

@@ -149,3 +149,11 @@ def test_a_lora_a_model_and_settings_are_told_apart(tmp_path, capsys):
     assert "a LoRA, 1 tensors" in shown and "trigger words: in ink style" in shown
     assert "a model of type sd; trained on the embedded host or sd-scripts" in shown and "preset sd15" in shown
     assert "every key and value is understood" in shown
+
+
+def test_a_checkout_of_musubi_tuner_is_known_and_an_old_one_is_named(tmp_path, capsys):
+    (tmp_path / "src/musubi_tuner").mkdir(parents=True)
+    assert main(["check", str(tmp_path)]) == 2
+    shown = capsys.readouterr()
+    assert "a checkout of musubi-tuner" in shown.out
+    assert shown.err.count("\n") == 1 and "a musubi-tuner checkout, of April 2026 or later" in shown.err

@@ -13,7 +13,7 @@ from PIL import Image
 from pair_network import PairError
 from pair_network.files import with_home
 from pair_network.training import finish, launch, one_command
-from pair_network.training.hosts import embedded, sd_scripts
+from pair_network.training.hosts import embedded, musubi, sd_scripts
 from pair_network.training.preview_prompts import default_prompts
 from pair_network.training.report.record import Record, read_record
 
@@ -31,12 +31,13 @@ def started(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "usual_places", lambda: [tmp_path])
     monkeypatch.setattr(one_command, "free_gpu_memory", lambda: 11.4)
     monkeypatch.setattr(sd_scripts, "train", lambda *args: calls.append(("sd-scripts", *args)))
+    monkeypatch.setattr(musubi, "train", lambda *args: calls.append(("musubi", *args)))
     monkeypatch.setattr(embedded, "train", lambda args: calls.append(("embedded", args)) or 0)
     return calls
 
 
-def checkpoint(path, name):
-    header = json.dumps({name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
+def checkpoint(path, *names):
+    header = json.dumps({name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
     os.truncate(path, 200_000_000)  # of a model's usual size, and sparse on the disk
     return str(path)
@@ -75,6 +76,26 @@ def test_what_was_given_wins(started, tmp_path):
     argv = started[0][1]
     assert (value(argv, "--output_name"), value(argv, "--output_dir")) == ("mine", "there")
     assert value(argv, "--content_prompt") == "a photo of a dog"
+
+
+def test_a_model_of_musubi_tuner_needs_its_checkout_and_then_no_more(started, tmp_path):
+    model = checkpoint(tmp_path / "z.safetensors", "layers.0.adaLN_modulation.0.weight")
+    with pytest.raises(PairError, match=r"a model of type z_image, which needs --musubi DIR.*docs/musubi\.md"):
+        launch.train(short(model))
+    launch.train([*short(model), "--musubi", "M"])
+    host, checkout, argv = started[0]
+    assert (host, checkout, value(argv, "--dit")) == ("musubi", "M", model)
+    assert value(argv, "--config_file").endswith("z_image.toml") and not {"--model", "--model_version"} & set(argv)
+    with pytest.raises(PairError, match="--model and --dit are two names of one option"):
+        launch.train([*short(model), "--dit", model, "--musubi", "M"])
+
+
+def test_of_a_model_in_several_sizes_the_files_own_is_taken(started, tmp_path):
+    model = checkpoint(
+        tmp_path / "f.safetensors", "double_stream_modulation_img.lin.weight", "double_blocks.7.a", "single_blocks.47.a"
+    )
+    launch.train([*short(model), "--musubi", "M"])
+    assert value(started[0][2], "--model_version") == "dev"
 
 
 def test_a_caption_beside_the_photo_is_its_caption(started, tmp_path):

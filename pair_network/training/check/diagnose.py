@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pair_network.errors import PairError, printable
-from pair_network.training.hosts.contract import report
+from pair_network.training.hosts.contract import NEEDED, Comparison, report
 from pair_network.training.hosts.embedded.config_file import read_config_file
 from pair_network.training.hosts.embedded.model_files import check_model_folder
 from pair_network.training.hosts.embedded.options import setup_parser
 from pair_network.training.hosts.kohya_config import read_config
-from pair_network.training.hosts.sd_scripts.families import detect_model_type, tensor_names
+from pair_network.training.hosts.model_types import detect_model_type, is_on_musubi, tensor_names
 from pair_network.training.options import add_pair_options
 from pair_network.training.presets import choose_preset, free_gpu_memory
 
@@ -38,19 +38,35 @@ def diagnosis(path: Path) -> Iterator[str]:
 
 def of_folder(path: Path) -> Iterator[str]:
     for checkout in (path, path / "sd-scripts"):
-        if (checkout / "train_network.py").is_file():
-            from pair_network.training.hosts.sd_scripts.check import compare_checkout
-
-            yield f"{checkout}: a checkout of sd-scripts"
-            if report(compare_checkout(str(checkout))):
-                raise PairError(f"{checkout}: pair training does not fit it; use sd-scripts v0.10.0 or later")
+        trainer = trainer_in(checkout)
+        if trainer is not None:
+            yield f"{checkout}: a checkout of {trainer}"
+            if report(comparisons(trainer, checkout)):
+                raise PairError(f"{checkout}: pair training does not fit it; use {NEEDED[trainer]}")
             return
     if not (path / "model_index.json").is_file():
-        raise PairError(f"{printable(path)}: neither a diffusers model (model_index.json) nor a checkout of sd-scripts")
+        raise PairError(f"{printable(path)}: neither a diffusers model (model_index.json) nor a checkout of a trainer")
     model_type = detect_model_type(str(path))
     if model_type in ("sd", "sdxl"):
         check_model_folder(path)
     yield from of_model(path, model_type)
+
+
+def trainer_in(folder: Path) -> str | None:
+    """Name of the trainer whose checkout a folder is, or None."""
+    if (folder / "train_network.py").is_file():
+        return "sd-scripts"
+    return "musubi-tuner" if (folder / "src/musubi_tuner").is_dir() else None
+
+
+def comparisons(trainer: str, checkout: Path) -> list[Comparison]:
+    """What a checkout has beside what pair training needs of it."""
+    # Imported here: each asks for the packages of its trainer.
+    if trainer == "musubi-tuner":
+        from pair_network.training.hosts.musubi import check as own
+    else:
+        from pair_network.training.hosts.sd_scripts import check as own
+    return own.compare_checkout(str(checkout))
 
 
 def of_weights(path: Path) -> Iterator[str]:
@@ -69,7 +85,9 @@ def of_weights(path: Path) -> Iterator[str]:
 def of_model(path: Path, model_type: str | None) -> Iterator[str]:
     if model_type is None:
         raise PairError(f"{printable(path)}: shows no model that is known here; name it with --model_type if it is one")
-    where = "the embedded host or sd-scripts" if model_type in ("sd", "sdxl") else "sd-scripts (--sd_scripts DIR|auto)"
+    where = "the embedded host or sd-scripts"
+    if model_type not in ("sd", "sdxl"):
+        where = "musubi-tuner (--musubi DIR)" if is_on_musubi(model_type) else "sd-scripts (--sd_scripts DIR|auto)"
     yield f"{path}: a model of type {model_type}; trained on {where}"
     preset, reason = choose_preset(model_type, str(path), free_gpu_memory())
     yield f"  preset {preset.name}: {reason}"

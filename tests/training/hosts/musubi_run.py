@@ -1,6 +1,7 @@
 """Runs in musubi-tuner's environment: several trainings of a tiny model of one family, one after the other.
 
-Arguments: the checkout, the project's folder, a folder with pairs, the family. Prints JSON lines: what happened.
+Arguments: the checkout, the project's folder, a folder with pairs, the model, as MODELS has it. Prints JSON lines: what
+happened.
 """
 
 import json
@@ -9,8 +10,15 @@ from pathlib import Path
 
 import torch
 
-SIZES = {"flux2": ["--model_version", "klein-4b"]}
-ARCHITECTURES = {"flux2": "f2k4b", "qwen_image": "qi", "z_image": "zi", "krea2": "kr2", "ideogram4": "i4"}
+MODELS = {  # (--model_type, architecture in the names of caches, further options)
+    "flux2_klein_4b": ("flux2", "f2k4b", ["--model_version", "klein-4b"]),
+    "flux2_klein_9b": ("flux2", "f2k9b", ["--model_version", "klein-base-9b"]),
+    "flux2_dev": ("flux2", "f2d", ["--model_version", "dev"]),
+    "qwen_image": ("qwen_image", "qi", []),
+    "z_image": ("z_image", "zi", []),
+    "krea2": ("krea2", "kr2", []),
+    "ideogram4": ("ideogram4", "i4", []),
+}
 
 
 def report(name, **facts):
@@ -75,6 +83,7 @@ def main():
     out = folder / "out"
     sys.path[:0] = [project, str(Path(__file__).parent)]
     import musubi_tiny
+    from safetensors.torch import save_file
 
     from pair_network import PairError
     from pair_network.training.hosts import musubi
@@ -82,7 +91,9 @@ def main():
     from pair_network.training.hosts.musubi.families import TRAINERS
     from pair_network.training.hosts.musubi.trainer import MusubiPairTraining
 
-    family = TRAINERS[name]
+    model_type, architecture, size = MODELS[name]
+    family = TRAINERS[model_type]
+    save_file({}, folder / "tiny.safetensors")  # its tensors come from musubi_tiny
     module = entry.import_musubi(checkout, family.module)
     musubi_tiny.patch(getattr(module, family.trainer), name)
     seen = spy(MusubiPairTraining)
@@ -90,7 +101,7 @@ def main():
     def train(*options, output="style"):
         forget_accelerate()
         musubi.train(checkout, [
-            "--model_type", name, *SIZES.get(name, []), "--dit", "tiny.safetensors", "--output_dir", str(out),
+            "--model_type", model_type, *size, "--dit", str(folder / "tiny.safetensors"), "--output_dir", str(out),
             "--network_dim", "4", "--network_alpha", "4", "--max_train_steps", "4", "--learning_rate", "1e-2",
             "--seed", "1", "--style_start_step", "1", "--max_data_loader_n_workers", "0", "--sdpa",
             "--mixed_precision", "no", "--timestep_sampling", "shift", "--discrete_flow_shift", "3.0",
@@ -104,7 +115,7 @@ def main():
         train(*pairs)
     except PairError as mistake:
         report("uncached", error=str(mistake))
-    musubi_tiny.save_caches(name, ARCHITECTURES[name], out / "style-dataset/musubi.toml")
+    musubi_tiny.save_caches(name, architecture, out / "style-dataset/musubi.toml")
     train(*pairs)
     report("trained", **{key: seen[key] for key in ("steps", "misaligned")}, losses=phases_agree(seen))
     dataset = folder / "own.toml"

@@ -2,6 +2,7 @@
 
 import argparse
 import zlib
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,12 +15,12 @@ def generator(*words):
     return torch.Generator().manual_seed(zlib.crc32(" ".join(map(str, words)).encode()))
 
 
-def flux2(attn_mode, split_attn):
+def flux2(attn_mode, split_attn, size="Klein4BParams"):
     from musubi_tuner.flux_2 import flux2_models
 
-    params = flux2_models.Klein4BParams(
+    params = getattr(flux2_models, size)(
         in_channels=16, context_in_dim=32, hidden_size=64, num_heads=2, depth=4, depth_single_blocks=4,
-        axes_dim=[8, 8, 8, 8], mlp_ratio=2.0,
+        axes_dim=[8, 8, 8, 8], mlp_ratio=3.0,
     )  # fmt: skip
     return flux2_models.Flux2(params, attn_mode, split_attn)
 
@@ -46,7 +47,7 @@ def krea2(attn_mode, split_attn):
     from musubi_tuner.krea2 import krea2_mmdit
 
     config = krea2_mmdit.SingleMMDiTConfig(
-        features=64, tdim=64, txtdim=32, heads=2, multiplier=2, layers=4, patch=2, channels=16, kvheads=2, txtlayers=2,
+        features=64, tdim=64, txtdim=32, heads=4, multiplier=2, layers=4, patch=2, channels=16, kvheads=1, txtlayers=2,
         txtheads=2, txtkvheads=2,
     )  # fmt: skip
     return krea2_mmdit.SingleStreamDiT(config, attn_mode, split_attn)
@@ -62,7 +63,15 @@ def ideogram4(attn_mode, split_attn):
     return ideogram4_model.Ideogram4Transformer(config, attn_mode, split_attn)
 
 
-MAKERS = {"flux2": flux2, "qwen_image": qwen_image, "z_image": z_image, "krea2": krea2, "ideogram4": ideogram4}
+MAKERS = {
+    "flux2_klein_4b": flux2,
+    "flux2_klein_9b": partial(flux2, size="Klein9BParams"),
+    "flux2_dev": partial(flux2, size="Flux2Params"),
+    "qwen_image": qwen_image,
+    "z_image": z_image,
+    "krea2": krea2,
+    "ideogram4": ideogram4,
+}
 
 
 def patch(trainer, family):
@@ -103,9 +112,10 @@ def save(cache_io, family, item, name, tokens):
         return torch.randn(*shape, generator=generator(item.caption))
 
     w, h = item.original_size[0] // 8, item.original_size[1] // 8
-    if family == "flux2":  # one fixed length: its cache holds a padded text
-        cache_io.save_latent_cache_flux_2(item, latents(16, h // 2, w // 2), None, "flux_2_klein_4b")
-        cache_io.save_text_encoder_output_cache_flux_2(item, text(12, 32), "flux_2_klein_4b")
+    if family.startswith("flux2"):  # one fixed length: its cache holds a padded text
+        architecture = family.replace("flux2", "flux_2")
+        cache_io.save_latent_cache_flux_2(item, latents(16, h // 2, w // 2), None, architecture)
+        cache_io.save_text_encoder_output_cache_flux_2(item, text(12, 32), architecture)
     elif family == "qwen_image":
         cache_io.save_latent_cache_qwen_image(item, latents(16, 1, h, w), None)
         cache_io.save_text_encoder_output_cache_qwen_image(item, text(tokens, 32))

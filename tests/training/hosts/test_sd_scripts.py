@@ -4,6 +4,7 @@ import argparse
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from pair_network.families import PreviewInputs
 from pair_network.network.route import Row
 from pair_network.training.hosts.contract import HOOKS, broken_hooks, compare
 from pair_network.training.hosts.kohya_config import check_config, config_path, read_config
+from pair_network.training.hosts.model_types import detect_model_type, type_of_names
 from pair_network.training.hosts.sd_scripts.entry import (
     choose_model_type,
+    make_parser,
     pair_trainer_class,
     remove_orphaned_pair_files,
 )
-from pair_network.training.hosts.sd_scripts.families import detect_model_type, trainer_of, type_of_names
+from pair_network.training.hosts.sd_scripts.families import trainer_of
 from pair_network.training.hosts.sd_scripts.previews import StyleGuide, are_due, sheet_path
 from pair_network.training.hosts.versions import SD_SCRIPTS, release_of, warn_if_newer
 from pair_network.training.trainer import PairTraining
@@ -197,6 +200,22 @@ def test_a_mistake_in_the_file_is_named_with_the_nearest_option(tmp_path, parser
     with pytest.raises(PairError, match=message) as caught:
         check_config(read_config(path), parser, path)
     assert "run.toml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lerning_rate", "3"], r"unknown option --lerning_rate \(did you mean --learning_rate\?\)"),
+        (["--max_train_steps", "many"], "--max_train_steps: invalid int value: 'many'"),
+        (["--loss_type", "hubr"], "--loss_type: invalid choice"),
+        (["--pair_schedule"], "--pair_schedule: expected one argument"),
+    ],
+)
+def test_kohyas_parser_complains_in_one_line_without_its_hundred_lines_of_usage(parser, capsys, options, message):
+    ours = make_parser(SimpleNamespace(setup_parser=lambda: parser))
+    with pytest.raises(PairError, match=message):
+        ours.parse_args(options)
+    assert capsys.readouterr().err == ""
 
 
 # --- previews ---

@@ -22,7 +22,7 @@ from pair_network.files import weights_of
 from pair_network.sampling.protocols import EncoderStates, Model, TextEncoder, Tokenizer, UNet, Vae
 
 from ...protocols import NoiseScheduler
-from ..sd_scripts.families import tensor_names
+from ..model_types import tensor_names
 from .config import EmbeddedOptions
 from .model_files import ModelFiles, read_settings
 from .numbers import check_schedule, check_weights

@@ -15,7 +15,7 @@ from pathlib import Path
 from pair_network.errors import PairError, printable
 from pair_network.reading import read_json_table
 
-from ..sd_scripts.families import tensor_names, type_of_names
+from ..model_types import detect_model_type, remedy_for, tensor_names, type_of_names
 from .config import MODEL_TYPES, EmbeddedOptions
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -93,7 +93,8 @@ def check_checkpoint(path: Path) -> None:
     model_type = type_of_names(names)
     if model_type not in MODEL_TYPES:
         what = f"of type {model_type}" if model_type else "of a type that is not known here"
-        raise PairError(f"{path}: a checkpoint {what}; this host trains SD 1.x, 2.x and SDXL, use --host sd-scripts")
+        remedy = remedy_for(model_type, path)
+        raise PairError(f"{path}: a checkpoint {what}, not SD 1.x, 2.x or SDXL; give {remedy}")
 
 
 def check_model_folder(folder: Path, needs_weights: bool = True) -> None:
@@ -104,7 +105,8 @@ def check_model_folder(folder: Path, needs_weights: bool = True) -> None:
         raise PairError(f"{folder}: {reason}; --pretrained_model_name_or_path takes {TAKEN}")
     index = read_settings(folder / "model_index.json")
     if "transformer" in index or "text_encoder_3" in index or "unet" not in index:
-        raise PairError(f"{folder}: {index.get('_class_name')} is none of SD 1.x, 2.x and SDXL; use --host sd-scripts")
+        remedy = remedy_for(detect_model_type(str(folder)), folder)
+        raise PairError(f"{folder}: {index.get('_class_name')} is none of SD 1.x, 2.x and SDXL; give {remedy}")
     if not _entry(index, "text_encoder", 0):
         raise PairError(f"{folder}: has no first text encoder (an SDXL refiner?); train the base model")
     for part, (class_name, config) in (SDXL_COMPONENTS if "text_encoder_2" in index else SD_COMPONENTS).items():

@@ -13,12 +13,14 @@ from types import ModuleType
 from pair_network.errors import PairError
 from pair_network.families import Musubi
 from pair_network.files import only_writer
+from pair_network.options import OneLineParser
 
 from ...options import add_pair_options, pair_network_module
 from ...replaced import replaced
 from ..after_training import say_what_to_convert
 from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config
+from ..model_types import detect_model_type, size_of
 from ..versions import MUSUBI, warn_if_newer
 from .families import TRAINERS, trainer_of
 from .trainer import MusubiPairTraining
@@ -67,6 +69,7 @@ def pair_trainer_class(host_trainer: type, own_family: Musubi, own_checkout: str
 
 def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The options of pair training, and those of --content/--style that musubi-tuner has in its dataset file."""
+    parser.__class__ = OneLineParser
     add_pair_options(parser)
     group = parser.add_argument_group("pair training on musubi-tuner")
     group.add_argument("--model_type", choices=tuple(TRAINERS), help="which family the model is of")
@@ -76,6 +79,20 @@ def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--dataset_repeats", type=int, default=1, help="with --content/--style: uses of a pair per epoch"
     )
     return parser
+
+
+def check_model(args: argparse.Namespace, family: Musubi) -> None:
+    """Raises PairError where --dit shows another model than --model_type, or another size than --model_version."""
+    if not Path(args.dit).is_file():
+        raise PairError(f"--dit {args.dit}: no such file; name the .safetensors file of the model")
+    proven = detect_model_type(args.dit)
+    if proven is not None and proven != family.model_type:
+        raise PairError(f"--model_type {family.model_type}: {args.dit} is a checkpoint of type {proven}")
+    size = size_of(family.model_type, args.dit)
+    versions = size.musubi.versions if size is not None and size.musubi is not None else ()
+    if size is not None and versions and args.model_version not in versions:
+        words = f"{args.dit} is a checkpoint of {size.title}; give --model_version {versions[0]}"
+        raise PairError(f"--model_version {args.model_version}: {words}")
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -100,9 +117,14 @@ def check_options(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _as_its_own(module: ModuleType, family: Musubi, trainer: type, argv: Sequence[str]) -> Iterator[None]:
-    """Inside the block the script's own ``main`` parses our options too and starts our trainer."""
+def _as_its_own(module: ModuleType, family: Musubi, trainer: type, argv: Sequence[str]) -> Iterator[list[Path]]:
+    """Inside the block the script's own ``main`` parses our options too and starts our trainer.
+
+    Yields:
+        A list, which holds the LoRA's file as soon as the options are read.
+    """
     setup, read = module.setup_parser_common, module.read_config_from_file
+    made: list[Path] = []
 
     def read_checked(args: argparse.Namespace, parser: argparse.ArgumentParser) -> argparse.Namespace:
         path = config_path(argv)
@@ -110,6 +132,8 @@ def _as_its_own(module: ModuleType, family: Musubi, trainer: type, argv: Sequenc
             check_config(read_config(path), parser, path)
         args = read(args, parser)
         check_options(args)
+        check_model(args, family)
+        made.append(Path(args.output_dir) / f"{args.output_name}.safetensors")
         running.enter_context(only_writer(Path(args.output_dir), args.output_name))
         return args
 
@@ -123,7 +147,7 @@ def _as_its_own(module: ModuleType, family: Musubi, trainer: type, argv: Sequenc
         replaced(module, patches),
         replaced(sys, {"argv": [f"{family.module}.py", *argv]}),
     ):
-        yield
+        yield made
 
 
 def train(checkout: str, argv: list[str]) -> None:
@@ -136,6 +160,6 @@ def train(checkout: str, argv: list[str]) -> None:
     check_contract(module, "musubi-tuner", MUSUBI_FUNCTIONS)
     trainer = pair_trainer_class(getattr(module, family.trainer), family, checkout)
     warn_if_newer(MUSUBI, checkout)
-    with _as_its_own(module, family, trainer, argv):
+    with _as_its_own(module, family, trainer, argv) as made:
         module.main()
-    say_what_to_convert(family, "FILE.safetensors")
+    say_what_to_convert(family, *map(str, made))

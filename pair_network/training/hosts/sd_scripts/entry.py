@@ -12,6 +12,7 @@ from types import ModuleType
 from pair_network.errors import PairError
 from pair_network.files import only_writer
 from pair_network.network.pair_file import PAIR_SUFFIX
+from pair_network.options import OneLineParser
 
 from ...options import add_pair_options, pair_network_module
 from ...pair_dataset import write_pair_dataset
@@ -20,9 +21,10 @@ from ...trainer import PairTraining, trains_text_encoder
 from ..after_training import say_what_to_convert
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
 from ..kohya_config import check_config, config_path, read_config
+from ..model_types import detect_model_type, is_on_musubi, remedy_for
 from ..versions import SD_SCRIPTS, warn_if_newer
 from .clip import restore_text_model
-from .families import TRAINERS, SdScripts, detect_model_type, trainer_of
+from .families import TRAINERS, SdScripts, trainer_of
 from .previews import StylePreviews
 from .protocols import DatasetGroup
 
@@ -135,25 +137,26 @@ def choose_model_type(argv: Sequence[str], values: Mapping[str, object]) -> str:
     chooser.add_argument("--model_type", default=values.get("model_type"))
     chooser.add_argument("--pretrained_model_name_or_path", default=values.get("pretrained_model_name_or_path"))
     given = chooser.parse_known_args(list(argv))[0]
-    proven = detect_model_type(given.pretrained_model_name_or_path)
+    model = given.pretrained_model_name_or_path
+    proven = detect_model_type(model)
+    if is_on_musubi(proven):
+        raise PairError(f"{model}: a checkpoint of type {proven}, not of sd-scripts; give {remedy_for(proven, model)}")
     if given.model_type is None:
         if proven is None:
             raise PairError(
-                f"--model_type is missing, and {given.pretrained_model_name_or_path} does not show what it is; "
-                f"give one of {', '.join(TRAINERS)}"
+                f"--model_type is missing, and {model} does not show what it is; give one of {', '.join(TRAINERS)}"
             )
         return proven
     trainer = trainer_of(given.model_type).trainer  # FLUX's also trains Chroma, whichever of the two is named
     if proven is not None and trainer_of(proven).trainer != trainer:
-        raise PairError(
-            f"--model_type {given.model_type}: {given.pretrained_model_name_or_path} is a checkpoint of type {proven}"
-        )
+        raise PairError(f"--model_type {given.model_type}: {model} is a checkpoint of type {proven}")
     return given.model_type
 
 
 def make_parser(host: ModuleType) -> argparse.ArgumentParser:
     """The family's own parser with the options of pair training."""
-    parser = host.setup_parser()
+    parser: argparse.ArgumentParser = host.setup_parser()
+    parser.__class__ = OneLineParser
     add_pair_options(parser)
     if not any(action.dest == "model_type" for action in parser._actions):
         parser.add_argument("--model_type", choices=tuple(TRAINERS), help="which family the checkpoint is of")

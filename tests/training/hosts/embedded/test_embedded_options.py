@@ -164,7 +164,7 @@ def test_pickles_and_other_families_are_refused_with_the_reason(model, tmp_path)
         check_model_folder(copy)
     index = copy / "model_index.json"
     index.write_text(index.read_text(encoding="utf-8").replace("{", '{"transformer": [], ', 1), encoding="utf-8")
-    with pytest.raises(PairError, match=r"is none of SD 1\.x, 2\.x and SDXL; use --host sd-scripts"):
+    with pytest.raises(PairError, match=r"is none of SD 1\.x, 2\.x and SDXL; give --sd_scripts DIR"):
         check_model_folder(copy)
 
 
