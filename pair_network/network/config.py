@@ -272,7 +272,7 @@ def parse_network_args(
         )
     values: dict[str, object] = {key: _parse_one(key, value, _PARSERS[key]) for key, value in given.items()}
     rank = _parse_one("network_dim", network_dim, _positive_int) if network_dim is not None else DEFAULT_RANK
-    alpha = float(network_alpha) if network_alpha else float(rank)
+    alpha = _parse_one("network_alpha", network_alpha, _positive) if network_alpha else float(rank)
     content_rank = values.pop("content_dim", rank)
     assert isinstance(content_rank, int)
     values.setdefault("content_alpha", alpha * content_rank / rank)

@@ -24,6 +24,7 @@ REMEDIES: dict[str, str] = {
     r"|train_llm_adapter|train_norm": f"targets names kinds of layer (attention+ff, full …), and {_BLOCKS}",
     r"train_t5xxl": "T5 is a target: targets=attention+t5",
     r"ggpo_(beta|sigma)": "GGPO perturbs the downs, which are frozen here; dropout and rank_dropout regularise",
+    r"use_dora|dora": "DoRA scales whole weights, and so ties the branches; pair training has plain LoRA layers",
     r"algo|preset|factor|use_tucker|use_scalar|decompose_both|dora_wd|bypass_mode|train_on_input|unit": "this is a "
     "setting of LyCORIS; pair training has plain LoRA layers only",
     r"verbose": "the log level is the host's",

@@ -130,6 +130,12 @@ def check_preview_options(args: HostOptions) -> None:
         raise PairError(f"--sample_style_scale {args.sample_style_scale}: a number is needed")
 
 
+def check_one_part(unet_only: bool, text_encoder_only: bool) -> None:
+    """Raises PairError where both switches for one part of the model are given."""
+    if unet_only and text_encoder_only:
+        raise PairError("--network_train_unet_only and --network_train_text_encoder_only exclude each other; keep one")
+
+
 def style_words(style_caption: str, content_caption: str) -> str:
     """What the style caption adds to the content caption, or "" when it is not an addition."""
     if style_caption.startswith(content_caption):

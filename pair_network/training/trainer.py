@@ -128,6 +128,15 @@ def trains_text_encoder(args: HostOptions) -> bool:
     return is_target or continues_text_encoder(args)
 
 
+def check_parts(unet_only: bool, args: HostOptions) -> None:
+    """Raises PairError where the switch for the denoiser alone contradicts the targets."""
+    if unet_only and trains_text_encoder(args):
+        raise PairError(
+            "--network_train_unet_only leaves out the text encoder, which targets or the file of --dim_from_weights "
+            "has; remove one of them"
+        )
+
+
 def continues_text_encoder(args: HostOptions) -> bool:
     """Whether --dim_from_weights takes text-encoder layers from --network_weights."""
     if not (args.dim_from_weights and args.network_weights):

@@ -53,6 +53,8 @@ MUSUBI_HOOKS: dict[str, tuple[str, ...]] = {
         "accelerator", "args", "epoch", "steps", "vae", "transformer", "sample_parameters", "dit_dtype",
     ),
     "extra_metadata": ("args",),
+    "get_optimizer": ("args", "trainable_params"),
+    "get_lr_scheduler": ("args", "optimizer", "num_processes"),
 }  # fmt: skip
 MUSUBI_FUNCTIONS: dict[str, tuple[str, ...]] = {
     "setup_parser_common": (),

@@ -12,6 +12,7 @@ from pair_network import leftovers
 from pair_network.errors import PairError, nearest
 from pair_network.reading import read_toml
 
+from ...options import check_one_part
 from .config import EmbeddedOptions
 from .model_files import TAKEN, check_model, find_model, refuse_pickle
 from .numbers import check_options
@@ -117,8 +118,7 @@ def verify(args: EmbeddedOptions) -> None:
     check_model(find_model(args))
     _verify_ranges(args)
     _verify_files(args)
-    if args.network_train_unet_only and args.network_train_text_encoder_only:
-        raise PairError("--network_train_unet_only and --network_train_text_encoder_only exclude each other; keep one")
+    check_one_part(args.network_train_unet_only, args.network_train_text_encoder_only)
     if args.dim_from_weights and not args.network_weights:
         raise PairError("--dim_from_weights needs --network_weights: name the file to take the rank from")
     optimizer_class(args.optimizer_type or "AdamW")

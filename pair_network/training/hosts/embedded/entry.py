@@ -17,7 +17,7 @@ from pair_network.sampling.protocols import Pipeline, Tokenizer, UNet, Vae
 
 from ...pair_dataset import write_pair_dataset
 from ...preview_prompts import write_default_prompts
-from ...trainer import PairTraining, trains_text_encoder
+from ...trainer import PairTraining, check_parts, trains_text_encoder
 from .config import EmbeddedOptions, frozen
 from .config_file import read_config_file
 from .measuring import Measuring
@@ -107,6 +107,7 @@ def train_pairs(argv: Sequence[str], trainer: type[PairTrainer] = PairTrainer) -
     transformers.utils.logging.disable_progress_bar()
     parser = training_parser()
     options = frozen(read_config_file(parser.parse_args(argv), parser, argv))
+    check_parts(options.network_train_unet_only, options)
     with only_writer(Path(options.output_dir), options.output_name or "last"):
         dataset = write_pair_dataset(options) or options.dataset_config
         prompts = write_default_prompts(options)

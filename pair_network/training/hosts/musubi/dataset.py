@@ -25,6 +25,7 @@ from pair_network.reading import read_json_table, read_text, read_toml
 
 from ...pair_dataset import prepared_folders
 from ...pairs import check_no_orphans, check_pair, find_content_image
+from ..kohya_checks import check_resolution
 
 CACHES = {"content": "cache-content", "style": "cache-style"}  # of --content and --style, in the run's own folder
 OWN_KEYS = ("content_directory", "content_cache_directory")
@@ -115,8 +116,7 @@ def _quick_form(args: argparse.Namespace, folder: Path) -> dict[str, object]:
             raise PairError(f"--{option} {path}: no such file or folder")
     if args.dataset_config:
         raise PairError("--content/--style and --dataset_config both name the training images; use one of them")
-    if not args.resolution:
-        raise PairError("--resolution is missing: give the training size in pixels, for example --resolution 1024")
+    resolution = check_resolution(args.resolution)
     content, style = prepared_folders(args, folder)
     pairs = [(find_content_image(image, content), image) for image in list_images(style)]
     sides = {}
@@ -132,7 +132,7 @@ def _quick_form(args: argparse.Namespace, folder: Path) -> dict[str, object]:
     return {
         "datasets": [
             {
-                "resolution": _resolution(args.resolution),
+                "resolution": resolution if len(resolution) == 2 else resolution * 2,
                 "batch_size": args.train_batch_size,
                 "num_repeats": args.dataset_repeats,
                 "enable_bucket": True,
@@ -166,14 +166,6 @@ def _caption(image: Path, args: argparse.Namespace, side: str) -> str:
         if not getattr(args, option) and (side == "style" or option == "content_prompt"):
             raise PairError(f'{image}: no caption file, so --{option} is needed, for example --{option} "{example}"')
     return args.content_prompt if side == "content" else f"{args.content_prompt} {args.style_prompt}"
-
-
-def _resolution(text: str) -> list[int]:
-    try:
-        sides = [int(part) for part in str(text).split(",")]
-    except ValueError as cause:
-        raise PairError(f"--resolution must be SIZE or WIDTH,HEIGHT in pixels, not {text!r}") from cause
-    return sides * 2 if len(sides) == 1 else sides
 
 
 def check_caches(args: argparse.Namespace, architecture: str, family: Musubi, checkout: str) -> None:

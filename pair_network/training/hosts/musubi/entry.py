@@ -19,6 +19,7 @@ from ...options import add_pair_options, pair_network_module
 from ...replaced import replaced
 from ..after_training import say_what_to_convert
 from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
+from ..kohya_checks import check_run
 from ..kohya_config import check_config, config_path, read_config
 from ..model_types import detect_model_type, size_of
 from ..versions import MUSUBI, warn_if_newer
@@ -110,6 +111,7 @@ def check_options(args: argparse.Namespace) -> None:
             "--dim_from_weights: musubi-tuner reads no settings from a file; give --network_dim and --network_args as "
             "they were, with --network_weights"
         )
+    check_run(args)
     args.output_name = args.output_name or "last"
     args.optimizer_type = args.optimizer_type or "AdamW"
     if not any(getattr(args, name, False) for name in ATTENTIONS):

@@ -76,6 +76,8 @@ if TYPE_CHECKING:
         """The host's trainer, which stands behind the mixin in the order of resolution: what ``super()`` finds."""
 
         architecture: str
+        get_optimizer: Callable[..., tuple[object, ...]]
+        get_lr_scheduler: Callable[..., object]
 
         def _build_dataset(self, args: argparse.Namespace) -> tuple[Datasets, Collator, object]:
             raise NotImplementedError

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,13 @@ from pair_network.errors import PairError
 from pair_network.families import Musubi
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import content_rows, style_rows
+from pair_network.reading import read_toml
 
 from ...batch import CONTENT, PAIR_INDICES
 from ...objective import Phase
 from ...protocols import Accelerator
 from ...steps import PairSteps, style_start_step, warn_of_small_alpha
+from ..kohya_checks import check_dataset, check_optimizer
 from .dataset import check_caches, prepare_dataset
 from .protocols import Batch, Collator, Datasets, MusubiTrainer, Prediction
 
@@ -36,7 +39,13 @@ class MusubiPairTraining(PairSteps[argparse.Namespace], MusubiTrainer):
     # --- set-up --------------------------------------------------------------------------------------------------
 
     def train(self, args: argparse.Namespace) -> None:
+        from musubi_tuner.dataset.config_utils import ConfigSanitizer  # of the checkout
+
+        check_optimizer(args, self.get_optimizer, self.get_lr_scheduler)
+        given = args.dataset_config
         self._content_of = prepare_dataset(args)
+        plain = Path(args.dataset_config)
+        check_dataset(read_toml(plain), ConfigSanitizer().sanitize_user_config, Path(given or plain))
         super().train(args)
 
     def _build_dataset(self, args: argparse.Namespace) -> tuple[Datasets, Collator, object]:

@@ -21,6 +21,8 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "verify_command_line_training_args": ("args",),
     "read_config_from_file": ("args", "parser"),
     "load_prompts": ("prompt_file",),
+    "get_optimizer": ("args", "trainable_params"),
+    "get_scheduler_fix": ("args", "optimizer", "num_processes"),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -13,13 +13,15 @@ from pair_network.errors import PairError
 from pair_network.files import only_writer
 from pair_network.network.pair_file import PAIR_SUFFIX
 from pair_network.options import OneLineParser
+from pair_network.reading import read_json_table, read_toml
 
-from ...options import add_pair_options, pair_network_module
+from ...options import add_pair_options, check_one_part, pair_network_module
 from ...pair_dataset import write_pair_dataset
 from ...preview_prompts import write_default_prompts
-from ...trainer import PairTraining, trains_text_encoder
+from ...trainer import PairTraining, check_parts, trains_text_encoder
 from ..after_training import say_what_to_convert
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
+from ..kohya_checks import check_dataset, check_optimizer, check_resolution, check_run
 from ..kohya_config import check_config, config_path, read_config
 from ..model_types import detect_model_type, is_on_musubi, remedy_for
 from ..versions import SD_SCRIPTS, warn_if_newer
@@ -185,11 +187,13 @@ def read_options(host: ModuleType, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Refuses what pair training cannot do, before anything is loaded.
+    """Refuses what pair training or sd-scripts cannot do, before anything is loaded.
 
     Raises:
         PairError: An option that would break the run, with what to do instead.
     """
+    from library import train_util  # of the checkout
+
     args.network_module = pair_network_module(args.network_module)
     if args.save_model_as != "safetensors":
         raise PairError(f"--save_model_as {args.save_model_as}: only safetensors is written; remove the option")
@@ -200,18 +204,50 @@ def check_options(args: argparse.Namespace) -> None:
         )
     if not args.output_dir:
         raise PairError("--output_dir is missing: name the folder for the LoRA files")
+    if args.train_data_dir or args.in_json:
+        name = "train_data_dir" if args.train_data_dir else "in_json"
+        raise PairError(
+            f"--{name} names images without their other halves: give --content and --style, or a --dataset_config "
+            "whose subsets have content_dir"
+        )
+    if args.resolution is not None:
+        check_resolution(args.resolution)
+    check_run(args)
+    check_one_part(args.network_train_unet_only, args.network_train_text_encoder_only)
+    check_parts(args.network_train_unet_only, args)
+    check_optimizer(args, train_util.get_optimizer, train_util.get_scheduler_fix)
+    if args.dataset_config:
+        check_dataset_file(Path(args.dataset_config), bool(args.masked_loss))
+
+
+def check_dataset_file(path: Path, has_masks: bool) -> None:
+    """Raises PairError for a dataset file that sd-scripts cannot read, or whose folders are not there."""
+    from library.config_util import ConfigSanitizer  # of the checkout
+
+    values = read_json_table(path, "--dataset_config") if path.suffix == ".json" else read_toml(path)
+    check_dataset(values, ConfigSanitizer(True, True, has_masks, True).sanitize_user_config, path)
+    for folder in find_values(values, "image_dir"):
+        if not Path(folder).is_dir():
+            raise PairError(f"{path}: image_dir = {folder!r}: no such folder")
+
+
+def find_values(table: object, key: str) -> Iterator[str]:
+    """Every value of a key in nested tables and lists."""
+    if isinstance(table, Mapping):
+        yield from (str(value) for name, value in table.items() if name == key)
+        table = list(table.values())
+    for entry in table if isinstance(table, list) else []:
+        yield from find_values(entry, key)
 
 
 def allow_any_shape(args: argparse.Namespace) -> None:
     """Turns buckets on for --content/--style: without them sd-scripts refuses images that do not fit the resolution.
 
     Raises:
-        PairError: --resolution is missing.
+        PairError: --resolution is missing or unusable.
     """
-    if args.resolution is None:
-        raise PairError("--resolution is missing: give the training size in pixels, for example --resolution 512")
     args.enable_bucket = True
-    args.min_bucket_reso = min(args.min_bucket_reso, *(int(side) for side in str(args.resolution).split(",")))
+    args.min_bucket_reso = min(args.min_bucket_reso, *check_resolution(args.resolution))
 
 
 def train(checkout: str, argv: list[str]) -> None:
@@ -230,5 +266,8 @@ def train(checkout: str, argv: list[str]) -> None:
             prompts = write_default_prompts(args)
             args.sample_prompts = args.sample_prompts if prompts is None else str(prompts)
             allow_any_shape(args)
-        trainer_class().train(args)
+        trainer = trainer_class()
+        trainer.train(args)
+    if trainer.pair_network is None:
+        raise PairError("nothing was trained: sd-scripts found no images; its messages above say where it looked")
     say_what_to_convert(family, str(Path(args.output_dir) / f"{args.output_name or 'last'}.safetensors"))
