@@ -17,11 +17,11 @@ REMEDIES: dict[str, str] = {
     r"loraplus_(unet_|text_encoder_)?lr_ratio": "LoRA+ raises the rate of the ups over the downs', but with frozen "
     "downs the ups are all that trains: raise learning_rate, or style_lr",
     r"network_reg_dims|in_dims|emb_dims|(img|txt|context|x)_(attn|mlp|mod)_dim|single(_mod)?_dim"
-    r"|(self|cross)_attn_dim|mlp_dim|mod_dim|llm_adapter_dim|attn_dim|ffn_dim": _BLOCKS,
+    r"|(self|cross)_attn_dim|mlp_dim|mod_dim|refiner_dim|embedder_dims|llm_adapter_dim|attn_dim|ffn_dim": _BLOCKS,
     r"network_reg_lrs|(down|mid|up)_lr_weight|block_lr_zero_threshold": _RATES,
     r"block_alphas|conv_block_(dims|alphas)": _ONE_ALPHA,
     r"train_blocks|train_(double_|single_)?block_indices|exclude_patterns|include_patterns"
-    r"|train_llm_adapter|train_norm": f"targets names kinds of layer (attention+ff, full …), and {_BLOCKS}",
+    r"|train_llm_adapter|train_norm|enable_all_linear|enable_conv": f"targets names kinds of layer (attention+ff, full …), and {_BLOCKS}",
     r"train_t5xxl": "T5 is a target: targets=attention+t5",
     r"ggpo_(beta|sigma)": "GGPO perturbs the downs, which are frozen here; dropout and rank_dropout regularise",
     r"use_dora|dora": "DoRA scales whole weights, and so ties the branches; pair training has plain LoRA layers",
