@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 _BLOCKS = "block_dims=PART=RANK,… sets the rank of all layers whose path holds PART, and 0 leaves them out"
+_KINDS = f"targets names kinds of layer (attention+ff, full …), and {_BLOCKS}"
 _RATES = "content_lr and style_lr set the rates of the two branches; there is none for single layers"
 _ONE_ALPHA = "one alpha holds for all layers (network_alpha), as scale = alpha / rank"
 
@@ -21,7 +22,7 @@ REMEDIES: dict[str, str] = {
     r"network_reg_lrs|(down|mid|up)_lr_weight|block_lr_zero_threshold": _RATES,
     r"block_alphas|conv_block_(dims|alphas)": _ONE_ALPHA,
     r"train_blocks|train_(double_|single_)?block_indices|exclude_patterns|include_patterns"
-    r"|train_llm_adapter|train_norm|enable_all_linear|enable_conv": f"targets names kinds of layer (attention+ff, full …), and {_BLOCKS}",
+    r"|train_llm_adapter|train_norm|enable_all_linear|enable_conv": _KINDS,
     r"train_t5xxl": "T5 is a target: targets=attention+t5",
     r"ggpo_(beta|sigma)": "GGPO perturbs the downs, which are frozen here; dropout and rank_dropout regularise",
     r"use_dora|dora": "DoRA scales whole weights, and so ties the branches; pair training has plain LoRA layers",
