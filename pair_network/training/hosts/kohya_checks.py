@@ -109,9 +109,10 @@ def check_optimizer(
         PairError: One of them cannot be made: an unknown name, a wrong argument, a package that is not installed.
     """
     tried = copy.copy(args)  # kohya writes AdaFactor's settings into the options
+    name = args.optimizer_type or "AdamW"
     group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": args.learning_rate}
     with unlogged():  # both are made, and reported, again
-        with told(f"--optimizer_type {args.optimizer_type}", "correct it or --optimizer_args, or install its package"):
+        with told(f"--optimizer_type {name}", "correct it or --optimizer_args, or install its package"):
             optimizer = make_optimizer(tried, [group])[2]
         with told(f"--lr_scheduler {args.lr_scheduler}", "correct it, --lr_warmup_steps or --lr_scheduler_args"):
             make_schedule(tried, optimizer, 1)
