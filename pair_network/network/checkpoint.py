@@ -13,7 +13,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -147,8 +147,8 @@ def layers_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[Ten
             <= {"lora_down.weight", "lora_up.weight", "alpha"}
         ):
             raise PairError(
-                f"{source}: {key} has the tensors {sorted(factors)}, a kohya LoRA has lora_down.weight and "
-                "lora_up.weight; convert the file first"
+                f"{source}: {key} has {_listed(factors)}, a kohya LoRA has lora_down.weight and lora_up.weight; "
+                f"convert the file first: python -m convert kohya {source}"
             )
         down, up = factors["lora_down.weight"], factors["lora_up.weight"]
         _check_factors(down, up, f"{source}: {key}")
@@ -156,6 +156,12 @@ def layers_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[Ten
         down, up = (factor.half() if factor.dtype.itemsize == 1 else factor for factor in (down, up))
         layers[key] = (down, up, _alpha(factors.get("alpha"), down.shape[0], f"{source}: {key}"))
     return layers
+
+
+def _listed(names: Collection[str], most: int = 3) -> str:
+    """Some of the names in words."""
+    shown = ", ".join(sorted(names)[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "no tensors"
 
 
 def _check_factors(down: Tensor, up: Tensor, where: str) -> None:

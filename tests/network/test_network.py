@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pair_network import PairError, create_network, create_network_from_weights
-from pair_network.network.checkpoint import read_keys
+from pair_network.network.checkpoint import layers_of, read_keys
 from pair_network.network.pair_file import pair_path
 from pair_network.network.route import BASE_ROW, Row, content_rows, style_rows
 
@@ -370,6 +370,13 @@ def test_wrong_files_are_refused(unet, sdxl_unet, tmp_path):
     save_file({"lora_unet_x.hada_w1_a": torch.zeros(2)}, tmp_path / "loha.safetensors")
     with pytest.raises(PairError, match=r"hada_w1_a.*convert the file first"):
         network.load_weights(str(tmp_path / "loha.safetensors"))
+
+
+def test_a_lora_of_diffusers_names_is_refused_with_the_command_that_converts_it():
+    names = [f"unet.down.{number}.{part}.weight" for number in range(9) for part in ("lora_A", "lora_B")]
+    words = r"unet has down\.0\.lora_A\.weight, .* and 15 more, .*: python -m convert kohya d\.safetensors$"
+    with pytest.raises(PairError, match=words):
+        layers_of({name: torch.zeros(2, 2) for name in names}, "d.safetensors")
 
 
 @pytest.mark.parametrize(
