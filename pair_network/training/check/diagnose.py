@@ -62,11 +62,10 @@ def trainer_in(folder: Path) -> str | None:
 def comparisons(trainer: str, checkout: Path) -> list[Comparison]:
     """What a checkout has beside what pair training needs of it."""
     # Imported here: each asks for the packages of its trainer.
-    if trainer == "musubi-tuner":
-        from pair_network.training.hosts.musubi import check as own
-    else:
-        from pair_network.training.hosts.sd_scripts import check as own
-    return own.compare_checkout(str(checkout))
+    from pair_network.training.hosts.musubi.check import compare_checkout as of_musubi
+    from pair_network.training.hosts.sd_scripts.check import compare_checkout as of_sd_scripts
+
+    return (of_musubi if trainer == "musubi-tuner" else of_sd_scripts)(str(checkout))
 
 
 def of_weights(path: Path) -> Iterator[str]:
