@@ -45,8 +45,7 @@ def restyle(argv: list[str]) -> int:
 def pairs(argv: list[str]) -> int:
     from .pseudo_pairs import command
 
-    command.run(argv)
-    return 0
+    return command.main(argv)
 
 
 def app(argv: list[str]) -> int:

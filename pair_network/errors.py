@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection
 
 from .signals import received
 
+# Exit status of a verb whose input has no mistake, but is not fit for it: a style that no map of pixels reproduces.
+UNFIT = 3
 LONGEST = 1000  # characters of an error
 LONGEST_WORD = 250
 PEER_IS_GONE = (

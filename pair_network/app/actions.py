@@ -26,6 +26,8 @@ BUNDLED = starting.PROJECT / "demo" / "model"
 TIMES = {"quick look": 0.1, "normal": 1.0, "thorough": 2.0}
 PRESET_STEPS = {"embedded": 120}
 USUAL_STEPS = 750
+MORE_PAIRS = 24
+BUNDLED_PROMPTS = ROOT / "demo" / "prompts.txt"  # of what the small model can draw
 MOST_TEXT = 300
 FORMATS = ("a1111", "diffusers", "peft", "kohya")
 TIMEOUT = 3600  # seconds for a picture or a conversion
@@ -99,7 +101,7 @@ def text_of(value: str | None, what: str, needed: str = "") -> str:
     """
     text = " ".join((value or "").split())
     if needed and not text:
-        raise PairError(f'{what} is empty: write, for example, "{needed}"')
+        raise PairError(f'{what}: nothing is there; write, for example, "{needed}"')
     if len(text) > MOST_TEXT:
         raise PairError(f"{what}: {len(text)} characters are no prompt; use at most {MOST_TEXT}")
     return text
@@ -125,18 +127,28 @@ def check(work: Workplace, photo: str | None, painting: str | None, words: str |
     order = {"error": 0, "warning": 1, "note": 2}
     sheet = work.folder / "check.png"
     write_sheet(pairs, sheet, "crop")
-    named = {str(content): "the photo", str(style): "the painting"}
     lines = [str(finding) for finding in sorted(found, key=lambda finding: order[finding.level])]
-    for path, name in named.items():
-        lines = [line.replace(path, name).replace(Path(path).name, name) for line in lines]
-    return lines, sheet
+    return [in_words(line, content, style) for line in lines], sheet
+
+
+def in_words(line: str, content: Path, style: Path) -> str:
+    """A finding with "the photo" and "the painting" in place of the files that the page keeps them in."""
+    # The page keeps equal pictures in one file: the first mention is the photo.
+    line = line.replace(str(content), "the photo", 1 if content == style else -1)
+    line = line.replace(str(style), "the painting")
+    if content.name != style.name:  # pasted pictures have one name
+        line = line.replace(content.name, "the photo").replace(style.name, "the painting")
+    return line
 
 
 def train(
     work: Workplace, photo: str | None, painting: str | None, words: str | None, shows: str | None, model: str | None,
-    time: str,
+    time: str, more: bool,
 ) -> Run:  # fmt: skip
     """Puts a training into the queue, after the check; returns its run.
+
+    Args:
+        more: Whether more pairs are made out of the one first, where the style allows it.
 
     Raises:
         PairError: Something is missing, or the check found an error.
@@ -164,10 +176,19 @@ def train(
         name,
         ["--model", model, "--content", str(files[0]), "--style", str(files[1]), "--words", words, "--fit", "crop",
          "--content_prompt", shows or CONTENT_PROMPT, "--max_train_steps", str(steps),
-         "--style_start_step", str(steps // 3), "--sample_every_n_steps", str(max(1, steps // 2))],
+         "--style_start_step", str(steps // 3), "--sample_every_n_steps", str(max(1, steps // 2)),
+         *more_pairs(model, more)],
     )  # fmt: skip
     work.queue.tick()
     return run
+
+
+def more_pairs(model: str, wanted: bool) -> list[str]:
+    """The options that make more pairs, of what the model can draw."""
+    if not wanted:
+        return []
+    prompts = ["--more_prompts", str(BUNDLED_PROMPTS)] if model == str(BUNDLED.resolve()) else []
+    return ["--more_pairs", str(MORE_PAIRS), *prompts]
 
 
 def compare(

@@ -16,7 +16,7 @@ from pair_network.errors import PairError
 from pair_network.training.report.report import chart
 
 from . import actions
-from .actions import FORMATS, TIMES, Workplace
+from .actions import FORMATS, MORE_PAIRS, TIMES, Workplace
 from .queue import FAILED, RUNNING, STOPPED, WAITING, Run, age
 
 SECONDS = 2.0
@@ -30,12 +30,12 @@ def page(work: Workplace) -> gr.Blocks:
         gr.Markdown("# A style from one pair\nA photo, and the same photo painted. What differs is learnt.")
         with gr.Tab("Learn"):
             learn(work, blocks)
-        with gr.Tab("Compare"):
-            compare(work, blocks)
-        with gr.Tab("Restyle a photo"):
-            restyle(work, blocks)
-        with gr.Tab("Use it"):
-            use(work, blocks)
+        with gr.Tab("Compare") as tab:
+            compare(work, tab)
+        with gr.Tab("Restyle a photo") as tab:
+            restyle(work, tab)
+        with gr.Tab("Use it") as tab:
+            use(work, tab)
     return blocks
 
 
@@ -64,6 +64,7 @@ def learn(work: Workplace, blocks: gr.Blocks) -> None:
     with gr.Row():
         model = model_field(work)
         time = gr.Radio(list(TIMES), value="normal", label="time")
+        more = gr.Checkbox(True, label=f"make {MORE_PAIRS} more pairs out of it first", elem_id="more")
     start = gr.Button("Train", variant="primary", elem_id="train")
     chosen = watch(work, blocks)
 
@@ -82,7 +83,7 @@ def learn(work: Workplace, blocks: gr.Blocks) -> None:
 
     for field in (photo, painting):
         field.change(checked, [photo, painting, words], findings, api_name="check", show_progress="hidden")
-    start.click(added, [photo, painting, words, shows, model, time], chosen, api_name="train")
+    start.click(added, [photo, painting, words, shows, model, time, more], chosen, api_name="train")
 
 
 def watch(work: Workplace, blocks: gr.Blocks) -> gr.Dropdown:
@@ -93,7 +94,14 @@ def watch(work: Workplace, blocks: gr.Blocks) -> gr.Dropdown:
         stop, go_on = gr.Button("Stop", elem_id="stop"), gr.Button("Resume", elem_id="resume")
     status = gr.Markdown("No training yet.", elem_id="status")
     curves = gr.HTML(elem_id="curves", elem_classes="chart")
-    gallery = gr.Gallery(label="base | style LoRA | style guidance", columns=2, elem_id="previews", height=420)
+    gallery = gr.Gallery(
+        label="base | style LoRA | style guidance",
+        columns=1,
+        object_fit="contain",
+        elem_id="previews",
+        height=420,
+        visible=False,
+    )
     report = gr.File(label="report", elem_id="report", visible=False)
     shown, seen = [chosen, status, curves, gallery, report], gr.State(())
 
@@ -129,7 +137,8 @@ def refreshed(work: Workplace, name: str | None, seen: tuple[object, ...]) -> li
     if run is None or now == before:
         return [gr.skip()] * 5 + [now]
     choice = gr.skip() if now[:2] == before[:2] else gr.Dropdown(choices=listed, value=name)
-    pictures = gr.skip() if (name, drawn) == (before[1], before[4]) else pictures_of(run)
+    same = (name, drawn) == (before[1], before[4])
+    pictures = gr.skip() if same else gr.Gallery(value=pictures_of(run), visible=drawn > 0)
     file = Path(run.folder) / "report.html"
     is_there = file.is_file() and run.state != RUNNING
     report = gr.File(value=str(file) if is_there else None, visible=is_there)
@@ -179,23 +188,22 @@ def model_field(work: Workplace) -> gr.Dropdown:
     return gr.Dropdown(choices, value=choices[0][1] if choices else None, label="model", interactive=True)
 
 
-def style_field(work: Workplace, blocks: gr.Blocks, tag: str) -> gr.Dropdown:
-    """A choice among the finished LoRAs, looked up again whenever it is opened."""
+def style_field(work: Workplace, tab: gr.Tab, tag: str) -> gr.Dropdown:
+    """A choice among the finished LoRAs, looked up again whenever it or its tab is opened."""
     field = gr.Dropdown(choices=work.lora_choices(), label="style", interactive=True, elem_id=f"style-{tag}")
 
     def looked_up(value: str | None) -> Any:
         choices = work.lora_choices()
         return gr.Dropdown(choices=choices, value=value if value in choices else next(iter(choices), None))
 
-    field.focus(looked_up, field, field, show_progress="hidden")
-    blocks.load(looked_up, field, field, show_progress="hidden")
-    gr.Timer(5 * SECONDS).tick(looked_up, field, field, show_progress="hidden")
+    for event in (field.focus, tab.select):
+        event(looked_up, field, field, show_progress="hidden")
     return field
 
 
-def compare(work: Workplace, blocks: gr.Blocks) -> None:
+def compare(work: Workplace, tab: gr.Tab) -> None:
     with gr.Row():
-        lora, model = style_field(work, blocks, "compare"), model_field(work)
+        lora, model = style_field(work, tab, "compare"), model_field(work)
         prompt = gr.Textbox("a photo of a cat", label="prompt, without the style's words", elem_id="prompt")
     with gr.Row():
         way = gr.Radio(["guidance", "LoRA"], value="guidance", label="way")
@@ -211,9 +219,9 @@ def compare(work: Workplace, blocks: gr.Blocks) -> None:
     draw.click(drawn, [lora, model, prompt, way, amount, seed], slider, api_name="compare")
 
 
-def restyle(work: Workplace, blocks: gr.Blocks) -> None:
+def restyle(work: Workplace, tab: gr.Tab) -> None:
     with gr.Row():
-        lora, model = style_field(work, blocks, "restyle"), model_field(work)
+        lora, model = style_field(work, tab, "restyle"), model_field(work)
         shows = gr.Textbox(label="what the photo shows (may stay empty)")
         amount = gr.Slider(0, 6, 2, step=0.1, label="λ")
     photo = gr.Image(
@@ -229,8 +237,8 @@ def restyle(work: Workplace, blocks: gr.Blocks) -> None:
     draw.click(drawn, [lora, model, photo, shows, amount], slider, api_name="restyle")
 
 
-def use(work: Workplace, blocks: gr.Blocks) -> None:
-    lora = style_field(work, blocks, "use")
+def use(work: Workplace, tab: gr.Tab) -> None:
+    lora = style_field(work, tab, "use")
     with gr.Row():
         form = gr.Dropdown(list(FORMATS), value="a1111", label="format")
         make = gr.Button("Convert", elem_id="convert")

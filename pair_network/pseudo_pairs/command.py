@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pair_network.errors import PairError
+from pair_network.errors import UNFIT, PairError
 from pair_network.images import list_images, open_image
 from pair_network.reading import read_text
 from pair_network.sampling.cli.models import default_cfg, load_pipeline, place, set_sampler
@@ -20,6 +21,7 @@ from pair_network.training.pairs import check_pair
 
 from .folder import DATASET, MadePair, check_empty, write_pairs
 from .gate import Trial, best, try_maps
+from .prompts import PROMPTS
 
 MULTIPLE = 8
 CAPTION = ".txt"
@@ -58,10 +60,12 @@ def parser() -> Parser:
     pair.add_argument("--style", type=Path, required=True, help="the same picture in the style")
     pair.add_argument("--content_prompt", required=True, help='its caption, e.g. "a photo of a sbu dog"')
     pair.add_argument("--style_prompt", required=True, help='words added for the style, e.g. "in digital art style"')
-    source = found.add_argument_group("the other pictures: a folder, or a model and prompts")
+    source = found.add_argument_group("the other pictures: a folder, or a model that draws them")
     source.add_argument("--pictures", type=Path, help="folder of pictures with a caption file (.txt) beside each")
     source.add_argument("--model", help="diffusers folder, hub name, or one .safetensors checkpoint, to draw them with")
-    source.add_argument("--prompts", type=Path, help="text file, a prompt in each line, without the style words")
+    source.add_argument(
+        "--prompts", type=Path, help="text file, a prompt in each line, without the style words (default: our own)"
+    )
     source.add_argument("--count", type=whole(1), default=48, help="how many pairs to make (default 48)")
     source.add_argument("--resolution", type=whole(64), default=512, help="side of a square as large as they are (512)")
     source.add_argument("--seed", type=whole(0), default=0, help="of the first picture drawn")
@@ -81,11 +85,26 @@ def parser() -> Parser:
     return found
 
 
+class StyleNotReproduced(PairError):
+    """No map of pixels comes near enough to the style."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """``run`` with an exit status: UNFIT where the style is none that a map of pixels reproduces."""
+    try:
+        run(argv)
+    except StyleNotReproduced as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return UNFIT
+    return 0
+
+
 def run(argv: Sequence[str]) -> Path | None:
     """Writes the folder of pairs and returns it; None with --check_only.
 
     Raises:
-        PairError: A mistake in the options or files, or a style that the map does not reproduce.
+        PairError: A mistake in the options or files.
+        StyleNotReproduced: No map comes near to the style.
     """
     args = PairsOptions(**vars(parser().parse_args(list(argv))))
     _check(args)
@@ -97,7 +116,7 @@ def run(argv: Sequence[str]) -> Path | None:
         return None
     error = max(chosen.blocks, chosen.colours)
     if not error <= args.limit:
-        raise PairError(
+        raise StyleNotReproduced(
             f"{args.style}: on held-out parts of the pair the best map is {error:.2f} of the change away from the "
             f"style (--limit {args.limit:g}); train on the pair alone"
         )
@@ -122,9 +141,7 @@ def run(argv: Sequence[str]) -> Path | None:
 def _check(args: PairsOptions) -> None:
     """Finds mistakes before anything is computed."""
     if bool(args.pictures) == bool(args.model) and not args.check_only:
-        raise PairError("give either --pictures FOLDER, or --model and --prompts to draw them with")
-    if args.model and not args.prompts:
-        raise PairError("--model needs --prompts: a text file with a prompt in each line")
+        raise PairError("give either --pictures FOLDER, or a --model to draw them with")
     if args.prompts:
         read_prompts(args.prompts)
     if args.pictures:
@@ -187,8 +204,7 @@ def pictures(args: PairsOptions) -> Iterator[tuple[Image.Image, str]]:
     settings: dict[str, object] = {"num_inference_steps": args.steps, name: scale}
     if scale > 1:
         settings["negative_prompt"] = args.negative
-    assert args.prompts is not None  # _check has asked for it
-    prompts = read_prompts(args.prompts)
+    prompts = PROMPTS if args.prompts is None else read_prompts(args.prompts)
     side = max(MULTIPLE, args.resolution // MULTIPLE * MULTIPLE)
     for i in range(args.count):
         prompt = prompts[i % len(prompts)]

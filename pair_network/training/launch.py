@@ -17,10 +17,11 @@ from pair_network.files import with_home
 from pair_network.signals import become, received
 from pair_network.starting import PROJECT
 
-from . import finish, one_command
+from . import finish, more_pairs, one_command
 from .hosts.kohya_config import config_path, read_config
 from .kohya_gui import is_gui_config, model_type_of_gui, options_of_gui, read_gui_json, write_options
 from .kohya_install import find_installation, needs_restart, usual_places
+from .more_pairs import MorePairs
 from .presets import choose_preset, free_gpu_memory, preset_named
 
 ENTRY = PROJECT / "train_pair_network.py"
@@ -40,6 +41,8 @@ class Choice:
     musubi: str | None
     webui: Path | None
     comfyui: Path | None
+    more_pairs: int
+    more_prompts: Path | None
 
 
 def train(argv: Sequence[str]) -> int:
@@ -56,6 +59,7 @@ def train(argv: Sequence[str]) -> int:
         print(make_chooser().format_help())  # the host's own help follows
     uis = finish.Uis(choice.webui, choice.comfyui)
     uis.check()
+    more = MorePairs(choice.more_pairs, choice.more_prompts)
     is_short = one_command.is_short(rest, choice.preset)
     if is_short and choice.host == "auto":
         choice = with_checkout(choice, one_command.kohyas_trainer(rest, bool(choice.musubi)))
@@ -70,7 +74,7 @@ def train(argv: Sequence[str]) -> int:
         rest = one_command.completed(rest, bool(choice.sd_scripts or choice.musubi))
     elif choice.preset:
         rest = with_preset(choice.preset, rest)
-    return run_host(choice, with_gui_config(rest, choice), uis)
+    return run_host(choice, with_gui_config(rest, choice), uis, more)
 
 
 def with_checkout(choice: Choice, trainer: str | None) -> Choice:
@@ -79,8 +83,8 @@ def with_checkout(choice: Choice, trainer: str | None) -> Choice:
     return replace(choice, sd_scripts="auto") if needed else choice
 
 
-def run_host(choice: Choice, rest: list[str], uis: finish.Uis) -> int:
-    """Trains on the host that the options or their file name, and says what was made."""
+def run_host(choice: Choice, rest: list[str], uis: finish.Uis, more: MorePairs) -> int:
+    """Trains on the host that the options or their file name, on more pairs if wanted, and says what was made."""
     path = config_path(rest)
     values = read_config(path) if path is not None else {}
     host = choose_host(choice, values, path)
@@ -91,6 +95,8 @@ def run_host(choice: Choice, rest: list[str], uis: finish.Uis) -> int:
     )
     if (given.resume or values.get("resume")) == "auto":
         rest = one_command.resumed(rest, *output)
+    if more.count:
+        rest = [*rest, *more_pairs.made(host, rest, values, more)]
     lora, started = finish.lora_file(*output), time.time()
     try:
         return train_on(host, choice, rest) or announce(lora, started, uis)
@@ -161,6 +167,8 @@ def make_chooser() -> argparse.ArgumentParser:
     )
     add("--webui", type=Path, metavar="DIR", help="folder of A1111 or Forge, which gets the LoRA and the extension")
     add("--comfyui", type=Path, metavar="DIR", help="folder of ComfyUI, which gets the LoRA and the nodes")
+    add("--more_pairs", type=int, default=0, metavar="N", help="make so many pairs out of the one first, where it can")
+    add("--more_prompts", type=Path, metavar="FILE", help="what they show: a prompt in each line (default: our own)")
     return chooser
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pair_network.errors import PairError
@@ -45,6 +45,13 @@ class Given:
     model_type: str | None
     resume: str | None
     sample_every_n_steps: str | None
+
+    def completed_by(self, values: Mapping[str, object]) -> Given:
+        """The same with those of a config file where the command line says nothing."""
+        names = {"model": "pretrained_model_name_or_path"}
+        found = {name: values.get(names.get(name, name)) for name in self.__dataclass_fields__}
+        missing = {name: str(found[name]) for name in found if not getattr(self, name) and found[name] is not None}
+        return replace(self, **missing)
 
     @classmethod
     def of(cls, argv: Sequence[str]) -> Given:

@@ -34,6 +34,9 @@ class PairOptions:
     style_prompt: str | None = pair_training(
         None, 'words added to the content caption for the style, e.g. "in digital art style"; also the trigger words'
     )
+    made_pairs: str | None = pair_training(
+        None, "folder that the verb pairs has written: its pairs are trained on beside the real one", metavar="DIR"
+    )
     fit: str = pair_training(
         "error",
         "two images whose shapes differ by more than 2 %: refuse, crop the wider one, or pad the narrower one",
@@ -73,6 +76,8 @@ class HostOptions(Protocol):
     def content_prompt(self) -> str | None: ...
     @property
     def style_prompt(self) -> str | None: ...
+    @property
+    def made_pairs(self) -> str | None: ...
     @property
     def fit(self) -> str: ...
     @property

@@ -8,12 +8,15 @@ import toml
 
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
-from pair_network.images import CAPTION_SUFFIXES, caption_file
+from pair_network.images import CAPTION_SUFFIXES, caption_file, list_images
 
 from .check.run import run_findings, say
 from .check.sheet import write_sheet
 from .options import HostOptions
+from .pairs import SHARED_BRANCH
 from .prepare import Pair, copy_pairs, find_pairs, is_readable_in_place
+
+MADE = "made"  # part of a folder of the verb pairs
 
 
 def write_pair_dataset(args: HostOptions) -> Path | None:
@@ -25,8 +28,11 @@ def write_pair_dataset(args: HostOptions) -> Path | None:
         PairError: One of the options is missing, or the images do not exist or do not fit together.
     """
     if args.content is None and args.style is None:
+        if args.made_pairs:
+            raise PairError("--made_pairs goes beside the real pair: name that with --content and --style")
         return None
     _check_quick_form(args)
+    made = None if args.made_pairs is None else made_subset(Path(args.made_pairs))
     folder = Path(args.output_dir) / f"{args.output_name or 'last'}-dataset"
     content, style = prepared_folders(args, folder)
     attributes = {"content_dir": content.as_posix()}
@@ -39,10 +45,36 @@ def write_pair_dataset(args: HostOptions) -> Path | None:
     if args.content_prompt and args.style_prompt:
         subset["class_tokens"] = f"{args.content_prompt} {args.style_prompt}"
         attributes["content_class_tokens"] = args.content_prompt
+    subsets = [subset]
+    if made is not None:
+        number, pairs = len(list_images(Path(str(made["image_dir"])))), len(list_images(style))
+        subset["num_repeats"] = max(args.dataset_repeats, round(number / pairs))
+        subsets.append(made)
     path = folder / "dataset.toml"
     with atomic_file(path) as temporary:
-        temporary.write_text(toml.dumps({"datasets": [{"subsets": [subset]}]}), encoding="utf-8")
+        temporary.write_text(toml.dumps({"datasets": [{"subsets": subsets}]}), encoding="utf-8")
     return path
+
+
+def made_subset(folder: Path) -> dict[str, object]:
+    """The pairs that the verb pairs has made, as a subset of a dataset; half of the samples, as the real pairs are.
+
+    They share one content branch: the base model knows such pictures, and a branch each would cost memory.
+
+    Raises:
+        PairError: It is not such a folder.
+    """
+    content, style = (folder / MADE / side for side in ("content", "style"))
+    if not content.is_dir() or not style.is_dir():
+        raise PairError(
+            f"--made_pairs {folder}: holds no {MADE}/content and {MADE}/style; name a folder that pairs wrote"
+        )
+    return {
+        "image_dir": style.absolute().as_posix(),
+        "num_repeats": 1,
+        "caption_extension": CAPTION_SUFFIXES[0],
+        "custom_attributes": {"content_dir": content.absolute().as_posix(), "content_branch": SHARED_BRANCH},
+    }
 
 
 def prepared_folders(args: HostOptions, folder: Path) -> tuple[Path, Path]:

@@ -27,7 +27,7 @@ def work(tmp_path, monkeypatch):
 
 def ask(work, **changes):
     given = {"photo": PAIR[0], "painting": PAIR[1], "words": "in ink style", "shows": "", "model": str(actions.BUNDLED),
-             "time": "normal"}  # fmt: skip
+             "time": "normal", "more": True}  # fmt: skip
     return actions.train(work, *{**given, **changes}.values())
 
 
@@ -44,7 +44,7 @@ def test_a_training_is_queued_with_copies_of_the_pictures(work):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"words": " "}, 'the style\'s words is empty: write, for example, "in ink wash style"'),
+        ({"words": " "}, 'the style\'s words: nothing is there; write, for example, "in ink wash style"'),
         ({"words": "x" * 400}, "400 characters are no prompt; use at most 300"),
         ({"photo": None}, "the photo is missing: drop a picture into its field"),
         ({"painting": PAIR[0]}, "the same picture: there is no style to learn"),

@@ -173,7 +173,7 @@ def test_the_real_pair_has_its_share():
 
 def test_a_style_that_no_map_foretells_is_refused(world, quick, capsys):
     save(torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1)), world / "painted.png")
-    assert main(line(world, "--pictures", world / "pictures", "--out", world / "out")) == 2
+    assert main(line(world, "--pictures", world / "pictures", "--out", world / "out")) == 3
     assert "train on the pair alone" in capsys.readouterr().err and not (world / "out").exists()
     assert main(line(world, "--check_only")) == 0
 
@@ -182,7 +182,6 @@ def test_a_style_that_no_map_foretells_is_refused(world, quick, capsys):
     ("more", "message"),
     [
         ([], "give either --pictures FOLDER, or --model"),
-        (["--model", "m"], "--model needs --prompts"),
         (["--model", "m", "--prompts", "none.txt"], "--prompts none.txt: no such file"),
         (["--pictures", "nowhere", "--out", "x"], "nowhere: no such folder"),
         (["--pictures", "pictures"], "--out is missing"),

@@ -51,6 +51,8 @@ def prepare_dataset(args: argparse.Namespace) -> list[int]:
     Raises:
         PairError: A mistake in the dataset, or images that are no pairs.
     """
+    if args.made_pairs:
+        raise PairError("--made_pairs: on musubi-tuner every pair has a content branch of its own; leave it out")
     folder = Path(args.output_dir) / f"{args.output_name}-dataset"
     config = _quick_form(args, folder) if args.content or args.style else _read(args.dataset_config)
     styles = config.get("datasets")
