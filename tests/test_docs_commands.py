@@ -70,6 +70,7 @@ def arguments(command):
     if (parts[1], verb) == ("run.py", "package"):
         verb, rest = "convert", ["package", *rest]
     few = FEW.get(verb, "").split() + ["--resolution", "64"] * ("--resolution" in rest)
+    few += ["--more_pairs", "1"] * ("--more_pairs" in rest)
     return [verb, *(OWN.get(part, part) for part in rest), *few]
 
 
@@ -89,6 +90,11 @@ def desk(tmp_path_factory):
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             for suffix in (".safetensors", ".pair.safetensors"):
                 shutil.copyfile(f"made/ink{suffix}", f"{name}{suffix}")
+        for side in ("content", "style"):
+            place = Path("output/pairs/made") / side
+            place.mkdir(parents=True)
+            shutil.copyfile("photo.png" if side == "content" else "painted.png", place / "0001.png")
+            (place / "0001.txt").write_text("a photo of a house")
     return folder
 
 
