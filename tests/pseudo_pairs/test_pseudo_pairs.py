@@ -181,7 +181,7 @@ def test_a_style_that_no_map_foretells_is_refused(world, quick, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "give either --pictures FOLDER, or --model"),
+        ([], "give either --pictures FOLDER, or a --model"),
         (["--model", "m", "--prompts", "none.txt"], "--prompts none.txt: no such file"),
         (["--pictures", "nowhere", "--out", "x"], "nowhere: no such folder"),
         (["--pictures", "pictures"], "--out is missing"),
