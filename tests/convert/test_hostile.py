@@ -209,11 +209,11 @@ def lora_tensors(**changes):
         ({"lora_up_weight": None}, "has no up"),
         ({"lora_up_weight": torch.ones(3, 5)}, "do not multiply"),
         ({"lora_up_weight": torch.ones(3)}, "no LoRA's"),
-        ({"lora_down_weight": torch.ones(2, 3, dtype=torch.int32)}, "no LoRA's"),
+        ({"lora_down_weight": torch.ones(2, 3, dtype=torch.int32)}, "factors of type int32"),
         ({"dora_scale": torch.ones(3)}, "DoRA"),
         ({"hada_w1_a": torch.ones(3)}, "LoHa"),
         ({"lora_mid_weight": torch.ones(3)}, "CP-decomposed"),
-        ({"strange": torch.ones(3)}, "belong to no LoRA layer"),
+        ({"strange": torch.ones(3)}, "a LoRA with further factors"),
     ],
 )
 def test_files_that_are_no_plain_lora(changes, words, tmp_path, run):
