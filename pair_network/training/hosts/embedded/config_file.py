@@ -29,7 +29,6 @@ KINDS: dict[object, tuple[str, tuple[type, ...]]] = {
 }
 # Keys of files that either host can run, and what this one does instead.
 NOT_NEEDED = {
-    "host": "it has been chosen",
     "max_data_loader_n_workers": "images are read in the training process",
     "sample_sampler": "previews are drawn with DDIM",
     "cache_text_encoder_outputs": "captions are encoded once anyhow, unless they change from step to step",
@@ -57,6 +56,8 @@ def read_config_file(
     values = {}
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config_file")}
     for key, value in _flatten(read_toml(path), path).items():
+        if key == "host":  # it has been chosen
+            continue
         if key in NOT_NEEDED:
             logger.info("%s: %s is for other hosts: here %s", path, key, NOT_NEEDED[key])
             continue
