@@ -26,7 +26,9 @@ PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _WEIGHTS = re.compile(r"[^.]+?(-\d+-of-\d+)?(\.(?P<variant>[^.]+?))?(-\d+-of-\d+)?\.safetensors")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries say it that write by themselves: safetensors, and torch's zip files.
-FULL_WORDS = ("No space left", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos")
+FULL_WORDS = (
+    "No space left", "Disk quota exceeded", "File too large", "file write failed", "unexpected pos", "iostream error",
+)  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -75,8 +75,8 @@ def by_name(images: Iterable[Path]) -> dict[str, list[Path]]:
 def file_beside(image: Path, suffix: str) -> Path | None:
     """The file of the image's name with another suffix, in any Unicode form and any case of the suffix, or None."""
     exact = image.with_name(image.stem + suffix)
-    if exact.is_file():
-        return exact
+    if exact.is_file() or not image.parent.is_dir():
+        return exact if exact.is_file() else None
     names = _once(_names, image.parent).get((same_text(image.stem), suffix.lower()), ())
     return next((file for file in map(image.with_name, names) if file.is_file()), None)
 

@@ -45,6 +45,7 @@ def test_a_full_disk_is_one_line_with_path_and_size_and_leaves_the_file(tmp_path
     [
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),  # torch.save
         RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        RuntimeError("basic_ios::clear: iostream error"),  # its very last bytes
         ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
     ],
 )
@@ -66,6 +67,36 @@ def test_another_failure_stays_what_it_was(tmp_path):
     with pytest.raises(FileNotFoundError) as missing, files.atomic_file(tmp_path / "x"):
         shutil.copyfile(tmp_path / "source", tmp_path / "y")
     assert missing.value.filename.endswith("source")
+
+
+@posix
+def test_wherever_torchs_file_is_cut_off_it_is_one_line(tmp_path):
+    """Its zip writer has other words for each of its parts: the data, the list of entries, the end."""
+    code = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from pair_network.errors import PairError
+from pair_network.files import atomic_file
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+content = {str(number): torch.zeros(number) for number in range(40)}
+whole = Path(sys.argv[1])
+torch.save(content, whole)
+size, refused = whole.stat().st_size, 0
+for limit in [*range(0, size, 997), *range(size - 900, size, 13)]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        with atomic_file(whole) as temporary:
+            torch.save(content, temporary)
+    except PairError:
+        refused += 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert refused > 80, refused
+print("all refused")
+"""
+    done = run(code, tmp_path / "x")
+    assert "all refused" in done.stdout, done.stderr
+    assert os.listdir(tmp_path) == ["x"]
 
 
 @posix

@@ -25,7 +25,8 @@ def run(folder: Path, score: Score, plan: Plan) -> None:
     score.check(status == 0, f"in a usual place it ended with {status}: {log.read_text()[-300:]}")
     length = time.monotonic() - begun
     for number, generator in score.numbers(plan):
-        KINDS[number % len(KINDS)](folder / f"place{number}", folder, score, generator.uniform(0.2, length))
+        kind, is_second = KINDS[number % len(KINDS)], number // len(KINDS) % 2 == 1
+        kind(folder / f"place{number}", folder, score, generator.uniform(0.2, length), is_second)
 
 
 def _argv(pairs: Path, out: Path) -> list[str]:
@@ -43,13 +44,13 @@ def _judged(child: int, log: Path, score: Score, where: str, statuses: tuple[int
     return said
 
 
-def _read_only(place: Path, pairs: Path, score: Score, delay: float) -> None:
+def _read_only(place: Path, pairs: Path, score: Score, delay: float, is_late: bool) -> None:
     """From the start, or from some moment on."""
     with mounted(place, SPACE) as is_mounted:
         if not is_mounted:
             score.count("could not be mounted")
             return
-        log, is_late = pairs / f"{place.name}.txt", delay > 1
+        log = pairs / f"{place.name}.txt"
         if not is_late:
             _remount(place)
         child = start(program, _argv(pairs, place / "out"), log)
@@ -69,7 +70,7 @@ def _remount(place: Path) -> None:
         time.sleep(0.01)
 
 
-def _vanishes(place: Path, pairs: Path, score: Score, delay: float) -> None:
+def _vanishes(place: Path, pairs: Path, score: Score, delay: float, _: bool) -> None:
     log = pairs / f"{place.name}.txt"
     child = start(program, _argv(pairs, place), log)
     time.sleep(delay)
@@ -79,7 +80,7 @@ def _vanishes(place: Path, pairs: Path, score: Score, delay: float) -> None:
     score.check(not temporary_files(place), f"vanishes: left {[path.name for path in temporary_files(place)][:3]}")
 
 
-def _two_at_once(place: Path, pairs: Path, score: Score, delay: float) -> None:
+def _two_at_once(place: Path, pairs: Path, score: Score, delay: float, _: bool) -> None:
     """The second one starts a moment later, or at once; one of the two writes, or both refuse."""
     logs = [pairs / f"{place.name}-{number}.txt" for number in range(2)]
     first = start(program, _argv(pairs, place), logs[0])
@@ -96,7 +97,7 @@ def _two_at_once(place: Path, pairs: Path, score: Score, delay: float) -> None:
     score.check(not temporary_files(place), f"two at once: left {[path.name for path in temporary_files(place)][:3]}")
 
 
-def _links(place: Path, pairs: Path, score: Score, delay: float) -> None:
+def _links(place: Path, pairs: Path, score: Score, _: float, are_symbolic: bool) -> None:
     """Pictures are links; a file, a state and the folder itself are links to what belongs to someone else."""
     other, out, own = place / "other", place / "out", place / "own"
     for side in ("content", "style"):
@@ -104,7 +105,7 @@ def _links(place: Path, pairs: Path, score: Score, delay: float) -> None:
     os.symlink(pairs / "model", own / "model")
     for side in ("content", "style"):
         for picture in (pairs / side).iterdir():
-            (os.symlink if delay > 1 else os.link)(picture, own / side / picture.name)
+            (os.symlink if are_symbolic else os.link)(picture, own / side / picture.name)
     (other / "x-state").mkdir(parents=True)
     for name in ("x.safetensors", "x-state/kept"):
         (other / name).write_bytes(b"someone else's")
@@ -123,4 +124,4 @@ def _links(place: Path, pairs: Path, score: Score, delay: float) -> None:
     score.check(not left, f"links: left {[path.name for path in left][:3]}")
 
 
-KINDS: tuple[Callable[[Path, Path, Score, float], None], ...] = (_read_only, _vanishes, _two_at_once, _links)
+KINDS: tuple[Callable[[Path, Path, Score, float, bool], None], ...] = (_read_only, _vanishes, _two_at_once, _links)
