@@ -3,101 +3,95 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pair_network.errors import PairError
+from pair_network.options import add_options, option, settings_of
 
-from . import paths, verify
+from . import paths
 from .notes import os_reason, report
-from .options import add_reading
+from .options import Writing
 
-Arguments = Callable[[argparse.ArgumentParser], None]
+Options = TypeVar("Options", bound=Writing)
 
 
-def as_named(target: Path, options: argparse.Namespace) -> Path:
+@dataclass(frozen=True)
+class Files:
+    """What a verb alone reads and writes."""
+
+    inputs: Sequence[Path] = option((), "", Path, is_positional=True, nargs="+", metavar="INPUT")
+    output: Path | None = option(
+        None, "file, or folder for several inputs", Path, short="-o", default="beside each input"
+    )
+
+
+def as_named(target: Path, options: Writing) -> Path:
     """The place that -o names, or the one beside the input."""
     return target
 
 
 @dataclass(frozen=True)
-class Conversion:
+class Conversion(Generic[Options]):
     """A verb that turns one input into one output, alone or in a batch.
 
     Attributes:
         description: For ``--help``.
+        options: What its options are read into.
         ending: Of a result that lies beside its input; a function of the options where they decide.
-        add_own: Adds its own options.
         convert: Writes an input to an output; returns all that was written.
-        place: Where the options put a result.
         verify: Reads a result again and compares it.
+        place: Where the options put a result.
         base: Name of the option for the checkpoint that all inputs of a batch share; "": there is none.
-        is_complete: ``add_own`` adds all there is: the command line of the verb alone is another.
     """
 
     description: str
-    ending: str | Callable[[argparse.Namespace], str]
-    add_own: Arguments
-    convert: Callable[[Path, Path, argparse.Namespace], list[Path]]
-    place: Callable[[Path, argparse.Namespace], Path] = as_named
-    verify: Callable[[Path, Path, argparse.Namespace], None] = verify.check
+    options: type[Options]
+    ending: str | Callable[[Options], str]
+    convert: Callable[[Path, Path, Options], list[Path]]
+    verify: Callable[[Path, Path, Options], None]
+    place: Callable[[Path, Options], Path] = as_named
     base: str = ""
-    is_complete: bool = False
 
     @property
-    def conversion(self) -> Conversion:
+    def conversion(self) -> Conversion[Options]:
         """What a batch runs."""
         return self
 
-    def suffix(self, options: argparse.Namespace) -> str:
+    def suffix(self, options: Options) -> str:
         """The ending under these options."""
         return self.ending if isinstance(self.ending, str) else self.ending(options)
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The command line of the verb alone."""
-        self.add_options(parser)
-        parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT")
-        parser.add_argument("-o", "--output", type=Path, help="file, or folder for several inputs (beside each input)")
+        add_options(parser, self.options)
+        add_options(parser, Files)
 
-    def add_options(self, parser: argparse.ArgumentParser) -> None:
-        """All options of the conversion, for a batch too."""
-        if not self.is_complete:
-            add_reading(parser)
-            parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
-            verify_help = "read each output again and compare every layer's delta"
-            parser.add_argument("--verify", action="store_true", help=verify_help)
-        self.add_own(parser)
-
-    def run(self, options: argparse.Namespace) -> int:
+    def run(self, given: argparse.Namespace) -> int:
         """Every input on its own: one that fails is named, the others are converted; returns the exit status."""
-        targets = self._targets(options)
+        options, files = settings_of(self.options, given), settings_of(Files, given)
         failures = 0
-        for source, target in zip(options.inputs, targets, strict=True):
+        for source, target in zip(files.inputs, self._targets(files, options), strict=True):
             try:
                 for written in self.convert_one(source, target, options):
                     print(written)
             except PairError as error:
                 failures += report(error)
             except OSError as error:
-                failures += report(os_reason(error, options.verb))
+                failures += report(os_reason(error, source))
         return int(failures > 0)
 
-    def _targets(self, options: argparse.Namespace) -> list[Path]:
-        several, suffix = len(options.inputs) > 1, self.suffix(options)
+    def _targets(self, files: Files, options: Options) -> list[Path]:
+        several, suffix = len(files.inputs) > 1, self.suffix(options)
         targets = [
-            self.place(paths.target_for(source, options.output, suffix, several), options) for source in options.inputs
+            self.place(paths.target_for(source, files.output, suffix, several), options) for source in files.inputs
         ]
-        taken: dict[str, Path] = {}
-        for source, target in zip(options.inputs, targets, strict=True):
-            other = taken.setdefault(str(target).casefold(), source)
-            if other is not source:
-                raise PairError(
-                    f"{other} and {source} would both be written to {target}; give other names, or use batch"
-                )
+        paths.refuse_collisions(zip(files.inputs, targets, strict=True), "give other names, or use batch")
         return targets
 
-    def convert_one(self, source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+    def convert_one(self, source: Path, target: Path, options: Options) -> list[Path]:
         """One input to one output, checked before and, with ``--verify``, after.
 
         Raises:

@@ -36,9 +36,14 @@ def notes(take: Callable[[str], object]) -> Iterator[None]:
         LOGGER.handlers[:], LOGGER.propagate = before, propagates
 
 
-def os_reason(error: OSError, verb: str) -> str:
-    """What the system refused, by the name that the user knows: not that of the temporary file beside it."""
-    place = Path(error.filename) if error.filename else Path(verb)
+def os_reason(error: OSError, source: str | Path) -> str:
+    """What the system refused, by the name that the user knows: not that of the temporary file beside it.
+
+    Args:
+        error: The refusal.
+        source: What was being done, or to which file, for a refusal that names none.
+    """
+    place = Path(error.filename or source)
     name = re.sub(r"^\.(.+)\.\w{8}\.tmp$", r"\1", place.name)
     is_blocked = isinstance(error, (FileExistsError, NotADirectoryError))
     remedy = "a file is where a folder is needed" if is_blocked else "check space and permissions"

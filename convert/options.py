@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pair_network.errors import PairError
+from pair_network.options import option
 
 from .files import lazy
 from .files.elements import BF16, F16, F32
@@ -23,36 +23,59 @@ BRANCHES = ("style", "content", "both")
 logger = logging.getLogger(__name__)
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True)
+class Reading:
     """How an input is read."""
-    parser.add_argument("--family", choices=list(FAMILIES), help="model family, where the file leaves it open")
-    parser.add_argument(
-        "--skip-unknown", action="store_true",
-        help="leave out what is no plain LoRA layer of the family, and name it, instead of refusing the file",
-    )  # fmt: skip
-    parser.add_argument(
-        "--allow-pickle", action="store_true", help="also read .pt and .ckpt, through torch's weights_only loading"
+
+    family: str | None = option(None, "model family, where the file leaves it open", choices=list(FAMILIES))
+    skip_unknown: bool = option(
+        False,
+        "leave out what is no plain LoRA layer of the family, and name it, instead of refusing the file",
+        key="skip-unknown",
+    )
+    allow_pickle: bool = option(
+        False, "also read .pt and .ckpt, through torch's weights_only loading", key="allow-pickle"
     )
 
 
-def add_branch(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True)
+class Writing:
+    """What every conversion is told of its output."""
+
+    overwrite: bool = option(False, "replace outputs that exist")
+    verify: bool = option(False, "read each output again and compare every layer's delta")
+
+
+@dataclass(frozen=True)
+class Choosing:
     """Which branch of a coupled checkpoint becomes the LoRA."""
-    parser.add_argument("--branch", choices=BRANCHES, default="style", help="branch of a .pair.safetensors (style)")
-    parser.add_argument("--pair", type=int, default=0, metavar="N", help="which pair's content branch, from 0 (0)")
+
+    branch: str = option("style", "branch of a .pair.safetensors", choices=BRANCHES)
+    pair: int = option(0, "which pair's content branch, from 0", int, metavar="N")
 
 
-def read_source(source: Path, options: argparse.Namespace, carries: bool = False) -> Adapter:
-    """The LoRA in an input, as ``--family``, ``--skip-unknown`` and ``--allow-pickle`` say.
+@dataclass(frozen=True)
+class OfBranch(Choosing, Writing, Reading):
+    """All of it: what most conversions have."""
+
+
+def as_given(source: Path, options: Reading) -> Adapter:
+    """The LoRA in an input, as ``--family``, ``--skip-unknown`` and ``--allow-pickle`` say."""
+    return read_adapter(source, options.family, options.allow_pickle, options.skip_unknown)
+
+
+def read_source(source: Path, options: Reading, carries: bool = False) -> Adapter:
+    """The LoRA in an input for a verb to write, with notes on what is guessed or left out.
 
     Args:
         source: The input.
-        options: The command line.
+        options: How it is read.
         carries: The verb has a place for bundled embeddings and for differences beside the factors.
 
     Raises:
         PairError: The input cannot be read, or holds what the verb has no place for.
     """
-    adapter = read_adapter(source, options.family, options.allow_pickle, options.skip_unknown)
+    adapter = as_given(source, options)
     _check_skipped(adapter)
     if not adapter.is_sure and len(adapter.fits) > 1:
         titles = ", ".join(FAMILIES[name].title for name in adapter.fits)
@@ -63,11 +86,6 @@ def read_source(source: Path, options: argparse.Namespace, carries: bool = False
         refuse_additions(adapter)
         name_embeddings(adapter)
     return adapter
-
-
-def replaced(options: argparse.Namespace, **values: object) -> argparse.Namespace:
-    """A copy of a command line with some values of its own."""
-    return argparse.Namespace(**{**vars(options), **values})
 
 
 def refuse_additions(adapter: Adapter) -> None:
@@ -97,19 +115,18 @@ def _check_skipped(adapter: Adapter) -> None:
         )
 
 
-def chosen_branch(adapter: Adapter, options: argparse.Namespace) -> Branch:
+def chosen_branch(adapter: Adapter, options: Choosing) -> Branch:
     """The layers that ``--branch`` and ``--pair`` name.
 
     Raises:
         PairError: The file has no content branch, or not so many pairs.
     """
-    name = getattr(options, "branch", "style")
-    if name == "style":
+    if options.branch == "style":
         return adapter.style
     if not adapter.content:
         raise PairError(f"{adapter.source}: has no content branch; only a .pair.safetensors has")
     content = of_pair(adapter, options.pair)
-    if name == "content":
+    if options.branch == "content":
         return content
     both = dict(adapter.style)
     for key, layer in content.items():

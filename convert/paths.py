@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pair_network.errors import PairError
@@ -68,3 +69,12 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
             raise PairError(
                 f"{target}: holds other files ({foreign[0].name}), so it is not replaced; name a new folder"
             )
+
+
+def refuse_collisions(pairs: Iterable[tuple[Path, Path]], remedy: str) -> None:
+    """Raises PairError where two inputs of (input, output) pairs would be written to one place, in whatever case."""
+    taken: dict[str, Path] = {}
+    for source, target in pairs:
+        other = taken.setdefault(str(target).casefold(), source)
+        if other is not source:
+            raise PairError(f"{other} and {source} would both be written to {target}; {remedy}")

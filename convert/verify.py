@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pair_network.errors import PairError
 
-from .formats.layers import Adapter, Branch, Layer, by_module
+from .formats.layers import Branch, Layer, by_module
 from .formats.read import read_adapter
-from .options import chosen_branch, of_pair
+from .options import OfBranch, Reading, as_given, chosen_branch
 
 if TYPE_CHECKING:  # torch is imported with the first tensor
     from torch import Tensor
@@ -18,51 +17,25 @@ if TYPE_CHECKING:  # torch is imported with the first tensor
 PROBES = 4
 # Largest relative error of a verb that only moves and rescales numbers, by the coarsest type of the output.
 TOLERANCE = {"F64": 1e-6, "F32": 1e-6, "F16": 2e-3, "BF16": 1e-2, "F8_E4M3": 7e-2, "F8_E5M2": 0.13}
-# Verbs whose output is meant to differ: read again, and compared by their own measure when they run.
-APPROXIMATE = ("resize", "bake")
 
 
-def check(source: Path, target: Path, options: argparse.Namespace) -> None:
-    """Reads ``target`` again and compares it with ``source``.
+def same(source: Path, target: Path, options: OfBranch) -> None:
+    """Reads ``target`` again and compares it with the branch of ``source`` that it was made of.
 
     Raises:
         PairError: A layer is missing, or its delta differs by more than rounding.
     """
-    if options.verb == "official":
-        _check_official(source, target, options)
-        return
-    written = read_adapter(target, options.family)
-    if options.verb in APPROXIMATE:
-        return
-    original = _original(source, options)
-    if options.verb == "pair":
-        _check_content(original, written, target, options)
-    branch = chosen_branch(original, options) if options.verb != "pair" else original.style
-    partial = bool(getattr(options, "drop_unmatched", False))
-    compare(branch, written.style, getattr(options, "strength", 1.0), target, partial)
+    branch = chosen_branch(as_given(source, options), options)
+    compare(branch, read_adapter(target, options.family).style, 1.0, target)
 
 
-def _original(source: Path, options: argparse.Namespace, family: str | None = None) -> Adapter:
-    return read_adapter(source, family or options.family, options.allow_pickle, options.skip_unknown)
+def readable(source: Path, target: Path, options: Reading) -> None:
+    """Reads ``target`` again, of a verb whose result is meant to differ and is measured when it is made.
 
-
-def _check_content(original: Adapter, written: Adapter, target: Path, options: argparse.Namespace) -> None:
-    """Compares every pair's content branch with the checkpoint's own, or with the files of ``--content``."""
-    files = getattr(options, "content", [])
-    count = next((layer.up.shape[0] for layer in original.content.values()), len(files))
-    for pair in range(count):
-        wanted = (
-            of_pair(original, pair) if original.content else _original(files[pair], options, original.family.name).style
-        )
-        compare(wanted, of_pair(written, pair), 1.0, target)
-
-
-def _check_official(source: Path, target: Path, options: argparse.Namespace) -> None:
-    original = _original(source, options)
-    for file in target.rglob("*.safetensors"):
-        name = "content" if "content" in str(file.relative_to(target)) else "style"
-        branch = chosen_branch(original, argparse.Namespace(branch=name, pair=options.pair))
-        compare(branch, read_adapter(file, original.family.name).style, 1.0, file)
+    Raises:
+        PairError: It cannot be read.
+    """
+    read_adapter(target, options.family)
 
 
 def compare(original: Branch, written: Branch, factor: float, target: Path, partial: bool = False) -> float:

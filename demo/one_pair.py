@@ -15,6 +15,7 @@ from pair_network import PairError
 from pair_network.files import atomic_file
 from pair_network.pseudo_pairs import command as pseudo_pairs
 from pair_network.pseudo_pairs.folder import DATASET
+from pair_network.pseudo_pairs.options import PairsOptions
 from pair_network.training.hosts import embedded
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,12 +59,11 @@ def make_pairs(style: str, pair: str, folder: Path) -> Path | None:
     target.parent.mkdir(exist_ok=True)
     try:
         pseudo_pairs.run(
-            [
-                "--content", str(content), "--content_prompt", content.with_suffix(".txt").read_text("utf-8").strip(),
-                "--style", str(styled), "--style_prompt", style_words(style), "--resolution", str(SIZE),
-                "--model", str(MODEL_DIR), "--prompts", str(prompts), "--count", str(MADE), "--seed", str(MADE_SEED),
-                "--steps", str(MADE_STEPS), "--cfg", str(MADE_CFG), "--out", str(target),
-            ]
+            PairsOptions(
+                content=content, content_prompt=content.with_suffix(".txt").read_text("utf-8").strip(), style=styled,
+                style_prompt=style_words(style), resolution=SIZE, model=str(MODEL_DIR), prompts=prompts, count=MADE,
+                seed=MADE_SEED, steps=MADE_STEPS, cfg=MADE_CFG, out=target,
+            )
         )  # fmt: skip
     except PairError as refusal:
         print(f"no pairs made: {refusal}", flush=True)

@@ -14,9 +14,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from convert.options import OfBranch
+from convert.verbs import SUMMARIES, verb_named
 from pair_network.families import FAMILIES, Family
 from pair_network.network.config import PairConfig
 from pair_network.options import options_of, table
+from pair_network.pseudo_pairs.options import PairsOptions
+from pair_network.sampling.cli.options import GenerateOptions, RestyleOptions
 from pair_network.training.hosts.embedded.config import MODEL_TYPES, EmbeddedOptions
 from pair_network.training.options import PairOptions
 
@@ -78,10 +82,32 @@ def options_by_host() -> str:
 
 
 ENCODERS = {"clip": "CLIP", "open_clip": "CLIP", "t5": "T5", "llm": "its language model"}
+
+
+def options_of_convert() -> str:
+    """The options of every verb of convert under a heading of its own; those that most of them have stand first."""
+    parts = ["### Of most verbs", table(OfBranch, "--")]
+    for name in SUMMARIES:
+        verb = verb_named(name)
+        if any(True for _ in _own(verb.options)):
+            parts += [f"### {name}", table(verb.options, "--", without=OfBranch)]
+    return "\n\n".join(parts)
+
+
+def _own(settings: type) -> Iterable[str]:
+    """The options that a verb has beside those of most."""
+    shared = {name for name, *_ in options_of(OfBranch)}
+    return (name for name, *_ in options_of(settings) if name not in shared)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "network_args": lambda: table(PairConfig, with_change=True),
     "pair training": lambda: table(PairOptions, "--"),
     "embedded host": lambda: table(EmbeddedOptions, "--", without=PairOptions),
+    "generate": lambda: table(GenerateOptions, "--"),
+    "restyle": lambda: table(RestyleOptions, "--"),
+    "pairs": lambda: table(PairsOptions, "--"),
+    "convert": options_of_convert,
     "models by host": models_by_host,
     "options by host": options_by_host,
 }

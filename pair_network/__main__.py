@@ -29,23 +29,32 @@ def check(argv: list[str]) -> int:
 
 
 def generate(argv: list[str]) -> int:
+    from .sampling.cli.options import read_generate
+
+    options = read_generate(argv)  # --help ends here, before torch is imported
     from .sampling.cli import generate as verb
 
-    verb.run(argv)
+    verb.run(options)
     return 0
 
 
 def restyle(argv: list[str]) -> int:
+    from .sampling.cli.options import read_restyle
+
+    options = read_restyle(argv)
     from .sampling.cli import restyle as verb
 
-    verb.run(argv)
+    verb.run(options)
     return 0
 
 
 def pairs(argv: list[str]) -> int:
+    from .pseudo_pairs.options import read_pairs
+
+    options = read_pairs(argv)
     from .pseudo_pairs import command
 
-    return command.main(argv)
+    return command.main(options)
 
 
 def app(argv: list[str]) -> int:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from .errors import PairError, nearest
@@ -33,6 +35,11 @@ class Option:
         choices: The accepted values.
         nargs: As in argparse.
         metavar: As in argparse.
+        is_required: The command line must have it; the field's value then only says its type.
+        is_positional: It is given by its place on the command line, without a name.
+        is_repeated: It may be given several times, a value each.
+        short: A name of one letter beside the long one, "-o".
+        one_of: Of the options that share this word exactly one must be given.
     """
 
     help: str
@@ -45,6 +52,34 @@ class Option:
     choices: Sequence[str] | None = None
     nargs: str | None = None
     metavar: str | None = None
+    is_required: bool = False
+    is_positional: bool = False
+    is_repeated: bool = False
+    short: str = ""
+    one_of: str = ""
+
+
+@dataclass(frozen=True)
+class Number:
+    """An option's type: a finite number from ``low`` to ``high``; with a unit a whole one, and a multiple of it."""
+
+    low: float
+    high: float | None = None
+    unit: int = 0
+
+    def __str__(self) -> str:
+        kind = "a number" if not self.unit else "a whole number" if self.unit == 1 else f"a multiple of {self.unit}"
+        return f"{kind} from {self.low} on" if self.high is None else f"{kind} from {self.low} to {self.high}"
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = int(text) if self.unit else float(text)
+        except ValueError:
+            value = math.nan
+        is_in_range = self.low <= value < math.inf and (self.high is None or value <= self.high)
+        if not is_in_range or (self.unit and value % self.unit):
+            raise argparse.ArgumentTypeError(f"{text} is not {self}")
+        return value
 
 
 def option(
@@ -60,9 +95,17 @@ def option(
     choices: Sequence[str] | None = None,
     nargs: str | None = None,
     metavar: str | None = None,
+    is_required: bool = False,
+    is_positional: bool = False,
+    is_repeated: bool = False,
+    short: str = "",
+    one_of: str = "",
 ) -> Value:
     """A field of a dataclass whose default is ``value``, with an ``Option`` made of the rest."""
-    fact = Option(help, parse, values, default, key, may_change, group, choices, nargs, metavar)
+    fact = Option(
+        help, parse, values, default, key, may_change, group, choices, nargs, metavar, is_required, is_positional,
+        is_repeated, short, one_of,
+    )  # fmt: skip
     return field(default=value, metadata={METADATA: fact})
 
 
@@ -96,29 +139,71 @@ class OneLineParser(argparse.ArgumentParser):
 def add_options(parser: argparse.ArgumentParser, settings: type, without: type | None = None) -> None:
     """The dataclass's options on a command line, under their groups' headings; those of ``without`` are left out."""
     adders: dict[str, Callable[..., argparse.Action]] = {"": parser.add_argument}
-    for key, default, one in _kept(settings, without):
-        if one.group not in adders:
-            adders[one.group] = parser.add_argument_group(one.group).add_argument
-        add = adders[one.group]
-        shown = f"{one.help} (default: {text}" if (text := default_text(default, one)) else one.help
-        help_text = (f"{shown})" if text else shown).replace("%", "%%")
-        if default is False:
-            add(f"--{key}", action="store_true", help=help_text)
-            continue
-        facts = {"choices": one.choices, "nargs": one.nargs, "metavar": one.metavar}
-        given = {name: value for name, value in facts.items() if value is not None}
-        add(f"--{key}", type=one.parse, default=default, help=help_text, **given)
+    for name, key, default, one in _kept(settings, without):
+        heading = one.one_of or one.group
+        if heading not in adders:
+            group = (
+                parser.add_mutually_exclusive_group(required=True) if one.one_of else parser.add_argument_group(heading)
+            )
+            adders[heading] = group.add_argument
+        names = [name] if one.is_positional else [*filter(None, [one.short]), f"--{key}"]
+        adders[heading](*names, **_argparse_facts(name, default, one))
 
 
-def _kept(settings: type, without: type | None) -> Iterator[tuple[str, object, Option]]:
+def _argparse_facts(name: str, default: object, one: Option) -> dict[str, object]:
+    """The keyword arguments of ``add_argument``."""
+    shown = f"{one.help} (default: {text})" if (text := default_text(default, one)) else one.help
+    facts: dict[str, object] = {"help": shown.replace("%", "%%")}
+    if not one.is_positional:
+        facts |= {"dest": name, "required": one.is_required}
+    if default is False:
+        return facts | {"action": "store_true"}
+    if one.is_repeated:
+        facts |= {"action": "append", "default": []}
+    elif not one.is_positional:
+        facts["default"] = default
+    given = {"type": one.parse, "choices": one.choices, "nargs": one.nargs, "metavar": one.metavar}
+    return facts | {name: value for name, value in given.items() if value is not None}
+
+
+def settings_of(settings: type[Value], given: argparse.Namespace) -> Value:
+    """A command line that has been read, as the dataclass that made its parser; nothing writes to it afterwards."""
+    known = _fields(settings)
+    return settings(**{name: value for name, value in vars(given).items() if name in known})
+
+
+def read(
+    prog: str,
+    description: str | None,
+    settings: type[Value],
+    argv: Sequence[str],
+    parser: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> Value:
+    """The command line of a program as its options.
+
+    Raises:
+        SystemExit: ``--help``, or an option or value that it does not take; as ``parser`` has it.
+    """
+    found = parser(prog=prog, description=description, allow_abbrev=False)
+    add_options(found, settings)
+    return settings_of(settings, found.parse_args(list(argv)))
+
+
+def _fields(settings: type) -> set[str]:
+    return {one.name for one in dataclasses.fields(settings)}
+
+
+def _kept(settings: type, without: type | None) -> Iterator[tuple[str, str, object, Option]]:
     left_out = {name for name, *_ in options_of(without)} if without else set()
-    yield from ((key, default, one) for name, key, default, one in options_of(settings) if name not in left_out)
+    yield from (each for each in options_of(settings) if each[0] not in left_out)
 
 
 def default_text(default: object, one: Option) -> str:
     """The default in words; "" where the setting is off or absent unless it is given."""
-    if one.default or default is None or default is False:
+    if one.default or default is None or default is False or one.is_required or one.is_positional:
         return one.default
+    if isinstance(default, (tuple, list)):
+        return " ".join(map(str, default))
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
@@ -130,14 +215,18 @@ def values_text(default: object, one: Option) -> str:
         return ", ".join(f"`{choice}`" for choice in one.choices)
     if default is False:
         return "switch"
-    return "whole number" if one.parse is int else "number" if one.parse is float else "text"
+    if isinstance(one.parse, Number):
+        return str(one.parse).removeprefix("a ")
+    words: dict[object, str] = {int: "whole number", float: "number", Path: "path"}
+    return words.get(one.parse, "text")
 
 
 def table(settings: type, prefix: str = "", with_change: bool = False, without: type | None = None) -> str:
     """A Markdown table of the options; ``with_change`` adds whether each may change on continuing."""
     heads = ["option", "values", "default", "what it is", *(["may change on continuing"] if with_change else [])]
     lines = [heads, ["---"] * len(heads)]
-    for key, default, one in _kept(settings, without):
-        row = [f"`{prefix}{key}`", values_text(default, one), default_text(default, one) or "–", one.help]
+    for _, key, default, one in _kept(settings, without):
+        shown = one.metavar or key.upper() if one.is_positional else f"{prefix}{key}"
+        row = [f"`{shown}`", values_text(default, one), default_text(default, one) or "–", one.help]
         lines.append([*row, "yes" if one.may_change else "no"] if with_change else row)
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

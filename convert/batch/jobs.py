@@ -7,18 +7,17 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypedDict
 
-import torch
-
 from convert.files.hashes import file_hash
 from convert.notes import notes
-from convert.options import replaced
+from convert.options import Writing
 from convert.verbs import conversion_named
 from pair_network.errors import PairError, printable
+from pair_network.options import add_options, settings_of
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,18 @@ class Record(TypedDict, total=False):
     seconds: float
 
 
-def parse_verb(verb: str, arguments: list[str]) -> argparse.Namespace:
+def parse_verb(verb: str, arguments: Sequence[str]) -> Writing:
     """The verb's options with their defaults.
 
     Raises:
         PairError: An option that the verb does not have, or a value that it does not take.
     """
     parser = argparse.ArgumentParser(prog=f"batch {verb}", exit_on_error=False, add_help=False, allow_abbrev=False)
-    parser.set_defaults(verb=verb)
-    conversion_named(verb).add_options(parser)
+    settings = conversion_named(verb).options
+    add_options(parser, settings)
     try:
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            return parser.parse_args(arguments)
+            return settings_of(settings, parser.parse_args(list(arguments)))
     except (argparse.ArgumentError, SystemExit) as cause:
         reason = str(cause) if isinstance(cause, argparse.ArgumentError) else said.getvalue().strip().splitlines()[-1]
         # What stands before the folders loses its value to them.
@@ -84,14 +83,14 @@ def parse_verb(verb: str, arguments: list[str]) -> argparse.Namespace:
         raise PairError(f"batch {verb}: {reason}{remedy}") from None
 
 
-def hashes_of_others(options: argparse.Namespace) -> dict[str, str]:
+def hashes_of_others(options: Writing) -> dict[str, str]:
     """Content hashes of the files and folders that a verb's options name: a result is only valid for these."""
     return {os.path.abspath(path): content_hash(path) for path in _paths_in(options) if path.exists()}
 
 
-def _paths_in(options: argparse.Namespace) -> Iterator[Path]:
+def _paths_in(options: Writing) -> Iterator[Path]:
     for value in vars(options).values():
-        yield from (path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path))
+        yield from (path for path in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(path, Path))
 
 
 def run(job: Job, threads: int | None = None) -> Record:
@@ -101,6 +100,8 @@ def run(job: Job, threads: int | None = None) -> Record:
         The log's record: source, status, and hashes of input and outputs, or the error.
     """
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)
     record: Record = {"source": os.path.abspath(job.source), "target": os.path.abspath(job.target)}
     record |= {"verb": job.verb, "arguments": list(job.arguments), "others": dict(job.others)}
@@ -125,7 +126,7 @@ def run(job: Job, threads: int | None = None) -> Record:
 
 
 def _convert(job: Job) -> list[Path]:
-    options = replaced(parse_verb(job.verb, list(job.arguments)), overwrite=job.replaces)
+    options = replace(parse_verb(job.verb, job.arguments), overwrite=job.replaces)
     with contextlib.redirect_stdout(io.StringIO()):
         return conversion_named(job.verb).convert_one(job.source, job.target, options)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from convert.formats.checkpoints import base_model
 from convert.formats.families import COMPONENTS
 from convert.formats.official_folder import official_files
 from convert.formats.peft_folder import CONFIG, WEIGHTS
+from convert.options import Reading, Writing
 from convert.verbs import conversion_named
 from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
@@ -22,6 +22,7 @@ from pair_network.files import PICKLES
 from . import jobs
 from .jobs import Job
 from .log import Logs
+from .options import Options
 
 MODEL_INDEX = "model_index.json"  # in the folder of a diffusers model
 
@@ -41,20 +42,19 @@ class Plan:
     left_out: list[Path]
 
 
-def plan(options: argparse.Namespace, verb_arguments: list[str], logs: Logs) -> Plan:
+def plan(options: Options, logs: Logs) -> Plan:
     """What a batch is to do; nothing is written.
 
     Args:
-        options: The batch's own options.
-        verb_arguments: Options of the verb, as given.
+        options: The batch's own options, with the verb's as given.
         logs: What earlier runs wrote: no inputs, and free to be replaced.
 
     Raises:
         PairError: Nothing is found, the verb's options are wrong, or outputs collide with each other or with inputs.
     """
-    conversion, own = conversion_named(options.batch_verb), _own_options(options.batch_verb, verb_arguments)
+    conversion, own = conversion_named(options.batch_verb), _own_options(options.batch_verb, options.rest)
     base, suffix = _base(conversion.base, own), conversion.suffix(own)
-    endings = (".safetensors", *(PICKLES if getattr(own, "allow_pickle", False) else ()))
+    endings = (".safetensors", *(PICKLES if isinstance(own, Reading) and own.allow_pickle else ()))
     listed: dict[Path, Job] = {}
     links: set[Path] = set()
     results: set[Path] = set()
@@ -66,8 +66,8 @@ def plan(options: argparse.Namespace, verb_arguments: list[str], logs: Logs) -> 
             results.add(result)
             continue
         target = _target_of(source, root, options.output, suffix)
-        replaces = getattr(own, "overwrite", False) or logs.has_written(target)
-        listed[source] = Job(source, target, options.batch_verb, tuple(verb_arguments), replaces)
+        replaces = own.overwrite or logs.has_written(target)
+        listed[source] = Job(source, target, options.batch_verb, tuple(options.rest), replaces)
         if not options.follow_links and path.is_symlink() and leads_out(path, root):
             links.add(source)
     if not listed:
@@ -83,14 +83,14 @@ def plan(options: argparse.Namespace, verb_arguments: list[str], logs: Logs) -> 
     )
 
 
-def _own_options(verb: str, arguments: list[str]) -> argparse.Namespace:
+def _own_options(verb: str, arguments: Sequence[str]) -> Writing:
     own = jobs.parse_verb(verb, arguments)
     if getattr(own, "webui", None) is not None:
         raise PairError("--webui: not in a batch; give -o DIR/models/Lora, and run webui --into DIR/extensions once")
     return own
 
 
-def _base(option: str, own: argparse.Namespace) -> Path | None:
+def _base(option: str, own: Writing) -> Path | None:
     """The checkpoint that all jobs share, of the verbs that have one.
 
     Raises:
@@ -183,11 +183,8 @@ def _named(files: Iterable[Path], endings: tuple[str, ...], links: bool = False)
 
 
 def _refuse_collisions(listed: Collection[Job]) -> None:
-    taken: dict[str, Path] = {}
     inputs = {os.path.realpath(job.source) for job in listed}
     for job in listed:
         if os.path.realpath(job.target) in inputs:
             raise PairError(f"{job.target}: is an input of this batch; name another folder with -o")
-        other = taken.setdefault(str(job.target).casefold(), job.source)
-        if other != job.source:
-            raise PairError(f"{other} and {job.source} would both be written to {job.target}; convert them separately")
+    paths.refuse_collisions(((job.source, job.target) for job in listed), "convert them separately")

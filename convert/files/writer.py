@@ -9,8 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
-import torch
-
 from pair_network.errors import PairError, printable
 from pair_network.files import atomic_file
 
@@ -119,6 +117,8 @@ def _computed_bytes(tensor: Lazy, key: str) -> Iterator[memoryview]:
     if tuple(values.shape) != tensor.shape or values.dtype != tensor.dtype:
         raise AssertionError(f"{key}: announced {tensor.shape} {tensor.dtype}, got {values.shape} {values.dtype}")
     if values.numel():
+        import torch
+
         yield values.reshape(-1).view(torch.uint8).numpy().data
 
 

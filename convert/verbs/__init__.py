@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from convert.command import Command
     from convert.conversion import Conversion
+    from convert.options import Writing
 
 # What each is, in a line: read before its module is imported, which may take torch with it.
 SUMMARIES = {
@@ -30,13 +31,13 @@ SUMMARIES = {
 }
 
 
-def verb_named(name: str) -> Conversion | Command:
+def verb_named(name: str) -> Conversion[Writing] | Command[object]:
     """The verb of this name, its module imported now."""
-    verb: Conversion | Command = import_module(f"{__name__}.{name}").VERB
+    verb: Conversion[Writing] | Command[object] = import_module(f"{__name__}.{name}").VERB
     return verb
 
 
-def conversion_named(name: str) -> Conversion:
+def conversion_named(name: str) -> Conversion[Writing]:
     """What a batch runs for a verb that converts one input into one output."""
     found = verb_named(name).conversion
     assert found is not None

@@ -7,12 +7,10 @@ kohya's. The strength goes into alpha, so that no weight is rounded.
 
 from __future__ import annotations
 
-import argparse
+import math
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from convert.conversion import Conversion
 from convert.files import lazy
@@ -22,13 +20,16 @@ from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, by_module, fold_alpha, strengthened
 from convert.formats.loaders import layer_names
 from convert.formats.names import kohya_entries, original_entries
-from convert.options import DTYPES, add_branch, chosen_branch, name_embeddings, read_source, refuse_additions
+from convert.formats.read import read_adapter
+from convert.options import DTYPES, OfBranch, as_given, chosen_branch, name_embeddings, read_source, refuse_additions
+from convert.verify import compare
 from pair_network.errors import PairError
 from pair_network.families import Family
+from pair_network.options import option
 
-from . import sidecars
-from .install import RESTART, install_webui, webui_lora_folder
+from .install import RESTART, install, webui_lora_folder
 from .kohya import branch_of, carried, diffusers_keys, kohya_layers, tensors_of, written_layers
+from .sidecars import Card, CardOptions
 
 SUFFIX = "-a1111.safetensors"
 UIS = ("all", "a1111", "forge", "comfyui")
@@ -36,27 +37,28 @@ UIS = ("all", "a1111", "forge", "comfyui")
 A1111_SD3 = tuple(f".attn.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0"))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_branch(parser)
-    parser.add_argument("--strength", type=float, default=1.0, help="factor of every delta, folded in (1)")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="dtype of the weights (the file's own)")
-    parser.add_argument("--ui", choices=UIS, default="all", help="UI it is for; all: names that each reads (all)")
-    naming_help = "block names of SD and SDXL: kohya's, or diffusers' (kohya)"
-    parser.add_argument("--naming", choices=("kohya", "diffusers"), default="kohya", help=naming_help)
-    parser.add_argument("--drop-unmatched", action="store_true", help="leave out layers that the UI cannot read")
-    webui_help = "A1111 or Forge folder: LoRA into models/Lora, guidance script into extensions"
-    parser.add_argument("--webui", type=Path, metavar="DIR", help=webui_help)
-    sidecars.add_arguments(parser)
+@dataclass(frozen=True)
+class Options(OfBranch, CardOptions):
+    """The options of the verb."""
+
+    strength: float = option(1.0, "factor of every delta, folded in", float)
+    dtype: str | None = option(None, "dtype of the weights", choices=list(DTYPES), default="the file's own")
+    ui: str = option("all", "UI it is for; all: names that each reads", choices=UIS)
+    naming: str = option("kohya", "block names of SD and SDXL: kohya's, or diffusers'", choices=("kohya", "diffusers"))
+    drop_unmatched: bool = option(False, "leave out layers that the UI cannot read", key="drop-unmatched")
+    webui: Path | None = option(
+        None, "A1111 or Forge folder: LoRA into models/Lora, guidance script into extensions", Path, metavar="DIR"
+    )
 
 
-def place(target: Path, options: argparse.Namespace) -> Path:
+def place(target: Path, options: Options) -> Path:
     """Where the LoRA goes: with ``--webui`` into the UI's own folder."""
     if options.webui is None:
         return target
     return webui_lora_folder(options.webui) / target.name.replace(SUFFIX, ".safetensors")
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: Options) -> list[Path]:
     """Writes the LoRA, and beside it what the UI's card shows; returns all that was written.
 
     Raises:
@@ -68,20 +70,20 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     tensors.update(_beside(adapter, options))
     values = metadata.converted(adapter, "a1111", {"strength": options.strength, "branch": options.branch})
     metadata.set_kohya(values, adapter, layers, target.stem)
-    card = sidecars.Card.of(source, adapter, options)
+    card = Card.of(source, adapter, options, options.strength)
     card.check(target, options.overwrite)
     card.embed(values)
     write_tensors(target, tensors, values)
     written = [target, *card.write(target)]
     if options.webui is not None:
-        written.append(install_webui(options.webui / "extensions"))
+        written.append(install("webui", options.webui / "extensions"))
         print(RESTART, file=sys.stderr)
     return written
 
 
-def _shaped(branch: Branch, options: argparse.Namespace) -> Branch:
+def _shaped(branch: Branch, options: Options) -> Branch:
     """Strength and dtype applied."""
-    if not torch.isfinite(torch.tensor(options.strength)) or options.strength == 0:
+    if not math.isfinite(options.strength) or options.strength == 0:
         raise PairError(f"--strength {options.strength}: must be a number other than 0")
     element = DTYPES.get(options.dtype)
     return {
@@ -92,7 +94,7 @@ def _shaped(branch: Branch, options: argparse.Namespace) -> Branch:
     }
 
 
-def _tensors(adapter: Adapter, branch: Branch, options: argparse.Namespace) -> tuple[dict[str, Lazy], Branch]:
+def _tensors(adapter: Adapter, branch: Branch, options: Options) -> tuple[dict[str, Lazy], Branch]:
     """What is written, as tensors and as the layers that they are."""
     family, source = adapter.family, adapter.source
     refuse_foreign(family, options.ui, source)
@@ -112,7 +114,7 @@ def _comfyui_reads_kohya(family: Family) -> bool:
     return all(key in known for key in kohya_entries(family) if key.startswith("lora_unet_"))
 
 
-def _beside(adapter: Adapter, options: argparse.Namespace) -> dict[str, Lazy]:
+def _beside(adapter: Adapter, options: Options) -> dict[str, Lazy]:
     """What goes along beside the layers. Bundled embeddings are read by A1111 alone; the others only name them."""
     if options.ui == "a1111" and adapter.family.name == "sd3":
         refuse_additions(adapter)
@@ -163,4 +165,15 @@ def _a1111_sd3(branch: Branch, source: Path, drop: bool) -> tuple[dict[str, Lazy
     return tensors, layers
 
 
-VERB = Conversion(__doc__, SUFFIX, add_arguments, convert, place=place)
+def verify(source: Path, target: Path, options: Options) -> None:
+    """Reads the LoRA again and compares it, at its strength; layers that were dropped on request may be missing.
+
+    Raises:
+        PairError: A layer is missing, or its delta differs by more than rounding.
+    """
+    branch = chosen_branch(as_given(source, options), options)
+    written = read_adapter(target, options.family).style
+    compare(branch, written, options.strength, target, options.drop_unmatched)
+
+
+VERB = Conversion(__doc__, Options, SUFFIX, convert, verify, place)

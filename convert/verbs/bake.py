@@ -8,46 +8,52 @@ ups`` the up-factors are trained towards the guided predictions; how near each c
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
+from convert import verify
 from convert.conversion import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Branch, by_module
-from convert.options import add_branch, chosen_branch, read_source
+from convert.options import OfBranch, chosen_branch, read_source
 from pair_network.errors import PairError
-from pair_network.sampling.protocols import Pipeline
+from pair_network.options import option
 
-from . import distill
-from .distill import Attached, Setting
 from .kohya import branch_of, kohya_layers, tensors_of
+
+if TYPE_CHECKING:  # torch is imported with the first tensor
+    from pair_network.sampling.protocols import Pipeline
 
 SUFFIX = "-baked.safetensors"
 TEST_SEED = 1000
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_branch(parser)
-    parser.add_argument("--lambda", dest="style_scale", type=float, default=3.0, help="style guidance scale (3)")
-    parser.add_argument("--cfg", type=float, default=5.0, help="CFG scale that the UI will use (5)")
-    parser.add_argument("--start", type=float, default=0.2, help="share of the steps without style in guidance (0.2)")
-    parser.add_argument(
-        "--cfg-end", type=float, default=1.0, help="share of the steps after which guidance runs at CFG 1 (1: never)"
+@dataclass(frozen=True)
+class Options(OfBranch):
+    """The options of the verb."""
+
+    style_scale: float = option(3.0, "style guidance scale", float, key="lambda")
+    cfg: float = option(5.0, "CFG scale that the UI will use", float)
+    start: float = option(0.2, "share of the steps without style in guidance", float)
+    cfg_end: float = option(
+        1.0, "share of the steps after which guidance runs at CFG 1", float, key="cfg-end", default="1: never"
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help="diffusers folder (SD 1 or 2) to fit on; needed")
-    parser.add_argument("--prompts", nargs="+", default=[], help="plain prompts, at least two; the last third measures")
-    parser.add_argument("--style-words", metavar="TEXT", help="words added to a prompt (the trigger words)")
-    parser.add_argument("--fit", choices=("strength", "ups"), default="strength", help="what to fit (strength)")
-    parser.add_argument("--steps", type=int, default=20, help="sampling steps of the measurement (20)")
-    parser.add_argument("--fit-steps", type=int, default=200, help="training steps of --fit ups (200)")
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of --fit ups (1e-3)")
+    model: Path | None = option(None, "diffusers folder (SD 1 or 2) to fit on; needed", Path, metavar="DIR")
+    prompts: Sequence[str] = option((), "plain prompts, at least two; the last third measures", nargs="+")
+    style_words: str | None = option(
+        None, "words added to a prompt", key="style-words", metavar="TEXT", default="the trigger words"
+    )
+    fit: str = option("strength", "what to fit", choices=("strength", "ups"))
+    steps: int = option(20, "sampling steps of the measurement", int)
+    fit_steps: int = option(200, "training steps of --fit ups", int, key="fit-steps")
+    rate: float = option(1e-3, "learning rate of --fit ups", float)
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: Options) -> list[Path]:
     """Writes the baked LoRA in kohya's naming; returns what was written.
 
     Raises:
@@ -64,6 +70,8 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
             "--model: bake fits on a model, give an SD 1 or 2 folder and --prompts; elsewhere use the LoRA as it is (a "
             f"mere rescaling is farther from guidance: a1111 --strength {options.style_scale / options.cfg:g} does it)"
         )
+    if len(options.prompts) < 2:
+        raise PairError("--prompts: give at least two plain prompts; some are for fitting, some for measuring")
     adapter = read_source(source, options)
     branch = chosen_branch(adapter, options)
     facts: dict[str, object] = {"lambda": options.style_scale, "cfg": options.cfg}
@@ -77,13 +85,15 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     return [target]
 
 
-def _fitted(branch: Branch, words: str, options: argparse.Namespace, facts: dict[str, object]) -> tuple[Branch, float]:
+def _fitted(branch: Branch, words: str, options: Options, facts: dict[str, object]) -> tuple[Branch, float]:
     """The branch at its best strength, or with fitted ups, and that strength; prints how near it comes."""
-    if len(options.prompts) < 2:
-        raise PairError("--prompts: give at least two plain prompts; some are for fitting, some for measuring")
+    import torch
+
+    from . import distill
+
     pipeline = _pipeline(options.model)
-    lora = Attached(pipeline.unet, branch)
-    setting = Setting(options.style_scale, options.cfg, options.steps, options.start, options.cfg_end)
+    lora = distill.Attached(pipeline.unet, branch)
+    setting = distill.Setting(options.style_scale, options.cfg, options.steps, options.start, options.cfg_end)
     held = max(1, len(options.prompts) // 3)
     fitting = distill.prompts_with_style(options.prompts[:-held], words)
     testing = distill.prompts_with_style(options.prompts[-held:], words)
@@ -118,6 +128,7 @@ def _pipeline(folder: Path) -> Pipeline:
     """The model, in float32 on the CPU."""
     if not (folder / "model_index.json").is_file():
         raise PairError(f"--model {folder}: is no diffusers folder (no model_index.json)")
+    import torch
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
     kwargs = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True, "safety_checker": None}
@@ -130,4 +141,4 @@ def _pipeline(folder: Path) -> Pipeline:
     return measured
 
 
-VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)
+VERB = Conversion(__doc__, Options, SUFFIX, convert, verify.readable)

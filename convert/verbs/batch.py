@@ -7,7 +7,6 @@ the end with its cause and stops nothing. A JSON log beside the results holds wh
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import time
@@ -24,32 +23,15 @@ from convert.batch import jobs
 from convert.batch import log as batch_log
 from convert.batch.jobs import Job, Record
 from convert.batch.log import Logs
+from convert.batch.options import Options
 from convert.batch.plan import Plan, plan
 from convert.batch.summary import FAILED, SKIPPED, summary
 from convert.command import Command
 from pair_network.errors import PairError
 
-VERBS = ("a1111", "diffusers", "peft", "kohya", "pair", "official", "resize", "bake", "merge", "extract", "info")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verb_help = f"one of {', '.join(VERBS)}"
-    parser.add_argument("batch_verb", choices=(*VERBS, "blend"), metavar="VERB", help=verb_help)
-    parser.add_argument("inputs", nargs="+", metavar="DIR", help="folder, file or glob")
-    parser.add_argument("-o", "--output", type=Path, help="folder for the outputs and the log (beside each input)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="files at once (the number of cores)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
-    parser.add_argument("--resume", action="store_true", help="skip what the log says is done, if it is still intact")
-    parser.add_argument("--follow-links", action="store_true", help="also read links that lead out of a folder")
-    parser.add_argument("--log", type=Path, metavar="FILE", help=f"the log ({batch_log.NAME} beside the outputs)")
-
-
-def run(options: argparse.Namespace, verb_arguments: list[str]) -> int:
+def run(options: Options) -> int:
     """Converts all files; returns 0 if each is done or skipped, else 1.
-
-    Args:
-        options: The batch's own options.
-        verb_arguments: Options of the verb, as given.
 
     Raises:
         PairError: No file is found, or two would be written to one output; nothing has been written then.
@@ -59,7 +41,7 @@ def run(options: argparse.Namespace, verb_arguments: list[str]) -> int:
     if options.batch_verb == "blend":
         raise PairError("batch blend: blend makes one file of several; run python -m convert blend FILE… instead")
     logs = Logs(options.log or (options.output and options.output / batch_log.NAME))
-    planned = plan(options, verb_arguments, logs)
+    planned = plan(options, logs)
     known = {batch_log.key_of(job): logs.record_of(job) or {} for job in planned.jobs} if options.resume else {}
     if options.dry_run:
         return _dry_run(planned, known)
@@ -179,4 +161,4 @@ def _record(future: Future[Record], job: Job) -> Record:
         return {**batch_log.waiting(job), **batch_log.failed(job, reason)}
 
 
-VERB = Command(__doc__, add_arguments, lambda options: run(options, options.rest))
+VERB = Command(__doc__, Options, run)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,26 +15,28 @@ from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.families import FAMILIES
 from convert.formats.layers import Adapter, Branch, Layer, by_module, strengthened
-from convert.options import add_branch, add_reading, chosen_branch, read_source, replaced, stacked
+from convert.formats.names import Modules
+from convert.options import Choosing, Reading, chosen_branch, read_source, stacked
 from pair_network.errors import PairError
+from pair_network.options import option
 
 from .kohya import branch_of, kohya_layers, tensors_of
-from .lowrank import factored, truncated
 
 SUFFIX = "-blend.safetensors"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="LORA")
-    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each LoRA (1)")
-    parser.add_argument("--rank", type=int, help="reduce to this rank by SVD; without it the blend is exact")
-    parser.add_argument("-o", "--output", type=Path, help="the file to write (beside the first LoRA)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    add_reading(parser)
-    add_branch(parser)
+@dataclass(frozen=True)
+class Options(Choosing, Reading):
+    """The options of the verb."""
+
+    inputs: Sequence[Path] = option((), "", Path, is_positional=True, nargs="+", metavar="LORA")
+    weights: Sequence[float] | None = option(None, "one for each LoRA", float, nargs="+", metavar="W", default="1")
+    rank: int | None = option(None, "reduce to this rank by SVD; without it the blend is exact", int)
+    output: Path | None = option(None, "the file to write", Path, short="-o", default="beside the first LoRA")
+    overwrite: bool = option(False, "replace the output if it exists")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Writes the blend; returns the exit status."""
     weights = options.weights or [1.0] * len(options.inputs)
     if len(weights) != len(options.inputs):
@@ -55,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def of_one_family(adapters: list[Adapter], options: argparse.Namespace) -> list[Adapter]:
+def of_one_family(adapters: list[Adapter], options: Options) -> list[Adapter]:
     """The LoRAs, read again where a file that fits several models was taken for another than the rest is of.
 
     Raises:
@@ -68,7 +71,7 @@ def of_one_family(adapters: list[Adapter], options: argparse.Namespace) -> list[
         raise PairError(f"{adapters[0].source} …: LoRAs of different families ({found}) cannot be blended")
     name = next(iter(certain), common[0])
     return [
-        adapter if adapter.family.name == name else read_source(adapter.source, replaced(options, family=name))
+        adapter if adapter.family.name == name else read_source(adapter.source, replace(options, family=name))
         for adapter in adapters
     ]
 
@@ -88,7 +91,7 @@ def summed(branches: list[Branch], source: object) -> Branch:
     """The layers of all branches, stacked where several have one."""
     if len({frozenset(branch) for branch in branches}) > 1:
         branches = [by_module(branch, source) for branch in branches]
-    gathered: dict = {}
+    gathered: dict[Modules, list[Layer]] = {}
     for branch in branches:
         for key, layer in branch.items():
             gathered.setdefault(key, []).append(layer)
@@ -104,6 +107,8 @@ def summed(branches: list[Branch], source: object) -> Branch:
 def _reduced(layers: dict[str, Layer], rank: int) -> tuple[dict[str, Layer], float]:
     if rank < 1:
         raise PairError(f"--rank {rank}: must be at least 1")
+    from .lowrank import factored, truncated  # takes torch
+
     total = lost = 0.0
     reduced = {}
     for key, layer in tqdm(layers.items(), "reducing", leave=False, disable=None):
@@ -131,4 +136,4 @@ def _write(layers: dict[str, Layer], adapters: list[Adapter], weights: list[floa
     write_tensors(target, tensors_of(layers.items()), values)
 
 
-VERB = Command(__doc__, add_arguments, run)
+VERB = Command(__doc__, Options, run)

@@ -6,15 +6,17 @@ the product, that layer's up is stored in float32.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from convert import verify
 from convert.conversion import Conversion
 from convert.files.lazy import Lazy
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Branch, by_module, fold_alpha
-from convert.options import add_branch, chosen_branch, read_source
+from convert.options import OfBranch, chosen_branch, read_source
+from pair_network.options import option
 
 SUFFIX = "-diffusers.safetensors"
 # Suffixes of down and up: PEFT's, which diffusers writes today, and those of its first releases.
@@ -22,14 +24,14 @@ SYNTAX = {"peft": (".lora_A.weight", ".lora_B.weight"), "lora": (".lora.down.wei
 OLD_TEXT_ENCODER = (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_branch(parser)
-    parser.add_argument(
-        "--syntax", choices=list(SYNTAX), default="peft", help="tensor suffixes: lora_A or lora.down (peft)"
-    )
+@dataclass(frozen=True)
+class Options(OfBranch):
+    """The options of the verb."""
+
+    syntax: str = option("peft", "tensor suffixes: lora_A or lora.down", choices=list(SYNTAX))
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: Options) -> list[Path]:
     """Writes ``source`` to ``target`` in diffusers' naming; returns what was written."""
     adapter = read_source(source, options)
     branch = folded(chosen_branch(adapter, options), source)
@@ -55,4 +57,4 @@ def diffusers_tensors(branch: Branch, source: Path, syntax: str = "peft") -> dic
     return tensors
 
 
-VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)
+VERB = Conversion(__doc__, Options, SUFFIX, convert, verify.same)

@@ -5,16 +5,15 @@ Both are .safetensors checkpoints in an original layout, or diffusers folders, o
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from convert import paths
@@ -30,14 +29,17 @@ from convert.formats.checkpoints import BaseModel, Place, base_model
 from convert.formats.layers import Adapter, Branch, Layer, by_module, needs_swap, swap_halves
 from convert.formats.names import kind_of
 from convert.formats.read import is_lora, read_adapter
-from convert.options import DTYPES
+from convert.options import DTYPES, Writing
 from convert.verify import TOLERANCE
 from pair_network.errors import PairError
 from pair_network.families import Family
+from pair_network.options import option
 
 from .kohya import branch_of, kohya_layers, tensors_of
-from .lowrank import dense_factors
 from .merge import placed_delta
+
+if TYPE_CHECKING:  # torch is imported with the first tensor
+    from torch import Tensor
 
 SUFFIX = "-extracted.safetensors"
 KINDS = ("attention", "ff", "conv", "text_encoder", "other")
@@ -48,31 +50,33 @@ logger = logging.getLogger(__name__)
 NOISE = 1e-3  # of the reported error: it is the root of a difference of squares in float32
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("base", type=Path, help=BASE_HELP)
-    parser.add_argument("tuned", type=Path, help="checkpoint or diffusers folder after it")
-    parser.add_argument("-o", "--output", type=Path, help="the LoRA to write (beside the tuned model)")
-    _add_options(parser)
+@dataclass(frozen=True)
+class Extraction(Writing):
+    """What a LoRA of a difference is to be."""
+
+    rank: int = option(32, "highest rank of a layer", int)
+    energy: float = option(1.0, "share of the squared norm at which a layer may stop", float)
+    dtype: str = option("fp16", "dtype of the LoRA", choices=list(DTYPES))
+    targets: Sequence[str] = option(KINDS, "kinds of layer", nargs="+", choices=KINDS, default="all")
 
 
-def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of a batch, which compares each tuned model with the one base."""
-    parser.add_argument("--base", type=Path, required=True, help=BASE_HELP)
-    _add_options(parser)
+@dataclass(frozen=True)
+class BatchOptions(Extraction):
+    """The options of a batch, which compares each tuned model with the one base."""
+
+    base: Path = option(Path(), BASE_HELP, Path, is_required=True)
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rank", type=int, default=32, help="highest rank of a layer (32)")
-    parser.add_argument(
-        "--energy", type=float, default=1.0, help="share of the squared norm at which a layer may stop (1)"
-    )
-    parser.add_argument("--dtype", choices=list(DTYPES), default="fp16", help="dtype of the LoRA (fp16)")
-    parser.add_argument("--targets", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of layer (all)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    parser.add_argument("--verify", action="store_true", help="read the output again and compare with the difference")
+@dataclass(frozen=True)
+class Options(Extraction):
+    """The options of the verb."""
+
+    base: Path = option(Path(), BASE_HELP, Path, is_positional=True)
+    tuned: Path = option(Path(), "checkpoint or diffusers folder after it", Path, is_positional=True)
+    output: Path | None = option(None, "the LoRA to write", Path, short="-o", default="beside the tuned model")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Writes the LoRA; returns the exit status."""
     target = paths.target_for(options.tuned, options.output, SUFFIX, False)
     convert(options.tuned, target, options)
@@ -81,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: Options | BatchOptions) -> list[Path]:
     """Writes what ``source`` has over ``options.base`` as a LoRA; returns what was written.
 
     Raises:
@@ -111,7 +115,7 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     return [target]
 
 
-def verify(source: Path, target: Path, options: argparse.Namespace) -> None:
+def verify(source: Path, target: Path, options: Options | BatchOptions) -> None:
     """Measures how far the LoRA is from the models' difference, against what was reported and its dtype's rounding.
 
     Raises:
@@ -183,6 +187,8 @@ def _change(base: Tensor, tuned: Tensor) -> Tensor:
     A model that was saved in a narrower dtype, or trained in one, differs from its base everywhere. Where every number
     of a layer is just the base's in that dtype, or the other way round, there is no training in it.
     """
+    import torch
+
     if _is_rounded(base, tuned) or _is_rounded(tuned, base):
         return torch.zeros(tuned.shape)
     return tuned.to(torch.float32) - base.to(torch.float32)
@@ -200,10 +206,12 @@ def _opened(model: BaseModel) -> dict[str, tuple[Place, Lazy]]:
     return {name: (place, tensors[file][key]) for name, file, key, place in model.named()}
 
 
-def _layer(
-    key: str, place: Place, base: Lazy, tuned: Lazy, options: argparse.Namespace
-) -> tuple[Layer | None, float, float]:
+def _layer(key: str, place: Place, base: Lazy, tuned: Lazy, options: Extraction) -> tuple[Layer | None, float, float]:
     """The layer (None where nothing changed), the squared norm of the difference, and how much of it is lost."""
+    import torch
+
+    from .lowrank import dense_factors
+
     change = _change(base.load(), tuned.load())
     square = float(change.square().sum())
     if not square:
@@ -217,7 +225,7 @@ def _layer(
     return layer, square, square - float(parts.values[:rank].square().sum())
 
 
-def _shaped(place: Place, change: Tensor, up: Tensor, down: Tensor, options: argparse.Namespace) -> Layer:
+def _shaped(place: Place, change: Tensor, up: Tensor, down: Tensor, options: Extraction) -> Layer:
     rank, dtype = down.shape[0], DTYPES[options.dtype].dtype
     kernel = change.shape[2:]
     down = down.reshape(rank, change.shape[1], *kernel).to(dtype)
@@ -226,9 +234,4 @@ def _shaped(place: Place, change: Tensor, up: Tensor, down: Tensor, options: arg
     return swap_halves(layer) if place.swaps and needs_swap(layer) else layer
 
 
-VERB = Command(
-    __doc__,
-    add_arguments,
-    run,
-    Conversion(__doc__, SUFFIX, add_batch_arguments, convert, verify=verify, base="base", is_complete=True),
-)
+VERB = Command(__doc__, Options, run, Conversion(__doc__, BatchOptions, SUFFIX, convert, verify, base="base"))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from convert import verify
 from convert.command import Command
 from convert.conversion import Conversion
 from convert.files.hashes import data_hash, file_hash
@@ -25,10 +27,10 @@ from convert.formats.names import kind_of
 from convert.formats.official_folder import SDXL_LAYERS, official_files
 from convert.formats.peft_folder import ROOT, WEIGHTS, peft_folder
 from convert.formats.proof import said_of_model
-from convert.formats.read import read_adapter
-from convert.options import add_reading
+from convert.options import Reading, as_given
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
+from pair_network.options import option
 
 from .info_text import Content, Report, Rows, Use, text_of
 
@@ -48,21 +50,24 @@ TITLES = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--json", action="store_true", help="one JSON list on standard output")
-    parser.add_argument("--blocks", action="store_true", help="also the norm of the delta in every block")
-    add_reading(parser)
+@dataclass(frozen=True)
+class Options(Reading):
+    """The options of the verb."""
+
+    inputs: Sequence[Path] = option((), "", Path, is_positional=True, nargs="+", metavar="FILE")
+    json: bool = option(False, "one JSON list on standard output")
+    blocks: bool = option(False, "also the norm of the delta in every block")
 
 
-def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of a batch, which writes each report, blocks included, as a JSON file."""
-    parser.add_argument("--overwrite", action="store_true", help="replace reports that exist")
-    parser.set_defaults(verify=False)  # nothing is converted
-    add_reading(parser)
+@dataclass(frozen=True)
+class BatchOptions(Reading):
+    """The options of a batch, which writes each report, blocks included, as a JSON file."""
+
+    overwrite: bool = option(False, "replace reports that exist")
+    verify: bool = False  # nothing is converted
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: BatchOptions) -> list[Path]:
     """Writes the report on ``source``; returns what was written."""
     report = describe(source, options)
     with atomic_file(target) as temporary:
@@ -70,7 +75,7 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     return [target]
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Prints a report on every file; returns the exit status, 1 if one could not be read."""
     reports, failures = [], 0
     for path in options.inputs:
@@ -87,9 +92,9 @@ def run(options: argparse.Namespace) -> int:
     return int(failures > 0)
 
 
-def describe(path: Path, options: argparse.Namespace) -> Report:
+def describe(path: Path, options: Reading) -> Report:
     """All facts about one file, as JSON knows them."""
-    adapter = read_adapter(path, options.family, options.allow_pickle, skip_unknown=True)
+    adapter = as_given(path, replace(options, skip_unknown=True))
     file = _weights(path)
     report: Report = {"file": str(path), **_identity(adapter, path), **_layers(adapter)}
     unknown = [key for key, what in adapter.left_out.items() if what in NOT_READ]
@@ -226,7 +231,7 @@ def _hashes(file: Path) -> dict[str, str]:
     return hashes
 
 
-def _uis(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str, Use]:
+def _uis(file: Path, adapter: Adapter, options: Reading) -> dict[str, Use]:
     tensors, values = open_tensors(file, options.allow_pickle)
     beside = {key for key, what in adapter.left_out.items() if what not in NOT_READ}
     tensors = {key: tensor for key, tensor in tensors.items() if key not in beside}
@@ -239,4 +244,4 @@ def _uis(file: Path, adapter: Adapter, options: argparse.Namespace) -> dict[str,
     }
 
 
-VERB = Command(__doc__, add_arguments, run, Conversion(__doc__, SUFFIX, add_batch_arguments, convert, is_complete=True))
+VERB = Command(__doc__, Options, run, Conversion(__doc__, BatchOptions, SUFFIX, convert, verify.readable))

@@ -6,11 +6,14 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from convert.command import Command
 from pair_network.errors import PairError
 from pair_network.files import atomic_folder
+from pair_network.options import option
 
 HERE = Path(__file__).parents[1]
 FOLDER_NAMES = {"webui": "sd-webui-pair-network", "comfyui": "comfyui-pair-network"}
@@ -18,18 +21,35 @@ RESTART = "restart the UI: it loads extensions only when it starts"
 MARKER = "pair-network.txt"  # says that a folder is ours and may be replaced
 
 
+@dataclass(frozen=True)
+class Into:
+    """Where an extension goes."""
+
+    into: Path = option(
+        Path(), "the UI's folder: extensions of A1111 and Forge, custom_nodes of ComfyUI", Path, is_required=True,
+        metavar="DIR",
+    )  # fmt: skip
+
+
 def main(arguments: Sequence[str]) -> int:
     """``python -m convert webui|comfyui --into DIR`` without the packages that conversions need; the exit status."""
-    verb = import_module(f"{__package__}.{arguments[0]}")
-    parser = argparse.ArgumentParser(prog=f"python -m convert {arguments[0]}", description=verb.__doc__)
+    verb: Command[Into] = import_module(f"{__package__}.{arguments[0]}").VERB
+    parser = argparse.ArgumentParser(prog=f"python -m convert {arguments[0]}", description=verb.description)
     verb.add_arguments(parser)
     try:
-        return int(verb.run(parser.parse_args(arguments[1:])))
+        return verb.run(parser.parse_args(arguments[1:]))
     except PairError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
     except OSError as cause:
         print(f"error: {cause.filename}: {cause.strerror or cause}; check space and permissions", file=sys.stderr)
     return 1
+
+
+def run(ui: str, options: Into) -> int:
+    """Installs the extension, prints its folder and what to do next; returns the exit status."""
+    print(install(ui, options.into))
+    print(RESTART)
+    return 0
 
 
 def install(ui: str, into: Path) -> Path:
@@ -61,10 +81,6 @@ def install(ui: str, into: Path) -> Path:
         shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         (folder / MARKER).write_text("Installed by python -m convert; updated as a whole.\n", encoding="utf-8")
     return target
-
-
-def install_webui(into: Path) -> Path:
-    return install("webui", into)
 
 
 def webui_lora_folder(root: Path) -> Path:

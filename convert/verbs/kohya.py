@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import torch
-
+from convert import verify
 from convert.conversion import Conversion
 from convert.files import lazy
 from convert.files.elements import Element
@@ -16,7 +14,7 @@ from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, Layer, by_module, join, needs_swap, split, swap_halves
 from convert.formats.names import Modules, kohya_entries
-from convert.options import add_branch, chosen_branch, read_source, refuse_additions
+from convert.options import OfBranch, chosen_branch, read_source, refuse_additions
 from pair_network.errors import PairError
 from pair_network.families import Family
 
@@ -24,11 +22,7 @@ SUFFIX = "-kohya.safetensors"
 DIFFERENCES = (".w_norm", ".b_norm", ".diff", ".diff_b")  # LyCORIS' own, which A1111, Forge and ComfyUI read
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_branch(parser)
-
-
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: OfBranch) -> list[Path]:
     """Writes ``source`` to ``target`` in kohya's naming; returns what was written."""
     adapter = read_source(source, options, carries=True)
     layers = dict(kohya_layers(chosen_branch(adapter, options), adapter.family, source))
@@ -63,6 +57,8 @@ def branch_of(layers: Mapping[str, Layer]) -> Branch:
 
 def tensors_of(layers: Iterable[tuple[str, Layer]], prefix: str = "") -> dict[str, Lazy]:
     """KEY.lora_down.weight, KEY.lora_up.weight and KEY.alpha (float32) of every layer."""
+    import torch
+
     tensors: dict[str, Lazy] = {}
     for key, layer in layers:
         tensors[f"{prefix}{key}.lora_down.weight"] = layer.down
@@ -117,4 +113,4 @@ def diffusers_keys(branch: Branch, family: Family, source: Path) -> Iterator[tup
         yield f"{encoder}_{path.replace('.', '_')}", layer
 
 
-VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)
+VERB = Conversion(__doc__, OfBranch, SUFFIX, convert, verify.same)

@@ -6,13 +6,13 @@ no LoRA touches are copied byte by byte; memory holds one weight and its delta.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
 from tqdm import tqdm
 
 from convert import paths
@@ -27,48 +27,55 @@ from convert.formats.checkpoints import BaseModel, Place, base_model
 from convert.formats.layers import Branch, by_module, delta, join, needs_swap, swap_halves
 from convert.formats.metadata import HISTORY_KEY, with_history
 from convert.formats.read import is_lora
-from convert.options import add_branch, add_reading, chosen_branch, read_source, replaced
+from convert.options import OfBranch, chosen_branch, read_source
 from pair_network.errors import PairError
 from pair_network.families import Family
 from pair_network.files import PICKLES, atomic_folder
+from pair_network.options import option
 
 from .blend import summed, weighted
+
+if TYPE_CHECKING:  # torch is imported with the first tensor
+    from torch import Tensor
 
 SUFFIX = "-merged.safetensors"
 CHECKPOINT_HELP = ".safetensors checkpoint or diffusers folder"
 logger = logging.getLogger(__name__)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help=CHECKPOINT_HELP)
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="LORA")
-    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="one for each LoRA (1)")
-    parser.add_argument("-o", "--output", type=Path, help="checkpoint or folder to write (beside the checkpoint)")
-    _add_options(parser)
+@dataclass(frozen=True)
+class Merging(OfBranch):
+    """How LoRAs are put into a checkpoint."""
+
+    skip_missing: bool = option(False, "leave out layers that the checkpoint does not have", key="skip-missing")
 
 
-def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of a batch, which merges each LoRA on its own into the one checkpoint."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help=CHECKPOINT_HELP)
-    parser.add_argument("--weights", nargs=1, type=float, metavar="W", help="of every LoRA (1)")
-    _add_options(parser)
+@dataclass(frozen=True)
+class BatchOptions(Merging):
+    """The options of a batch, which merges each LoRA on its own into the one checkpoint."""
+
+    checkpoint: Path = option(Path(), CHECKPOINT_HELP, Path, is_required=True)
+    weights: Sequence[float] | None = option(None, "of every LoRA", float, nargs=1, metavar="W", default="1")
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    missing_help = "leave out layers that the checkpoint does not have"
-    parser.add_argument("--skip-missing", action="store_true", help=missing_help)
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
-    parser.add_argument("--verify", action="store_true", help="read the output again and compare every tensor")
-    add_reading(parser)
-    add_branch(parser)
+@dataclass(frozen=True)
+class Options(Merging):
+    """The options of the verb."""
+
+    checkpoint: Path = option(Path(), CHECKPOINT_HELP, Path, is_positional=True)
+    inputs: Sequence[Path] = option((), "", Path, is_positional=True, nargs="+", metavar="LORA")
+    weights: Sequence[float] | None = option(None, "one for each LoRA", float, nargs="+", metavar="W", default="1")
+    output: Path | None = option(
+        None, "checkpoint or folder to write", Path, short="-o", default="beside the checkpoint"
+    )
 
 
-def suffix(options: argparse.Namespace) -> str:
+def suffix(options: Options | BatchOptions) -> str:
     """A folder's merge is a folder."""
     return SUFFIX.removesuffix(".safetensors") if options.checkpoint.is_dir() else SUFFIX
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Writes the merged checkpoint; returns the exit status."""
     target = paths.target_for(options.checkpoint, options.output, suffix(options), False)
     _merge(target, options)
@@ -78,22 +85,22 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: BatchOptions) -> list[Path]:
     """Writes ``options.checkpoint`` with one LoRA merged; returns what was written."""
     _merge(target, _of_one(source, options))
     return [target]
 
 
-def verify(source: Path, target: Path, options: argparse.Namespace) -> None:
+def verify(source: Path, target: Path, options: BatchOptions) -> None:
     """Reads what ``convert`` has written again, and compares it."""
     _verify(target, _of_one(source, options))
 
 
-def _of_one(source: Path, options: argparse.Namespace) -> argparse.Namespace:
-    return replaced(options, inputs=[source])
+def _of_one(source: Path, options: BatchOptions) -> Options:
+    return Options(**vars(options), inputs=[source])
 
 
-def _merge(target: Path, options: argparse.Namespace) -> None:
+def _merge(target: Path, options: Options) -> None:
     for source in (options.checkpoint, *options.inputs):
         paths.check_target(source, target, options.overwrite)
     _check_order(options)
@@ -106,7 +113,7 @@ def _merge(target: Path, options: argparse.Namespace) -> None:
         _merge_file(options.checkpoint, target, model.files[options.checkpoint], branch, _facts(options))
 
 
-def _check_order(options: argparse.Namespace) -> None:
+def _check_order(options: Options) -> None:
     """Raises PairError where the first argument is a LoRA; names the right order, or the verb for LoRAs alone."""
     if not is_lora(options.checkpoint):
         return
@@ -118,7 +125,7 @@ def _check_order(options: argparse.Namespace) -> None:
     raise PairError(f"{first}: is a LoRA, not a checkpoint; blend puts several LoRAs into one file")
 
 
-def _verify(target: Path, options: argparse.Namespace) -> None:
+def _verify(target: Path, options: Options) -> None:
     """Compares every tensor with the one that it must be, computed again.
 
     Raises:
@@ -135,29 +142,29 @@ def _verify(target: Path, options: argparse.Namespace) -> None:
                 raise PairError(f"{written_file}: verification failed: {key} is not the merged one; remove the file")
 
 
-def _facts(options: argparse.Namespace) -> dict[str, object]:
+def _facts(options: Options) -> dict[str, object]:
     """The line of history that the merged files carry."""
     weights = options.weights or [1.0] * len(options.inputs)
     names = [f"{source.name} × {weight:g}" for source, weight in zip(options.inputs, weights, strict=True)]
     return {"verb": "merge", "of": names, "branch": options.branch}
 
 
-def _branch(family: Family, options: argparse.Namespace) -> Branch:
+def _branch(family: Family, options: Options) -> Branch:
     """The sum of all LoRAs, by diffusers module."""
     weights = options.weights or [1.0] * len(options.inputs)
     if len(weights) != len(options.inputs):
         raise PairError(f"--weights: {len(weights)} given for {len(options.inputs)} LoRAs; give one for each")
     branches = []
     for source, weight in zip(options.inputs, weights, strict=True):
-        adapter = read_source(source, replaced(options, family=None))
+        adapter = read_source(source, replace(options, family=None))
         if adapter.is_sure and adapter.family.name != family.name:
             raise PairError(f"{source}: is for {adapter.family.title}, the checkpoint is {family.title}")
-        adapter = adapter if adapter.is_sure else read_source(source, replaced(options, family=family.name))
+        adapter = adapter if adapter.is_sure else read_source(source, replace(options, family=family.name))
         branches.append(weighted(by_module(chosen_branch(adapter, options), source), weight))
     return summed(branches, options.inputs[0])
 
 
-def _check_covered(branch: Branch, model: BaseModel, options: argparse.Namespace) -> None:
+def _check_covered(branch: Branch, model: BaseModel, options: Options) -> None:
     found = {module for _, _, _, place in model.named() for module in place.modules}
     missing = [modules[0] for modules in branch if modules[0] not in found]
     if len(missing) == len(branch):
@@ -224,9 +231,9 @@ def placed_delta(branch: Branch, place: Place, key: str) -> Tensor:
     return delta(swap_halves(layer) if place.swaps and needs_swap(layer) else layer)
 
 
-def _merge_folder(target: Path, options: argparse.Namespace, model: BaseModel, branch: Branch) -> None:
+def _merge_folder(target: Path, options: Options, model: BaseModel, branch: Branch) -> None:
     """A copy of a diffusers folder with the LoRA-bearing weights merged."""
-    source: Path = options.checkpoint
+    source = options.checkpoint
     if target.exists():
         raise PairError(f"{target}: exists already; a model folder is never replaced, name a new one with -o")
     components = {file.parent for file in model.files}
@@ -261,9 +268,4 @@ def _plain_files(folder: Path) -> Iterable[Path]:
             yield path
 
 
-VERB = Command(
-    __doc__,
-    add_arguments,
-    run,
-    Conversion(__doc__, suffix, add_batch_arguments, convert, verify=verify, base="checkpoint", is_complete=True),
-)
+VERB = Command(__doc__, Options, run, Conversion(__doc__, BatchOptions, suffix, convert, verify, base="checkpoint"))

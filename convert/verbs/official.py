@@ -6,11 +6,8 @@ style_lora.safetensors and content_lora.safetensors in xflux's naming. Both have
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from convert.conversion import Conversion
 from convert.files import lazy
@@ -20,9 +17,12 @@ from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, Layer, fold_alpha, join, split
 from convert.formats.names import XFLUX_DOUBLE, XFLUX_SINGLE_PROJ, XFLUX_SINGLE_QKV, xflux_targets
 from convert.formats.official_folder import SDXL_LAYERS
-from convert.options import of_pair, read_source
+from convert.formats.read import read_adapter
+from convert.options import Reading, Writing, as_given, of_pair, read_source
+from convert.verify import compare
 from pair_network.errors import PairError
 from pair_network.files import atomic_folder
+from pair_network.options import option
 
 from .diffusers import diffusers_tensors, folded
 
@@ -31,11 +31,14 @@ SDXL_FILE = "{branch}_weights/pytorch_lora_weights.safetensors"
 FLUX_FILE = "{branch}_lora.safetensors"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pair", type=int, default=0, metavar="N", help="which pair's content branch, from 0 (0)")
+@dataclass(frozen=True)
+class Options(Writing, Reading):
+    """The options of the verb."""
+
+    pair: int = option(0, "which pair's content branch, from 0", int, metavar="N")
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: Options) -> list[Path]:
     """Writes the release's files into the folder ``target``; returns the folder.
 
     Raises:
@@ -102,6 +105,8 @@ def _xflux_layers(branch: Branch, source: Path) -> dict[str, Layer]:
 
 def _zeros(part: str, modules: tuple[str, ...], found: dict[str, Layer], rank: int) -> Layer:
     """A layer without effect, in the widths that the others have."""
+    import torch
+
     hidden = next(
         layer.out_dim // (3 if name.rpartition(".")[2].startswith("qkv") else 1) for name, layer in found.items()
     )
@@ -112,6 +117,8 @@ def _zeros(part: str, modules: tuple[str, ...], found: dict[str, Layer], rank: i
 
 def _padded(layer: Layer, rank: int) -> Layer:
     """A folded layer with zero rows and columns up to ``rank``, still folded."""
+    import torch
+
     more = rank - layer.rank
     if not more:
         return layer
@@ -122,4 +129,17 @@ def _padded(layer: Layer, rank: int) -> Layer:
     return replace(layer, down=down, up=up, alpha=float(rank))
 
 
-VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)
+def verify(source: Path, target: Path, options: Options) -> None:
+    """Reads the release's files again and compares both branches.
+
+    Raises:
+        PairError: A layer is missing, or its delta differs by more than rounding.
+    """
+    original = as_given(source, options)
+    for file in target.rglob("*.safetensors"):
+        is_content = "content" in str(file.relative_to(target))
+        branch = of_pair(original, options.pair) if is_content else original.style
+        compare(branch, read_adapter(file, original.family.name).style, 1.0, file)
+
+
+VERB = Conversion(__doc__, Options, SUFFIX, convert, verify)

@@ -7,16 +7,17 @@ writes ``out/webui`` (A1111, Forge and their descendants) and ``out/comfyui``. T
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from convert.command import Command
 from pair_network.errors import PairError
 from pair_network.files import atomic_folder
+from pair_network.options import option
 
 from .install import HERE
 
@@ -26,13 +27,16 @@ LICENSE = HERE.parent / "LICENSE"
 PROJECT = "pyproject.toml"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--into", type=Path, required=True, metavar="DIR", help="gets the folders webui and comfyui")
-    parser.add_argument("--repository", metavar="URL", help="where the folders will be pushed, without the branch")
-    parser.add_argument("--publisher", metavar="ID", help="publisher at ComfyUI's registry")
+@dataclass(frozen=True)
+class Options:
+    """The options of the verb."""
+
+    into: Path = option(Path(), "gets the folders webui and comfyui", Path, is_required=True, metavar="DIR")
+    repository: str | None = option(None, "where the folders will be pushed, without the branch", metavar="URL")
+    publisher: str | None = option(None, "publisher at ComfyUI's registry", metavar="ID")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Builds both folders and prints them; returns the exit status."""
     repository, publisher = _checked(options.repository, options.publisher)
     if not LICENSE.is_file():
@@ -99,4 +103,4 @@ def _with_origin(workflow: str, origin: str) -> str:
     return json.dumps(graph, indent=1, ensure_ascii=False) + "\n"
 
 
-VERB = Command(__doc__, add_arguments, run)
+VERB = Command(__doc__, Options, run)

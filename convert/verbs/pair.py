@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from convert.conversion import Conversion
 from convert.files import lazy
@@ -17,26 +16,38 @@ from convert.files.lazy import from_tensor
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import ORTHONORMAL, Adapter, Layer, concatenated
+from convert.formats.measures import flat, gram_defect
 from convert.formats.names import kind_of
-from convert.options import read_source, replaced
+from convert.formats.read import read_adapter
+from convert.options import Reading, Writing, as_given, of_pair, read_source
+from convert.verify import compare
 from pair_network.errors import PairError
 from pair_network.network.config import PairConfig
-from pair_network.network.orthogonal import gram_defect, layer_generator, orthonormal_rows
 from pair_network.network.pair_file import CONFIG_KEY, PAIR_SUFFIX
+from pair_network.options import option
 
 from .kohya import branch_of, kohya_layers, tensors_of
+
+if TYPE_CHECKING:  # torch is imported with the first tensor
+    from torch import Tensor
 
 SUFFIX = PAIR_SUFFIX
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--content", action="append", type=Path, default=[], metavar="FILE",
-        help="content LoRA of a pair; once for each pair. Without any, the content branch starts from zero",
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Options(Writing, Reading):
+    """The options of the verb."""
+
+    content: Sequence[Path] = option(
+        (),
+        "content LoRA of a pair; once for each pair. Without any, the content branch starts from zero",
+        Path,
+        is_repeated=True,
+        metavar="FILE",
+    )
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: Options) -> list[Path]:
     """Writes ``source`` to ``target`` as a coupled checkpoint; returns what was written.
 
     Raises:
@@ -54,29 +65,32 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     return [target]
 
 
-def _content(adapter: Adapter, options: argparse.Namespace) -> dict[str, Layer]:
+def _content(adapter: Adapter, options: Options) -> dict[str, Layer]:
     """The content branch by kohya's keys: the checkpoint's own, or the files of ``--content``."""
-    files = getattr(options, "content", [])
     if adapter.content:
-        if files:
+        if options.content:
             raise PairError(f"{adapter.source}: has a content branch already; leave --content out")
         return dict(kohya_layers(adapter.content, adapter.family, adapter.source))
     pairs = []
-    for file in files:
+    for file in options.content:
         other = read_source(file, options)
         if other.is_sure and other.family.name != adapter.family.name:
             raise PairError(f"--content {file}: is for {other.family.title}, the style LoRA for {adapter.family.title}")
         if not other.is_sure:
-            other = read_source(file, replaced(options, family=adapter.family.name))
+            other = read_source(file, replace(options, family=adapter.family.name))
         pairs.append(dict(kohya_layers(other.style, adapter.family, file)))
     keys = {key: None for pair in pairs for key in pair}
     if len(pairs) > 1 and any(key not in pair for key in keys for pair in pairs):
-        raise PairError(f"{files[0]}: the content LoRAs have different layers; they must come from one training")
+        raise PairError(
+            f"{options.content[0]}: the content LoRAs have different layers; they must come from one training"
+        )
     return {key: _paired([pair[key] for pair in pairs]) for key in keys}
 
 
 def _paired(layers: list[Layer]) -> Layer:
     """Content layers of several pairs as one, with an up for each: (pairs, out, rank, …)."""
+    import torch
+
     first = layers[0]
     if len({layer.scale for layer in layers}) > 1:
         layers = [replace(layer, up=lazy.scaled(layer.up, layer.scale / first.scale)) for layer in layers]
@@ -95,7 +109,9 @@ def _paired(layers: list[Layer]) -> Layer:
 
 def _padded(pad: tuple[int, int], shape: tuple[int, ...], element: Element) -> Callable[[Tensor], Tensor]:
     """Function: an up with zero columns before and after its own."""
-    return lambda up: torch.nn.functional.pad(up.flatten(1), pad).to(element.dtype).reshape(shape)
+    from torch.nn.functional import pad as padded
+
+    return lambda up: padded(up.flatten(1), pad).to(element.dtype).reshape(shape)
 
 
 def _fill(style: dict[str, Layer], content: dict[str, Layer], source: Path) -> None:
@@ -110,6 +126,10 @@ def _fill(style: dict[str, Layer], content: dict[str, Layer], source: Path) -> N
 
 
 def _zero_layer(key: str, other: Layer, lead: tuple[int, ...], source: Path) -> Layer:
+    import torch
+
+    from pair_network.network.orthogonal import layer_generator, orthonormal_rows
+
     rows = other.down.load().float().flatten(1)
     rank = min(other.rank, rows.shape[1] - rows.shape[0])
     if rank < 1:
@@ -126,8 +146,9 @@ def _config(adapter: Adapter, style: Mapping[str, Layer], content: Mapping[str, 
     if adapter.config is not None:
         return adapter.config
     first, other = (max(layers.values(), key=lambda layer: layer.rank) for layers in (style, content))
-    joined = (torch.cat([layer.down.load().float().flatten(1), content[key].down.load().float().flatten(1)])
-              for key, layer in style.items())  # fmt: skip
+    joined = (
+        np.concatenate([flat(layer.down.numbers()), flat(content[key].down.numbers())]) for key, layer in style.items()
+    )
     is_frozen = all(gram_defect(rows) < ORTHONORMAL for rows in joined)
     # Each layer has its alpha beside it; these are what a new one would get, and 0 would be none.
     alpha, content_alpha = (layer.alpha or float(layer.rank) for layer in (first, other))
@@ -143,4 +164,19 @@ def _targets(layers: Mapping[str, Layer]) -> tuple[str, ...]:
     return tuple(kind for kind in ("attention", "ff", "conv", "text_encoder") if kind in found)
 
 
-VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)
+def verify(source: Path, target: Path, options: Options) -> None:
+    """Reads the checkpoint again; compares the style, and every pair's content with its own or with ``--content``.
+
+    Raises:
+        PairError: A layer is missing, or its delta differs by more than rounding.
+    """
+    original, written = as_given(source, options), read_adapter(target, options.family)
+    compare(original.style, written.style, 1.0, target)
+    known = replace(options, family=original.family.name)
+    count = next((layer.up.shape[0] for layer in original.content.values()), len(options.content))
+    for pair in range(count):
+        content = of_pair(original, pair) if original.content else as_given(options.content[pair], known).style
+        compare(content, of_pair(written, pair), 1.0, target)
+
+
+VERB = Conversion(__doc__, Options, SUFFIX, convert, verify)

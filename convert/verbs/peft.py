@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from convert import verify
 from convert.conversion import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Layer, by_module
 from convert.formats.peft_folder import CONFIG, ROOT, WEIGHTS
-from convert.options import add_branch, chosen_branch, read_source
+from convert.options import OfBranch, chosen_branch, read_source
 from pair_network.files import atomic_folder
 
 SUFFIX = "-peft"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_branch(parser)
-
-
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: OfBranch) -> list[Path]:
     """Writes ``source`` as the folder ``target``; one sub-folder for each model where there are several.
 
     Returns:
@@ -80,4 +76,4 @@ def peft_config(layers: Mapping[str, Layer]) -> dict[str, object]:
     }
 
 
-VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)
+VERB = Conversion(__doc__, OfBranch, SUFFIX, convert, verify.same)

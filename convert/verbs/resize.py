@@ -5,35 +5,43 @@ Every layer is truncated at its singular values, the best approximation there is
 
 from __future__ import annotations
 
-import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from convert import verify
 from convert.conversion import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Layer
-from convert.options import DTYPES, add_branch, chosen_branch, read_source
+from convert.options import DTYPES, OfBranch, chosen_branch, read_source
 from pair_network.errors import PairError
+from pair_network.options import option
 
 from .kohya import branch_of, kohya_layers, tensors_of
-from .lowrank import factored, rank_for_energy, ranks_for_size, truncated
+
+if TYPE_CHECKING:  # torch is imported with the first tensor
+    from torch import Tensor
 
 SUFFIX = "-resized.safetensors"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_branch(parser)
-    how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--rank", type=int, help="highest rank of a layer")
-    how.add_argument("--energy", type=float, help="share of every layer's squared norm to keep, above 0 and up to 1")
-    how.add_argument("--size", type=float, metavar="MB", help="size of the file in megabytes (10^6 bytes)")
-    parser.add_argument("--dtype", choices=list(DTYPES), help="dtype of the weights (the file's own)")
+@dataclass(frozen=True)
+class Options(OfBranch):
+    """The options of the verb."""
+
+    rank: int | None = option(None, "highest rank of a layer", int, one_of="how")
+    energy: float | None = option(
+        None, "share of every layer's squared norm to keep, above 0 and up to 1", float, one_of="how"
+    )
+    size: float | None = option(None, "size of the file in megabytes (10^6 bytes)", float, metavar="MB", one_of="how")
+    dtype: str | None = option(None, "dtype of the weights", choices=list(DTYPES), default="the file's own")
 
 
-def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Path]:
+def convert(source: Path, target: Path, options: Options) -> list[Path]:
     """Writes ``source`` at a lower rank to ``target``, in kohya's naming; returns what was written."""
     adapter = read_source(source, options)
     layers = dict(kohya_layers(chosen_branch(adapter, options), adapter.family, source))
@@ -46,8 +54,10 @@ def convert(source: Path, target: Path, options: argparse.Namespace) -> list[Pat
     return [target]
 
 
-def shrink(layers: dict[str, Layer], options: argparse.Namespace) -> tuple[dict[str, Layer], float]:
+def shrink(layers: dict[str, Layer], options: Options) -> tuple[dict[str, Layer], float]:
     """The truncated layers, and the relative error ‖new − old‖ / ‖old‖ over all of them."""
+    from .lowrank import factored, truncated  # takes torch
+
     _check(options)
     spectra = {
         key: factored(layer).values for key, layer in tqdm(layers.items(), "singular values", leave=False, disable=None)
@@ -63,7 +73,7 @@ def shrink(layers: dict[str, Layer], options: argparse.Namespace) -> tuple[dict[
     return resized, math.sqrt(lost / total) if total else 0.0
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: Options) -> None:
     if options.rank is not None and options.rank < 1:
         raise PairError(f"--rank {options.rank}: must be at least 1")
     if options.energy is not None and not 0 < options.energy <= 1:
@@ -72,7 +82,9 @@ def _check(options: argparse.Namespace) -> None:
         raise PairError(f"--size {options.size}: must be above 0")
 
 
-def _ranks(layers: dict[str, Layer], spectra: dict, options: argparse.Namespace) -> dict[str, int]:
+def _ranks(layers: dict[str, Layer], spectra: dict[str, Tensor], options: Options) -> dict[str, int]:
+    from .lowrank import rank_for_energy, ranks_for_size
+
     if options.rank is not None:
         return dict.fromkeys(layers, options.rank)
     if options.energy is not None:
@@ -87,4 +99,4 @@ def _ranks(layers: dict[str, Layer], spectra: dict, options: argparse.Namespace)
     return dict(zip(layers, ranks_for_size(list(spectra.values()), costs, budget), strict=True))
 
 
-VERB = Conversion(__doc__, SUFFIX, add_arguments, convert)
+VERB = Conversion(__doc__, Options, SUFFIX, convert, verify.readable)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
 import io
@@ -10,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from convert.formats.layers import Adapter
@@ -18,6 +18,7 @@ from convert.paths import stem_of
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
 from pair_network.images import opened
+from pair_network.options import option
 
 PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
 TEXTS = (
@@ -35,19 +36,25 @@ LARGEST_NUMBER = 1e6  # of any in a card; not a comparison with NaN holds
 # What runs in a page; a description may have other markup.
 ACTIVE_TAGS = r"<\s*/?\s*(script|iframe|object|embed|svg|link|meta|base|form)\b"
 ACTIVE_HTML = re.compile(rf"{ACTIVE_TAGS}|\bon\w+\s*=|javascript:", re.IGNORECASE)
+of_card = partial(option, group="card in the UI")
 COVER_SIZE = 256  # pixels: ComfyUI refuses to show a header above 1 MB
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("card in the UI")
-    group.add_argument("--activation", metavar="TEXT", help="text that a click adds to the prompt (the trigger words)")
-    group.add_argument("--negative", metavar="TEXT", help="text that a click adds to the negative prompt")
-    group.add_argument("--weight", type=float, metavar="W", help="preferred weight")
-    scale_help = "recommended λ of style guidance, which the extension for the web UIs takes over"
-    group.add_argument("--scale", type=float, metavar="L", help=scale_help)
-    group.add_argument("--notes", metavar="TEXT", help="notes")
-    group.add_argument("--preview", type=Path, metavar="IMAGE", help="picture (the one beside the input)")
-    group.add_argument("--no-card", action="store_true", help="write the .safetensors alone")
+@dataclass(frozen=True)
+class CardOptions:
+    """What the card says."""
+
+    activation: str | None = of_card(
+        None, "text that a click adds to the prompt", metavar="TEXT", default="the trigger words"
+    )
+    negative: str | None = of_card(None, "text that a click adds to the negative prompt", metavar="TEXT")
+    weight: float | None = of_card(None, "preferred weight", float, metavar="W")
+    scale: float | None = of_card(
+        None, "recommended λ of style guidance, which the extension for the web UIs takes over", float, metavar="L"
+    )
+    notes: str | None = of_card(None, "notes", metavar="TEXT")
+    preview: Path | None = of_card(None, "picture", Path, metavar="IMAGE", default="the one beside the input")
+    no_card: bool = of_card(False, "write the .safetensors alone", key="no-card")
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,21 @@ class Card:
     picture: Path | None
 
     @classmethod
-    def of(cls, source: Path, adapter: Adapter, options: argparse.Namespace) -> Card:
-        """The card that the options ask for, with what the input's own card says beside them."""
+    def of(cls, source: Path, adapter: Adapter, options: CardOptions, strength: float) -> Card:
+        """The card that the options ask for, with what the input's own card says beside them.
+
+        Args:
+            source: The input.
+            adapter: What is in it.
+            options: What the card is to say.
+            strength: Factor of the LoRA; at another than 1 the own card's weights no longer hold.
+        """
         if options.no_card:
             return cls({}, None)
         if options.scale is not None and not abs(options.scale) <= MAX_SCALE:
             raise PairError(f"--scale {options.scale:g}: must lie between −{MAX_SCALE:g} and {MAX_SCALE:g}")
         known = _texts_beside(source)
-        if options.strength != 1:
+        if strength != 1:
             known.pop("preferred weight", None)  # it was one for the old strength
             known.pop("style guidance scale", None)
         texts = {

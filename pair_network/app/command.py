@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pair_network.errors import PairError
+from pair_network.options import option, read
 from pair_network.training.finish import Uis
 
 INSTALL = f'{sys.executable} -m pip install "gradio>=6"'
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="pair-network app", description=__doc__, allow_abbrev=False)
-    found.add_argument("--folder", type=Path, default=Path("pair-network"), help="of the trainings (pair-network)")
-    found.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="folders of models to offer")
-    found.add_argument("--webui", type=Path, metavar="DIR", help="folder of A1111 or Forge that gets finished LoRAs")
-    found.add_argument("--comfyui", type=Path, metavar="DIR", help="folder of ComfyUI that gets finished LoRAs")
-    found.add_argument("--port", type=int, default=7865)
-    found.add_argument("--listen", default="127.0.0.1", metavar="ADDRESS", help="this computer alone (127.0.0.1)")
-    found.add_argument("--no_browser", action="store_true", help="do not open the page in the browser")
-    return found
+@dataclass(frozen=True)
+class AppOptions:
+    """The options of the verb."""
+
+    folder: Path = option(Path("pair-network"), "of the trainings", Path)
+    models: Sequence[Path] = option((), "folders of models to offer", Path, nargs="+", metavar="DIR")
+    webui: Path | None = option(None, "folder of A1111 or Forge that gets finished LoRAs", Path, metavar="DIR")
+    comfyui: Path | None = option(None, "folder of ComfyUI that gets finished LoRAs", Path, metavar="DIR")
+    port: int = option(7865, "where the page is served", int)
+    listen: str = option(
+        "127.0.0.1", "address to serve at", default="127.0.0.1, this computer alone", metavar="ADDRESS"
+    )
+    no_browser: bool = option(False, "do not open the page in the browser")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -33,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     Raises:
         PairError: Gradio is missing, a folder or the port cannot be used.
     """
-    args = parser().parse_args(list(argv))
+    args = read("pair-network app", __doc__, AppOptions, argv)
     for folder in args.models:
         if not folder.is_dir():
             raise PairError(f"--models {folder}: no such folder")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,97 +15,38 @@ from pair_network.errors import UNFIT, PairError
 from pair_network.images import list_images, open_image
 from pair_network.reading import read_text
 from pair_network.sampling.cli.models import default_cfg, load_pipeline, place, set_sampler
-from pair_network.sampling.cli.options import ModelOptions, Parser, number, whole
 from pair_network.training.pairs import check_pair
 
 from .folder import DATASET, MadePair, check_empty, write_pairs
 from .gate import Trial, best, try_maps
+from .options import PairsOptions
 from .prompts import PROMPTS
 
 MULTIPLE = 8
 CAPTION = ".txt"
 
 
-@dataclass(frozen=True)
-class PairsOptions(ModelOptions):
-    """The options of the verb."""
-
-    content: Path
-    style: Path
-    content_prompt: str
-    style_prompt: str
-    pictures: Path | None
-    prompts: Path | None
-    count: int
-    resolution: int
-    seed: int
-    steps: int
-    cfg: float | None
-    negative: str
-    limit: float
-    check_only: bool
-    out: Path | None
-    real_share: float
-
-
-def parser() -> Parser:
-    """All options of the verb."""
-    found = Parser(prog="python -m pair_network pairs", allow_abbrev=False, description=(
-        "Fits the change from photo to painting by its pixels, checks it on held-out parts of the pair, makes it to "
-        "other pictures, and writes a folder of pairs to train on."
-    ))  # fmt: skip
-    pair = found.add_argument_group("the pair")
-    pair.add_argument("--content", type=Path, required=True, help="the photo")
-    pair.add_argument("--style", type=Path, required=True, help="the same picture in the style")
-    pair.add_argument("--content_prompt", required=True, help='its caption, e.g. "a photo of a sbu dog"')
-    pair.add_argument("--style_prompt", required=True, help='words added for the style, e.g. "in digital art style"')
-    source = found.add_argument_group("the other pictures: a folder, or a model that draws them")
-    source.add_argument("--pictures", type=Path, help="folder of pictures with a caption file (.txt) beside each")
-    source.add_argument("--model", help="diffusers folder, hub name, or one .safetensors checkpoint, to draw them with")
-    source.add_argument(
-        "--prompts", type=Path, help="text file, a prompt in each line, without the style words (default: our own)"
-    )
-    source.add_argument("--count", type=whole(1), default=48, help="how many pairs to make (default 48)")
-    source.add_argument("--resolution", type=whole(64), default=512, help="side of a square as large as they are (512)")
-    source.add_argument("--seed", type=whole(0), default=0, help="of the first picture drawn")
-    source.add_argument("--steps", type=whole(1), default=30)
-    source.add_argument("--cfg", type=number(0), help="default: 5; FLUX 1")
-    source.add_argument("--negative", default="", help="negative prompt")
-    source.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
-    source.add_argument("--device", default="auto")
-    source.add_argument("--low_memory", action="store_true", help="offload models to the CPU")
-    gate = found.add_argument_group("the check")
-    gate.add_argument("--limit", type=number(0, 1), default=0.6,
-                      help="largest error on held-out parts of the pair; 1: the photo unchanged (0.6)")  # fmt: skip
-    gate.add_argument("--check_only", action="store_true", help="print the errors and write nothing")
-    output = found.add_argument_group("output")
-    output.add_argument("--out", type=Path, help="new folder")
-    output.add_argument("--real_share", type=number(0.01, 0.99), default=0.5, help="of a run's samples (0.5)")
-    return found
-
-
 class StyleNotReproduced(PairError):
     """No map of pixels comes near enough to the style."""
 
 
-def main(argv: Sequence[str]) -> int:
+def main(args: PairsOptions) -> int:
     """``run`` with an exit status: UNFIT where the style is none that a map of pixels reproduces."""
     try:
-        run(argv)
+        run(args)
     except StyleNotReproduced as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return UNFIT
     return 0
 
 
-def run(argv: Sequence[str]) -> Path | None:
+def run(args: PairsOptions) -> Path | None:
     """Writes the folder of pairs and returns it; None with --check_only.
 
     Raises:
         PairError: A mistake in the options or files.
         StyleNotReproduced: No map comes near to the style.
     """
-    args = PairsOptions(**vars(parser().parse_args(list(argv))))
     _check(args)
     content, style = read_pair(args.content, args.style, args.resolution)
     trials = try_maps(content, style)

@@ -12,7 +12,7 @@ import pytest
 from demo.model_config import MODEL_DIR, load_pipeline
 from demo.scenes import render_scene
 from pair_network import create_network
-from pair_network.sampling.cli import restyle
+from pair_network.sampling.cli.options import RestyleOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def test_the_winner_is_the_closer_one_at_each_styles_best_scale(bench):
 
 def test_the_default_is_the_one_that_won(bench):
     results = json.loads((ROOT / "benchmarks" / "results" / "inversion.json").read_text())
-    assert restyle.parser().get_default("inversion") == bench.winner(results["psnr"])
+    assert RestyleOptions.inversion == bench.winner(results["psnr"])
     assert (ROOT / "benchmarks" / "results" / "inversion.md").read_text() == bench.report(results)
 
 

@@ -128,19 +128,18 @@ def test_merges_into_a_model_folder_are_folders(unet, perturb, run, tmp_path):
 
 
 def test_verification_notices_a_changed_weight(base, loras, run, tmp_path):
-    from convert.cli import build_parser
     from convert.verbs import extract, merge
     from pair_network.errors import PairError
 
     merged, extracted = tmp_path / "m.safetensors", tmp_path / "x.safetensors"
     assert run("merge", base, loras[0], "-o", merged)[0] == 0
-    options = build_parser().parse_args(["extract", str(base), str(merged)])
+    options = extract.BatchOptions(base=base)
     assert run("extract", base, merged, "-o", extracted)[0] == 0
     extract.verify(merged, extracted, options)
     change(extracted, f"{KEYS[1]}.lora_up.weight")
     with pytest.raises(PairError, match="verification failed: relative error"):
         extract.verify(merged, extracted, options)
-    options = build_parser().parse_args(["merge", str(base), str(loras[0])])
+    options = merge.BatchOptions(checkpoint=base)
     merge.verify(loras[0], merged, options)
     change(merged, "first_stage_model.x.weight")
     with pytest.raises(PairError, match=r"first_stage_model\.x\.weight is not the merged one"):

@@ -134,7 +134,7 @@ def test_webui_is_checked_where_it_writes(lora, run, tmp_path, monkeypatch):
     """--verify reads the file in models/Lora, and a conversion beside the input is no obstacle."""
     from convert.verbs import a1111
 
-    monkeypatch.setattr(a1111, "install_webui", lambda into: into)
+    monkeypatch.setattr(a1111, "install", lambda ui, into: into)
     source = lora("sd1", keys=KEYS)
     for name in ("models", "extensions"):
         (tmp_path / "ui" / name).mkdir(parents=True)
@@ -196,9 +196,7 @@ def test_an_official_release_is_read_as_a_folder(lora, run, helpers, tmp_path):
 
 
 def test_verification_reads_the_content_branch_too(lora, run, tmp_path):
-    from argparse import Namespace
-
-    from convert import verify
+    from convert.verbs import pair
     from pair_network.errors import PairError
 
     source, content = lora("sd1", keys=KEYS), lora("sd1", "content.safetensors", keys=KEYS, seed=1)
@@ -207,9 +205,8 @@ def test_verification_reads_the_content_branch_too(lora, run, tmp_path):
     tensors, metadata = load_file(target), read_header(target).metadata
     key = f"content.{KEYS[0]}.lora_up.weight"
     save_file({**tensors, key: tensors[key] * 1.001}, target, metadata)
-    options = Namespace(verb="pair", family="sd1", allow_pickle=False, skip_unknown=False, content=[content])
     with pytest.raises(PairError, match="verification failed"):
-        verify.check(source, target, options)
+        pair.verify(source, target, pair.Options(family="sd1", content=[content]))
 
 
 def test_merged_checkpoints_tell_what_was_merged(lora, run, unet, tmp_path, perturb):

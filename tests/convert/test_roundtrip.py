@@ -1,6 +1,5 @@
 """Every format into every other and back, in the layouts of all families: nothing is lost."""
 
-from argparse import Namespace
 from itertools import product
 
 import pytest
@@ -206,6 +205,7 @@ def test_lora_adapter_metadata_gives_the_scale(tmp_path, helpers):
 
 def test_verification_notices_a_changed_layer(lora, convert, helpers, tmp_path):
     from convert import verify
+    from convert.options import OfBranch
     from pair_network.errors import PairError
 
     source = lora("sd1", keys=helpers.some_keys("sd1"))
@@ -213,6 +213,5 @@ def test_verification_notices_a_changed_layer(lora, convert, helpers, tmp_path):
     tensors = helpers.load(target)
     key = next(key for key in tensors if key.endswith("lora_up.weight"))
     save_file({**tensors, key: tensors[key] * 1.001}, target)
-    options = Namespace(verb="kohya", family="sd1", allow_pickle=False, skip_unknown=False, branch="style", pair=0)
     with pytest.raises(PairError, match="verification failed"):
-        verify.check(source, target, options)
+        verify.same(source, target, OfBranch(family="sd1"))

@@ -12,6 +12,7 @@ from pair_network.errors import PairError
 from pair_network.pseudo_pairs import command, features, gate
 from pair_network.pseudo_pairs.folder import MadePair, dataset
 from pair_network.pseudo_pairs.gate import best, block_parts, colour_parts, try_maps
+from pair_network.pseudo_pairs.options import read_pairs
 from pair_network.pseudo_pairs.style_map import fit, inputs_of
 
 
@@ -203,7 +204,7 @@ def test_nothing_is_half_written(world, monkeypatch):
 
     monkeypatch.setattr("pair_network.pseudo_pairs.folder.save_picture", fails)
     with pytest.raises(PairError, match="full disk"):
-        command.run(line(world, "--pictures", world / "pictures", "--out", world / "out")[1:])
+        command.run(read_pairs(line(world, "--pictures", world / "pictures", "--out", world / "out")[1:]))
     assert sorted(path.name for path in world.iterdir()) == ["painted.png", "photo.png", "pictures"]
 
 

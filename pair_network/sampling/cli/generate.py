@@ -15,24 +15,11 @@ from pair_network.errors import PairError
 from ..pipelines import Style, plain_lora, style_guidance
 from ..previews import grid
 from .infotext import infotext, lora_name, model_name, sampler_name, save_png, style_fields
-from .models import SAMPLERS, default_cfg, load_pipeline, place, set_sampler
-from .options import Parser, check_output, make_parser, number, styles_of, whole
-from .tasks import PictureOptions, Task, check_pictures, task_of
+from .models import default_cfg, load_pipeline, place, set_sampler
+from .options import GenerateOptions, check_output
+from .tasks import Task, check_pictures, styles_of, task_of
 
 BASE, LORA, GUIDANCE = "base", "style LoRA", "style guidance"
-MAX_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class GenerateOptions(PictureOptions):
-    """The options of the verb."""
-
-    prompt: list[str]
-    seed: list[int]
-    sampler: str | None
-    compare: bool
-    grid_scale: list[float] | None
-    grid_multiplier: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -52,41 +39,12 @@ class Cell:
     styles: tuple[Style, ...] = ()
 
 
-def parser() -> Parser:
-    """All options of the verb."""
-    found = make_parser("generate", "Pictures with style guidance (paper, eq. 10 and 11).")
-    what = found.add_argument_group("what to make")
-    what.add_argument("--prompt", nargs="+", required=True, help="prompts, without the style words")
-    what.add_argument("--negative", default="", help="negative prompt")
-    what.add_argument("--seed", nargs="+", type=whole(0, MAX_SEED), default=[0], help="one picture for each")
-    what.add_argument("--steps", type=whole(1), default=30)
-    what.add_argument("--cfg", type=number(0), help="λ_cfg; 1: none. Default: 5; FLUX, where it is true CFG: 1")
-    what.add_argument("--distilled_guidance", type=number(0), default=3.5, help="FLUX-dev's built-in guidance")
-    what.add_argument("--guidance_rescale", type=number(0, 1), default=0.0)
-    what.add_argument("--sampler", choices=sorted(SAMPLERS), default=None, help="default: the model's own")
-    what.add_argument("--width", type=whole(8, unit=8), help="pixels; default: the model's own size, or the picture's")
-    what.add_argument("--height", type=whole(8, unit=8), help="with a picture one side alone keeps its shape")
-    start = found.add_argument_group("starting from pictures")
-    start.add_argument("--image", type=Path, default=None, help="img2img from this picture")
-    start.add_argument("--strength", type=number(0, 1), default=0.6, help="img2img: 0 keeps the picture, 1 replaces it")
-    start.add_argument("--mask", type=Path, default=None, help="inpainting: white is painted anew (with --image)")
-    start.add_argument("--controlnet", default=None, help="ControlNet: folder or hub name")
-    start.add_argument("--control_image", type=Path, default=None, help="the ControlNet's picture, already processed")
-    start.add_argument("--control_scale", type=number(0), default=1.0)
-    sheets = found.add_argument_group("sheets: one labelled picture for each prompt and seed")
-    sheets.add_argument("--compare", action="store_true", help="base | style LoRA | style guidance")
-    sheets.add_argument("--grid_scale", nargs="+", type=float, default=None, help="columns: λ")
-    sheets.add_argument("--grid_multiplier", nargs="+", type=float, default=None, help="rows: strength of the LoRA")
-    return found
-
-
-def run(argv: Sequence[str]) -> list[Path]:
+def run(args: GenerateOptions) -> list[Path]:
     """Makes and writes the pictures; returns their paths, sheets after the pictures they show.
 
     Raises:
         PairError: A mistake in the options, a file or the model.
     """
-    args = GenerateOptions(**vars(parser().parse_args(list(argv))))
     cells = cells_of(args)
     check_pictures(args)
     check_output(args)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -16,19 +15,8 @@ from pair_network.files import PICKLES, weights_of
 from pair_network.reading import read_json_table
 
 from ..protocols import Pipeline
-from .options import ModelOptions
+from .options import SAMPLERS, ModelOptions
 
-SAMPLERS: Mapping[str, tuple[str, dict[str, bool]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-}
 CHECKPOINT_MARKS = {
     "conditioner.embedders.1.": "StableDiffusionXLPipeline",
     "joint_blocks.": "StableDiffusion3Pipeline",

@@ -1,54 +1,126 @@
-"""Options that generate and restyle share, and the styles they name."""
+"""The options of generate and restyle, and of everything that loads a model for pictures; read without torch."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from pair_network.errors import PairError
+from pair_network.options import Number, option, read
 
-from ..pipelines import Style
-
-Value = TypeVar("Value")
-
-# Lists of the styles group by option, with the field of Style and its value where the option is not given.
-STYLE_LISTS = {
-    "words": ("prompt_words", None),
-    "scale": ("scale", 3.0),
-    "start": ("start", 0.2),
-    "end": ("end", 1.0),
-    "multiplier": ("multiplier", 1.0),
+MAX_SEED = 2**63 - 1
+# Option -> diffusers' scheduler and its settings.
+SAMPLERS: Mapping[str, tuple[str, dict[str, bool]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
 }
+
+
+# A field with an option of each heading in --help.
+of_model, of_picture, of_start, of_sheet, of_guidance, of_output = (
+    partial(option, group=name)
+    for name in (
+        "model", "what to make", "starting from pictures", "sheets: one labelled picture for each prompt and seed",
+        "style guidance", "output",
+    )
+)  # fmt: skip
+of_style = partial(option, group="styles (each list: one value for all styles, or one for each)", nargs="+")
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """Which model, and how it is loaded."""
 
-    model: str
-    dtype: str
-    device: str
-    low_memory: bool
+    model: str = of_model("", "diffusers folder, hub name, or one .safetensors checkpoint", is_required=True)
+    dtype: str = of_model("auto", "auto: fp16 on a GPU", choices=("auto", "fp32", "bf16", "fp16"))
+    device: str = of_model("auto", "auto: cuda or mps where there is one, else cpu")
+    low_memory: bool = of_model(False, "offload models to the CPU; each style in a model call of its own")
 
 
 @dataclass(frozen=True)
 class StyleOptions(ModelOptions):
-    """The options that ``make_parser`` adds."""
+    """Which styles, and where the pictures go."""
 
-    style: list[str]
-    words: list[str] | None
-    scale: list[float] | None
-    start: list[float] | None
-    end: list[float] | None
-    multiplier: list[float] | None
-    cfg_end: float
-    out: Path
-    name: str | None
+    style: Sequence[str] = of_style((), "style LoRA files (.safetensors)", metavar="FILE")
+    words: Sequence[str] | None = of_style(None, "style words", default="the file's trigger words")
+    scale: Sequence[float] | None = of_style(None, "λ, style_guidance_scale", float, default="3")
+    start: Sequence[float] | None = of_style(None, "where the style begins", float, default="0.2")
+    end: Sequence[float] | None = of_style(None, "where it ends; 0: noise, 1: the picture", float, default="1")
+    multiplier: Sequence[float] | None = of_style(None, "strength of the LoRA itself", float, default="1")
+    cfg_end: float = of_guidance(
+        1.0,
+        "part of the noise schedule after which λ_cfg is 1: stronger styles, less of the prompt's own colours, cheaper "
+        "steps",
+        Number(0, 1),
+        default="1: eq. 10 throughout",
+    )
+    out: Path = of_output(Path("outputs"), "folder", Path)
+    name: str | None = of_output(None, "start of the file names", default="the verb")
+
+
+@dataclass(frozen=True)
+class PictureOptions(StyleOptions):
+    """How a picture is made; ``cfg`` None: as the model is used to."""
+
+    negative: str = of_picture("", "negative prompt")
+    steps: int = of_picture(30, "sampling steps", Number(1, unit=1))
+    cfg: float | None = of_picture(None, "λ_cfg; 1: none", Number(0), default="5; FLUX, where it is true CFG: 1")
+    distilled_guidance: float = of_picture(3.5, "FLUX-dev's built-in guidance", Number(0))
+    guidance_rescale: float = of_picture(0.0, "rescaling of CFG's spread, 0 to 1 (arXiv:2305.08891)", Number(0, 1))
+    width: int | None = of_picture(None, "pixels", Number(8, unit=8), default="the model's own size, or the picture's")
+    height: int | None = of_picture(None, "with a picture one side alone keeps its shape", Number(8, unit=8))
+    image: Path | None = of_start(None, "img2img from this picture", Path)
+    strength: float = of_start(0.6, "img2img: 0 keeps the picture, 1 replaces it", Number(0, 1))
+    mask: Path | None = of_start(None, "inpainting: white is painted anew (with --image)", Path)
+    controlnet: str | None = of_start(None, "ControlNet: folder or hub name")
+    control_image: Path | None = of_start(None, "the ControlNet's picture, already processed", Path)
+    control_scale: float = of_start(1.0, "strength of the ControlNet", Number(0))
+
+
+@dataclass(frozen=True)
+class GenerateOptions(PictureOptions):
+    """The options of generate."""
+
+    prompt: Sequence[str] = of_picture((), "prompts, without the style words", nargs="+", is_required=True)
+    seed: Sequence[int] = of_picture((0,), "one picture for each", Number(0, MAX_SEED, unit=1), nargs="+")
+    sampler: str | None = of_picture(None, "scheduler", choices=sorted(SAMPLERS), default="the model's own")
+    compare: bool = of_sheet(False, "base | style LoRA | style guidance")
+    grid_scale: Sequence[float] | None = of_sheet(None, "columns: λ", float, nargs="+")
+    grid_multiplier: Sequence[float] | None = of_sheet(None, "rows: strength of the LoRA", float, nargs="+")
+
+
+@dataclass(frozen=True)
+class RestyleOptions(StyleOptions):
+    """The options of restyle."""
+
+    start: Sequence[float] | None = of_style((0.0,), "where the style begins", float)
+    photo: Path = option(Path(), "the picture to restyle", Path, is_positional=True)
+    prompt: str = of_picture("", "what the photo shows, without the style words")
+    steps: int = of_picture(50, "steps of the inversion and of the way back", Number(1, unit=1))
+    cfg: float = of_picture(1.0, "λ_cfg on the way back; above 1 drifts from the photo", Number(0))
+    negative: str = of_picture("", "negative prompt, for --cfg above 1")
+    inversion: str = of_picture(
+        "direct",
+        "direct: DDIM, its drift measured and taken out (scale 0 gives the photo back); ddim: DDIM alone",
+        choices=("direct", "ddim"),
+    )
+    width: int | None = of_picture(None, "pixels; one side alone keeps the photo's shape", Number(8, unit=8))
+    height: int | None = of_picture(
+        None, "pixels", Number(8, unit=8), default="the photo's own size, in multiples of 8"
+    )
+    compare: bool = of_picture(False, "also photo | reconstruction | restyled in one picture")
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,68 +130,14 @@ class Parser(argparse.ArgumentParser):
         raise PairError(f"{self.prog}: {message}; --help lists the options")
 
 
-def make_parser(verb: str, description: str, start: float = 0.2) -> Parser:
-    """A parser with the model, style and output options; the verb adds its own.
-
-    Args:
-        start: Where a style begins unless the option says otherwise.
-    """
-    parser = Parser(prog=f"python -m pair_network {verb}", description=description, allow_abbrev=False)
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", required=True, help="diffusers folder, hub name, or one .safetensors checkpoint")
-    model.add_argument("--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="auto: fp16 on a GPU")
-    model.add_argument("--device", default="auto", help="auto: cuda or mps where there is one, else cpu")
-    model.add_argument(
-        "--low_memory", action="store_true", help="offload models to the CPU; each style in a model call of its own"
-    )
-    style = parser.add_argument_group("styles (each list: one value for all styles, or one for each)")
-    style.add_argument("--style", nargs="+", default=[], metavar="FILE", help="style LoRA files (.safetensors)")
-    style.add_argument("--words", nargs="+", help="style words; default: the file's trigger words")
-    style.add_argument("--scale", nargs="+", type=float, help="λ, style_guidance_scale (default 3)")
-    style.add_argument("--start", nargs="+", type=float, help=f"where the style begins (default {start:g})")
-    style.add_argument("--end", nargs="+", type=float, help="where it ends (default 1); 0: noise, 1: the picture")
-    style.add_argument("--multiplier", nargs="+", type=float, help="strength of the LoRA itself (default 1)")
-    parser.add_argument_group("style guidance").add_argument(
-        "--cfg_end", type=number(0, 1), default=1.0,
-        help="part of the noise schedule after which λ_cfg is 1: stronger styles, less of the prompt's own colours, "
-        "cheaper steps (default 1: eq. 10 throughout)",
-    )  # fmt: skip
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, default=Path("outputs"), help="folder (default: outputs)")
-    output.add_argument("--name", default=None, help="start of the file names (default: the verb)")
-    return parser
+def read_generate(argv: Sequence[str]) -> GenerateOptions:
+    description = "Pictures with style guidance (paper, eq. 10 and 11)."
+    return read("python -m pair_network generate", description, GenerateOptions, argv, Parser)
 
 
-def whole(low: int, high: int | None = None, unit: int = 1) -> Callable[[str], int]:
-    """An option's type: a whole number from low to high, a multiple of unit."""
-
-    def parse(text: str) -> int:
-        value = int(text) if text.strip().lstrip("+-").isdecimal() else None
-        if value is None or value < low or value % unit or (high is not None and value > high):
-            kind = f"a multiple of {unit}" if unit > 1 else "a whole number"
-            raise argparse.ArgumentTypeError(f"{text} is not {kind} {_range(low, high)}")
-        return value
-
-    return parse
-
-
-def number(low: float, high: float | None = None) -> Callable[[str], float]:
-    """An option's type: a finite number from low to high."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < low or (high is not None and value > high):
-            raise argparse.ArgumentTypeError(f"{text} is not a number {_range(low, high)}")
-        return value
-
-    return parse
-
-
-def _range(low: float, high: float | None) -> str:
-    return f"from {low} on" if high is None else f"from {low} to {high}"
+def read_restyle(argv: Sequence[str]) -> RestyleOptions:
+    description = "A photo in a style: DDIM inversion, then style guidance (paper, eq. 10)."
+    return read("python -m pair_network restyle", description, RestyleOptions, argv, Parser)
 
 
 def check_output(args: StyleOptions) -> None:
@@ -134,30 +152,3 @@ def check_output(args: StyleOptions) -> None:
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         reason = "may not be written to" if nearest.is_dir() else "is a file"
         raise PairError(f"--out {args.out}: {nearest} {reason}; name another folder")
-
-
-def styles_of(args: StyleOptions, **changes: float) -> list[Style]:
-    """The styles that the options name, ``changes`` (scale, multiplier) applied to all of them.
-
-    Raises:
-        PairError: A list is neither one value nor one for each style, a value is out of range, or there is no style.
-    """
-    stray = [name for name in STYLE_LISTS if getattr(args, name) is not None]
-    stray += ["cfg_end"] if args.cfg_end != 1 else []
-    if stray and not args.style:
-        raise PairError(f"--{stray[0]} is of a style: name it with --style FILE")
-    count = len(args.style)
-    columns = {
-        field: _per_style(name, [default] if getattr(args, name) is None else getattr(args, name), count)
-        for name, (field, default) in STYLE_LISTS.items()
-    }
-    return [
-        Style(file, **{**{field: column[i] for field, column in columns.items()}, **changes})
-        for i, file in enumerate(args.style)
-    ]
-
-
-def _per_style(name: str, values: Sequence[Value], count: int) -> list[Value]:
-    if len(values) not in (1, count):
-        raise PairError(f"--{name} has {len(values)} values for {count} styles; give one, or one for each style")
-    return list(values) * (count if len(values) == 1 else 1)

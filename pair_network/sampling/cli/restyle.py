@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,56 +19,16 @@ from ..protocols import Pipeline
 from .generate import next_number
 from .infotext import infotext, model_name, save_png, style_fields
 from .models import diffusers, is_flow, load_pipeline, place
-from .options import Parser, StyleOptions, check_output, make_parser, number, styles_of, whole
-from .tasks import open_picture
+from .options import RestyleOptions, check_output
+from .tasks import open_picture, styles_of
 
 
-@dataclass(frozen=True)
-class RestyleOptions(StyleOptions):
-    """The options of the verb."""
-
-    photo: Path
-    prompt: str
-    steps: int
-    cfg: float
-    negative: str
-    inversion: str
-    width: int | None
-    height: int | None
-    compare: bool
-
-
-def parser() -> Parser:
-    """All options of the verb."""
-    found = make_parser(
-        "restyle", "A photo in a style: DDIM inversion, then style guidance (paper, eq. 10).", start=0.0
-    )
-    found.set_defaults(start=[0.0])
-    what = found.add_argument_group("what to make")
-    what.add_argument("photo", type=Path, help="the picture to restyle")
-    what.add_argument("--prompt", default="", help="what the photo shows, without the style words")
-    what.add_argument("--steps", type=whole(1), default=50, help="steps of the inversion and of the way back")
-    what.add_argument("--cfg", type=number(0), default=1.0, help="λ_cfg on the way back; above 1 drifts from the photo")
-    what.add_argument("--negative", default="", help="negative prompt, for --cfg above 1")
-    what.add_argument(
-        "--inversion",
-        choices=("direct", "ddim"),
-        default="direct",
-        help="direct: DDIM, its drift measured and taken out (scale 0 gives the photo back); ddim: DDIM alone",
-    )
-    what.add_argument("--width", type=whole(8, unit=8), help="pixels; one side alone keeps the photo's shape")
-    what.add_argument("--height", type=whole(8, unit=8), help="default: the photo's own size, in multiples of 8")
-    what.add_argument("--compare", action="store_true", help="also photo | reconstruction | restyled in one picture")
-    return found
-
-
-def run(argv: Sequence[str]) -> list[Path]:
+def run(args: RestyleOptions) -> list[Path]:
     """Restyles the photo and writes the pictures; returns their paths.
 
     Raises:
         PairError: A mistake in the options, a file or the model.
     """
-    args = RestyleOptions(**vars(parser().parse_args(list(argv))))
     if not args.style:
         raise PairError("restyle needs a style: --style FILE")
     check_output(args)

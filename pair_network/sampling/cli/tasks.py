@@ -1,11 +1,14 @@
-"""What a pipeline is asked for: text to image, image to image, inpainting, each with or without a ControlNet."""
+"""What a pipeline is asked for: text to image, image to image, inpainting, each with or without a ControlNet; and the
+styles that the options name."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -14,34 +17,26 @@ from torch import nn
 from pair_network.errors import PairError
 from pair_network.images import DEEP_MODES, opened, upright
 
+from ..pipelines import Style
 from ..protocols import Pipeline
 from .models import diffusers
-from .options import StyleOptions
+from .options import PictureOptions, StyleOptions
 
+Value = TypeVar("Value")
+
+# Lists of the styles group by option, with the field of Style and its value where the option is not given.
+STYLE_LISTS = {
+    "words": ("prompt_words", None),
+    "scale": ("scale", 3.0),
+    "start": ("start", 0.2),
+    "end": ("end", 1.0),
+    "multiplier": ("multiplier", 1.0),
+}
 # Latents of Stable Diffusion; with a mask and the masked picture's latents, what inpainting models read.
 INPAINTING_CHANNELS = (4, 9)
 FAMILY = re.compile(r"^(StableDiffusionXL|StableDiffusion3|StableDiffusion|Flux)")
 CONTROLNETS = {"StableDiffusion3": "SD3ControlNetModel", "Flux": "FluxControlNetModel"}
 MULTIPLE = 8  # latents have an eighth of the picture's side
-
-
-@dataclass(frozen=True)
-class PictureOptions(StyleOptions):
-    """How a picture is made; ``cfg`` None: as the model is used to."""
-
-    negative: str
-    steps: int
-    cfg: float | None
-    distilled_guidance: float
-    guidance_rescale: float
-    width: int | None
-    height: int | None
-    image: Path | None
-    strength: float
-    mask: Path | None
-    controlnet: str | None
-    control_image: Path | None
-    control_scale: float
 
 
 @dataclass
@@ -192,3 +187,30 @@ def open_picture(option: str, path: Path, width: int | None = None, height: int 
     )
     size = tuple(max(MULTIPLE, side // MULTIPLE * MULTIPLE) for side in sides)
     return picture if size == picture.size else picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+
+
+def styles_of(args: StyleOptions, **changes: float) -> list[Style]:
+    """The styles that the options name, ``changes`` (scale, multiplier) applied to all of them.
+
+    Raises:
+        PairError: A list is neither one value nor one for each style, a value is out of range, or there is no style.
+    """
+    stray = [name for name in STYLE_LISTS if getattr(args, name) is not None]
+    stray += ["cfg_end"] if args.cfg_end != 1 else []
+    if stray and not args.style:
+        raise PairError(f"--{stray[0]} is of a style: name it with --style FILE")
+    count = len(args.style)
+    columns = {
+        field: _per_style(name, [default] if getattr(args, name) is None else getattr(args, name), count)
+        for name, (field, default) in STYLE_LISTS.items()
+    }
+    return [
+        Style(file, **{**{field: column[i] for field, column in columns.items()}, **changes})
+        for i, file in enumerate(args.style)
+    ]
+
+
+def _per_style(name: str, values: Sequence[Value], count: int) -> list[Value]:
+    if len(values) not in (1, count):
+        raise PairError(f"--{name} has {len(values)} values for {count} styles; give one, or one for each style")
+    return list(values) * (count if len(values) == 1 else 1)

@@ -14,7 +14,12 @@ from pair_network.errors import PairError
 from pair_network.network.checkpoint import write
 from pair_network.sampling.cli import generate
 from pair_network.sampling.cli.models import default_cfg, pipeline_of
+from pair_network.sampling.cli.options import read_generate
 from pair_network.sampling.cli.tasks import open_picture, task_of
+
+
+def made(argv):
+    return generate.run(read_generate(argv))
 
 
 def pixels(path):
@@ -22,20 +27,20 @@ def pixels(path):
 
 
 def test_one_picture_for_each_prompt_and_seed(args, tmp_path):
-    paths = generate.run([*args("--seed 3 4 --width 16 --height 16"), "--prompt", "a dog", "a cat"])
+    paths = made([*args("--seed 3 4 --width 16 --height 16"), "--prompt", "a dog", "a cat"])
     assert [path.name for path in paths] == [f"generate_000{n}_{s}.png" for n, s in zip("1234", "3434", strict=True)]
     assert len({pixels(path).tobytes() for path in paths}) == 4
     text = Image.open(paths[3]).info["parameters"]
     assert text.startswith("a cat\nSteps: 2, Sampler: DDIM, CFG scale: 5, Seed: 4, Size: 16x16, Model: model, ")
     assert "Style guidance LoRA 1: ink, Style guidance words 1: in ink style, Style guidance scale 1: 3" in text
-    again = generate.run([*args("--seed 4 --width 16 --height 16"), "--prompt", "a cat"])
+    again = made([*args("--seed 4 --width 16 --height 16"), "--prompt", "a cat"])
     assert again[0].name == "generate_0005_4.png"
     assert np.array_equal(pixels(again[0]), pixels(paths[3]))
 
 
 def test_comparison_shows_base_lora_and_guidance(args):
-    base, lora, guided, sheet = generate.run([*args("--compare --width 16 --height 16 --start 0"), "--prompt", "a dog"])
-    (alone,) = generate.run([*args("--width 16 --height 16", style=False), "--prompt", "a dog"])
+    base, lora, guided, sheet = made([*args("--compare --width 16 --height 16 --start 0"), "--prompt", "a dog"])
+    (alone,) = made([*args("--width 16 --height 16", style=False), "--prompt", "a dog"])
     assert np.array_equal(pixels(base), pixels(alone))
     assert len({pixels(path).tobytes() for path in (base, lora, guided)}) == 3
     assert Image.open(sheet).size[0] > 3 * 256
@@ -46,19 +51,19 @@ def test_comparison_shows_base_lora_and_guidance(args):
 def test_the_contents_cfg_ends(args):
     """From 0 on there is no CFG: the picture is that of --cfg 1. It leaves its mark in the infotext."""
     line = args("--width 16 --height 16 --start 0")
-    (ended,) = generate.run([*line, "--cfg_end", "0", "--prompt", "a dog"])
-    (none,) = generate.run([*line, "--cfg", "1", "--prompt", "a dog"])
-    (full,) = generate.run([*line, "--prompt", "a dog"])
+    (ended,) = made([*line, "--cfg_end", "0", "--prompt", "a dog"])
+    (none,) = made([*line, "--cfg", "1", "--prompt", "a dog"])
+    (full,) = made([*line, "--prompt", "a dog"])
     assert np.array_equal(pixels(ended), pixels(none)) and not np.array_equal(pixels(ended), pixels(full))
     assert "Style guidance content CFG until: 0" in Image.open(ended).info["parameters"]
-    base, *_ = generate.run([*line, "--cfg_end", "0", "--compare", "--prompt", "a dog"])
-    (alone,) = generate.run([*args("--width 16 --height 16", style=False), "--prompt", "a dog"])
+    base, *_ = made([*line, "--cfg_end", "0", "--compare", "--prompt", "a dog"])
+    (alone,) = made([*args("--width 16 --height 16", style=False), "--prompt", "a dog"])
     assert np.array_equal(pixels(base), pixels(alone)), "the base picture stays what it is without guidance"
 
 
 def test_grid_over_scale_and_strength(args):
     run = args("--grid_scale 0 4 --grid_multiplier 0.5 1 --width 16 --height 16 --start 0")
-    *cells, sheet = generate.run([*run, "--prompt", "a dog"])
+    *cells, sheet = made([*run, "--prompt", "a dog"])
     none_half, some_half, none_full, some_full = (pixels(cell) for cell in cells)
     assert np.array_equal(none_half, none_full), "scale 0 is the base picture at any strength"
     assert not np.array_equal(some_half, some_full)
@@ -76,15 +81,15 @@ def test_grid_over_scale_and_strength(args):
     ],
 )
 def test_pictures_to_start_from(args, options):
-    (guided,) = generate.run([*args(options + " --start 0"), "--prompt", "a dog"])
-    (base,) = generate.run([*args(options, style=False), "--prompt", "a dog"])
+    (guided,) = made([*args(options + " --start 0"), "--prompt", "a dog"])
+    (base,) = made([*args(options, style=False), "--prompt", "a dog"])
     assert Image.open(guided).size == (16, 16)
     assert not np.array_equal(pixels(guided), pixels(base))
 
 
 def test_two_styles_of_their_own_strength(args, folder):
     more = ["--style", *[str(folder / "ink.safetensors")] * 2, "--words", "in ink", "as chalk", "--scale", "1", "2"]
-    (path,) = generate.run([*args("--width 16 --height 16", style=False), *more, "--prompt", "a dog"])
+    (path,) = made([*args("--width 16 --height 16", style=False), *more, "--prompt", "a dog"])
     text = Image.open(path).info["parameters"]
     assert "words 1: in ink, Style guidance scale 1: 1" in text
     assert "words 2: as chalk, Style guidance scale 2: 2" in text
@@ -94,7 +99,7 @@ def test_two_styles_of_their_own_strength(args, folder):
 def test_settings_of_the_other_families(builders, folder, kind):
     pipe = getattr(builders, f"make_{kind}")()
     line = f"--model m --prompt x --cfg 2 --negative bad --width 16 --height 16 --image {folder / 'photo.png'}"
-    task = task_of(generate.parser().parse_args(line.split()), pipe)
+    task = task_of(read_generate(line.split()), pipe)
     assert type(task.pipe).__name__.endswith("Img2ImgPipeline")
     cfg = "true_cfg_scale" if kind == "flux" else "guidance_scale"
     assert task.settings[cfg] == 2
@@ -171,7 +176,7 @@ def test_mistakes_are_one_line(folder, capsys, line, message):
 def test_option_lists_fit_the_styles(folder):
     line = f"--model m --prompt x --style {folder / 'ink.safetensors'} --start 0.6 --end 0.5"
     with pytest.raises(PairError, match=r"start=0.6"):
-        generate.cells_of(generate.parser().parse_args(line.split()))
+        generate.cells_of(read_generate(line.split()))
 
 
 @pytest.mark.parametrize(("family", "cfg"), [("sd", 5.0), ("sd3", 5.0), ("flux", 1.0)])
@@ -183,12 +188,12 @@ def test_controlnet_of_another_family_is_refused(args, builders, tmp_path):
     builders.make_controlnet(builders.make_sd(cross_attention_dim=48).unet).save_pretrained(tmp_path / "other")
     line = f"--controlnet {tmp_path / 'other'} --control_image @photo.png"
     with pytest.raises(PairError, match="its text is 48 wide, this model's 32"):
-        generate.run([*args(line), "--prompt", "a dog"])
+        made([*args(line), "--prompt", "a dog"])
 
 
 def test_names_with_pattern_signs_are_never_overwritten(args):
     line = args("--width 16 --height 16 --name ink[1]", style=False)
-    paths = [generate.run([*line, "--prompt", "a dog"])[0].name for _ in range(2)]
+    paths = [made([*line, "--prompt", "a dog"])[0].name for _ in range(2)]
     assert paths == ["ink[1]_0001_0.png", "ink[1]_0002_0.png"]
 
 
@@ -213,8 +218,9 @@ def test_too_little_memory_is_one_line(monkeypatch, capsys):
         return run
 
     monkeypatch.setattr(generate, "run", fail(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB.")))
-    assert main(["generate"]) == 2
+    line = ["generate", "--model", "m", "--prompt", "a cat"]
+    assert main(line) == 2
     assert "too little memory (CUDA out of memory. Tried to allocate 9 GiB.); --low_memory" in capsys.readouterr().err
     monkeypatch.setattr(generate, "run", fail(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        main(["generate"])
+        main(line)

@@ -77,9 +77,7 @@ class EmbeddedOptions(PairOptions):
     xformers: bool = model(False, "xformers attention (CUDA; needs the xformers package)")
 
     # dataset (defaults for what the dataset TOML leaves out)
-    dataset_config: DatasetSource | None = dataset(  # noqa: RUF009
-        None, "dataset TOML as sd-scripts reads it (DreamBooth subsets)"
-    )
+    dataset_config: DatasetSource | None = dataset(None, "dataset TOML as sd-scripts reads it (DreamBooth subsets)")
     resolution: str | None = dataset(None, "training size in pixels: SIZE or WIDTH,HEIGHT")
     train_batch_size: int = dataset(1, "pairs per step and process", int)
     dataset_repeats: int = dataset(1, "times an image is used in an epoch", int)
