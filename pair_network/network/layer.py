@@ -121,6 +121,18 @@ class CoupledLayer(nn.Module):
             delta = self.content_scale * self.ups()[0][pair].float() @ content_down.float().flatten(1)
         return delta.view(self.base.weight.shape)
 
+    def tensors(self, branch: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+        """A branch's down, up and alpha under kohya's names, on the CPU; alpha stays in float32."""
+        number = int(branch == "style")
+        down, up = self.downs()[number], self.ups()[number]
+        scale = self.style_scale if branch == "style" else self.content_scale
+        kernel = (1,) * (down.dim() - 2)  # convolutions: (out, rank, 1, 1)
+        return {
+            f"{self.name}.lora_down.weight": down.detach().to("cpu", dtype),
+            f"{self.name}.lora_up.weight": up.detach().to("cpu", dtype).reshape(*up.shape, *kernel),
+            f"{self.name}.alpha": torch.tensor(scale * down.shape[0]),
+        }
+
     @property
     def is_attached(self) -> bool:
         return self._handle is not None

@@ -261,28 +261,16 @@ class PairNetwork(nn.Module):
 
     def style_tensors(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """The style branch under kohya's names; alpha stays in float32."""
-        return self._branch_tensors("style", dtype)
+        return {key: tensor for layer in self.coupled_layers() for key, tensor in layer.tensors("style", dtype).items()}
 
     def pair_tensors(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Both branches of all pairs, as the coupled checkpoint names them."""
-        branches = {name: self._branch_tensors(name, dtype) for name in ("content", "style")}
-        return {f"{name}.{key}": tensor for name, tensors in branches.items() for key, tensor in tensors.items()}
-
-    def _branch_tensors(self, branch: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
-        tensors = {}
-        for layer in self.coupled_layers():
-            content, style = layer.downs()
-            content_up, style_up = layer.ups()
-            down, up, scale = (
-                (style, style_up, layer.style_scale)
-                if branch == "style"
-                else (content, content_up, layer.content_scale)
-            )
-            tensors[f"{layer.name}.lora_down.weight"] = down.detach().to("cpu", dtype)
-            kernel = (1,) * (down.dim() - 2)  # convolutions: (out, rank, 1, 1)
-            tensors[f"{layer.name}.lora_up.weight"] = up.detach().to("cpu", dtype).reshape(*up.shape, *kernel)
-            tensors[f"{layer.name}.alpha"] = torch.tensor(scale * down.shape[0])
-        return tensors
+        return {
+            f"{branch}.{key}": tensor
+            for branch in ("content", "style")
+            for layer in self.coupled_layers()
+            for key, tensor in layer.tensors(branch, dtype).items()
+        }
 
     def save_weights(self, file: str, dtype: torch.dtype | None, metadata: Mapping[str, object] | None) -> None:
         """Writes the style LoRA to ``file`` and the coupled checkpoint beside it, both whole or neither.

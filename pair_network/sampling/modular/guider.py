@@ -22,7 +22,7 @@ from ..pipelines.networks import attached, is_compiled, networks_of
 from ..pipelines.schedule import schedule_progress
 from ..pipelines.style import Style
 from ..protocols import Scheduler
-from .prompt_step import StylePrompt, StylePromptStep
+from .prompt_step import StylePrompt, StylePromptStep, prompt_of_rows
 
 # Blocks whose guided pictures are tested against eq. 10, by diffusers' name of the model that they are for.
 KNOWN = ("stable-diffusion-xl", "stable-diffusion-3", "qwenimage", "z-image", "flux2-klein")
@@ -213,7 +213,7 @@ class StyleGuidance(BaseGuidance):
                 setattr(batch, field, [one.to(base[0]) for one in own for _ in range(len(base) // len(own))])
                 continue
             if field not in run.places:
-                run.places[field] = _prompt_of_rows(base, None if run.plain is None else run.plain[name], len(own))
+                run.places[field] = prompt_of_rows(base, None if run.plain is None else run.plain[name], len(own))
             setattr(batch, field, own[run.places[field]].to(base))
 
     def prepare_models(self, denoiser: nn.Module) -> None:
@@ -284,21 +284,3 @@ def _switched_on(network: PairNetwork, style: Style) -> Iterator[None]:
     """The style's network in every row; hooks and route are put back as they were."""
     with attached(network, next(network.parameters()).device), network.route([Row(style=style.multiplier)]):
         yield
-
-
-def _prompt_of_rows(base: Tensor, plain: Tensor | None, prompts: int) -> list[int]:
-    """The number of each row's prompt.
-
-    Usually prompt by prompt; but SDXL's blocks repeat pooled embeddings as a whole (a, b, a, b), and a style's row must
-    differ from its cond row by the style alone.
-
-    Args:
-        base: The cond rows' embeddings ``(rows, …)``.
-        plain: The prompts' ``(prompts, …)``, if there are several.
-        prompts: How many.
-    """
-    in_order = [row * prompts // base.shape[0] for row in range(base.shape[0])]
-    if plain is None or plain.shape[1:] != base.shape[1:]:
-        return in_order
-    matches = [[number for number, one in enumerate(plain.to(base)) if one.equal(row)] for row in base]
-    return [same[0] if same and place not in same else place for same, place in zip(matches, in_order, strict=True)]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from diffusers.modular_pipelines.modular_pipeline import ModularPipelineBlocks, PipelineState
+from torch import Tensor
 
 from ..pipelines.prompts import PROMPTS, with_words
 
@@ -53,3 +54,21 @@ class StylePromptStep(ModularPipelineBlocks):
                 own.set(name, with_words(state.get(name), words))
         self.text_encoder(components, own)
         return {name: own.get(name) for name in EMBEDDINGS if own.get(name) is not None}
+
+
+def prompt_of_rows(base: Tensor, plain: Tensor | None, prompts: int) -> list[int]:
+    """The number of each row's prompt.
+
+    Usually prompt by prompt; but SDXL's blocks repeat pooled embeddings as a whole (a, b, a, b), and a style's row must
+    differ from its cond row by the style alone.
+
+    Args:
+        base: The cond rows' embeddings ``(rows, …)``.
+        plain: The prompts' ``(prompts, …)``, if there are several.
+        prompts: How many.
+    """
+    in_order = [row * prompts // base.shape[0] for row in range(base.shape[0])]
+    if plain is None or plain.shape[1:] != base.shape[1:]:
+        return in_order
+    matches = [[number for number, one in enumerate(plain.to(base)) if one.equal(row)] for row in base]
+    return [same[0] if same and place not in same else place for same, place in zip(matches, in_order, strict=True)]

@@ -32,7 +32,7 @@ from .model import (
 )
 from .model_files import find_model
 from .numbers import check_latents
-from .optimizers import rate_logs
+from .optimizers import rate_logs, reduce_gradients
 from .quantize import quantization
 from .sdxl import SdxlTextEncodingStrategy, SdxlTokenizeStrategy, unet_inputs
 
@@ -137,12 +137,7 @@ class TrainerHooks:
 
     def all_reduce_network(self, accelerator: Accelerator, network: nn.Module) -> None:
         """Replaces every gradient by its mean over the processes, in one reduction."""
-        grads = [param.grad for param in network.parameters() if param.grad is not None]
-        if accelerator.num_processes == 1 or not grads:
-            return
-        flat = accelerator.reduce(torch.cat([grad.float().reshape(-1) for grad in grads]), reduction="mean")
-        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
-            grad.copy_(part.view_as(grad))
+        reduce_gradients(accelerator, network)
 
     def sample_images(
         self,

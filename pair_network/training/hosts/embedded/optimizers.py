@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Protocol, cast
 
 import torch
+from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -248,3 +249,13 @@ def rate_logs(schedule: LRScheduler, names: list[str] | None, optimizer: Optimiz
             # Prodigy and D-Adaptation: the step size they found
             logs[f"lr/d*lr/{name}"] = float(groups[i]["d"] * groups[i]["lr"])
     return logs
+
+
+def reduce_gradients(accelerator: Accelerator, network: nn.Module) -> None:
+    """Replaces every gradient by its mean over the processes, in one reduction."""
+    grads = [param.grad for param in network.parameters() if param.grad is not None]
+    if accelerator.num_processes == 1 or not grads:
+        return
+    flat = accelerator.reduce(torch.cat([grad.float().reshape(-1) for grad in grads]), reduction="mean")
+    for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(part.view_as(grad))
