@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pair_network.options import add_options, settings_of
 
 if TYPE_CHECKING:
     from .conversion import Conversion
-    from .options import Writing
 
 Options = TypeVar("Options")
 
@@ -33,7 +32,7 @@ class Command(Generic[Options]):
     description: str
     options: type[Options]
     work: Callable[[Options], int]
-    conversion: Conversion[Writing] | None = None
+    conversion: Conversion[Any] | None = None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The command line of the verb."""

@@ -10,7 +10,7 @@ from pair_network.errors import PairError
 from pair_network.options import option
 
 from .files import lazy
-from .files.elements import BF16, F16, F32
+from .files.elements import BF16, F16, F32, Element
 from .files.header import printable
 from .formats.families import FAMILIES
 from .formats.foreign import UNKNOWN, in_words
@@ -57,6 +57,11 @@ class Choosing:
 @dataclass(frozen=True)
 class OfBranch(Choosing, Writing, Reading):
     """All of it: what most conversions have."""
+
+
+def element_named(dtype: str | None) -> Element | None:
+    """The element type that ``--dtype`` names; None: the file's own."""
+    return DTYPES[dtype] if dtype else None
 
 
 def as_given(source: Path, options: Reading) -> Adapter:

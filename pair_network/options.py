@@ -50,7 +50,7 @@ class Option:
     may_change: bool = False
     group: str = ""
     choices: Sequence[str] | None = None
-    nargs: str | None = None
+    nargs: str | int | None = None
     metavar: str | None = None
     is_required: bool = False
     is_positional: bool = False
@@ -93,7 +93,7 @@ def option(
     may_change: bool = False,
     group: str = "",
     choices: Sequence[str] | None = None,
-    nargs: str | None = None,
+    nargs: str | int | None = None,
     metavar: str | None = None,
     is_required: bool = False,
     is_positional: bool = False,

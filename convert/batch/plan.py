@@ -159,7 +159,7 @@ def _nothing(endings: tuple[str, ...], results: Collection[Path]) -> str:
     return f"no {' or '.join(endings)} files are there"
 
 
-def _found(inputs: list[str], endings: tuple[str, ...]) -> list[tuple[Path, Path]]:
+def _found(inputs: Sequence[str], endings: tuple[str, ...]) -> list[tuple[Path, Path]]:
     """(root, file) pairs; the root is the folder whose tree is kept."""
     found: dict[Path, Path] = {}
     for given in inputs:

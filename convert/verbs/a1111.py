@@ -21,7 +21,16 @@ from convert.formats.layers import Adapter, Branch, by_module, fold_alpha, stren
 from convert.formats.loaders import layer_names
 from convert.formats.names import kohya_entries, original_entries
 from convert.formats.read import read_adapter
-from convert.options import DTYPES, OfBranch, as_given, chosen_branch, name_embeddings, read_source, refuse_additions
+from convert.options import (
+    DTYPES,
+    OfBranch,
+    as_given,
+    chosen_branch,
+    element_named,
+    name_embeddings,
+    read_source,
+    refuse_additions,
+)
 from convert.verify import compare
 from pair_network.errors import PairError
 from pair_network.families import Family
@@ -85,7 +94,7 @@ def _shaped(branch: Branch, options: Options) -> Branch:
     """Strength and dtype applied."""
     if not math.isfinite(options.strength) or options.strength == 0:
         raise PairError(f"--strength {options.strength}: must be a number other than 0")
-    element = DTYPES.get(options.dtype)
+    element = element_named(options.dtype)
     return {
         key: replace(
             strengthened(layer, options.strength), down=lazy.cast(layer.down, element), up=lazy.cast(layer.up, element)
@@ -125,7 +134,7 @@ def _beside(adapter: Adapter, options: Options) -> dict[str, Lazy]:
         adapter.embeddings.clear()
     if options.naming == "diffusers" and adapter.family.kohya_is_native:
         refuse_additions(adapter)
-    return carried(adapter, options.strength, DTYPES.get(options.dtype))
+    return carried(adapter, options.strength, element_named(options.dtype))
 
 
 def refuse_foreign(family: Family, ui: str, source: Path) -> None:

@@ -77,7 +77,7 @@ def convert(source: Path, target: Path, options: Options) -> list[Path]:
     facts: dict[str, object] = {"lambda": options.style_scale, "cfg": options.cfg}
     facts |= {"cfg_end": options.cfg_end} if options.cfg_end < 1 else {}
     words = options.style_words or metadata.trigger_words(adapter.metadata)
-    branch, strength = _fitted(by_module(branch, source), words, options, facts)
+    branch, strength = _fitted(_pipeline(options.model), by_module(branch, source), words, options, facts)
     values = metadata.converted(adapter, "bake", {**facts, "strength": round(strength, 4)})
     layers = dict(kohya_layers(branch, adapter.family, source))
     metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
@@ -85,13 +85,14 @@ def convert(source: Path, target: Path, options: Options) -> list[Path]:
     return [target]
 
 
-def _fitted(branch: Branch, words: str, options: Options, facts: dict[str, object]) -> tuple[Branch, float]:
+def _fitted(
+    pipeline: Pipeline, branch: Branch, words: str, options: Options, facts: dict[str, object]
+) -> tuple[Branch, float]:
     """The branch at its best strength, or with fitted ups, and that strength; prints how near it comes."""
     import torch
 
     from . import distill
 
-    pipeline = _pipeline(options.model)
     lora = distill.Attached(pipeline.unet, branch)
     setting = distill.Setting(options.style_scale, options.cfg, options.steps, options.start, options.cfg_end)
     held = max(1, len(options.prompts) // 3)

@@ -118,7 +118,9 @@ def _reduced(layers: dict[str, Layer], rank: int) -> tuple[dict[str, Layer], flo
     return reduced, math.sqrt(lost / total) if total else 0.0
 
 
-def _write(layers: dict[str, Layer], adapters: list[Adapter], weights: list[float], loss: float, target: Path) -> None:
+def _write(
+    layers: dict[str, Layer], adapters: list[Adapter], weights: Sequence[float], loss: float, target: Path
+) -> None:
     """The first LoRA's metadata is carried over only where all agree: a blend has no single training."""
     first = adapters[0]
     shared = {k: v for k, v in first.metadata.items() if all(a.metadata.get(k) == v for a in adapters)}

@@ -27,7 +27,7 @@ from convert.formats.names import kind_of
 from convert.formats.official_folder import SDXL_LAYERS, official_files
 from convert.formats.peft_folder import ROOT, WEIGHTS, peft_folder
 from convert.formats.proof import said_of_model
-from convert.options import Reading, as_given
+from convert.options import Reading, Writing, as_given
 from pair_network.errors import PairError
 from pair_network.files import atomic_file
 from pair_network.options import option
@@ -60,7 +60,7 @@ class Options(Reading):
 
 
 @dataclass(frozen=True)
-class BatchOptions(Reading):
+class BatchOptions(Writing, Reading):
     """The options of a batch, which writes each report, blocks included, as a JSON file."""
 
     overwrite: bool = option(False, "replace reports that exist")

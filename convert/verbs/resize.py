@@ -17,7 +17,7 @@ from convert.conversion import Conversion
 from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Layer
-from convert.options import DTYPES, OfBranch, chosen_branch, read_source
+from convert.options import DTYPES, OfBranch, chosen_branch, element_named, read_source
 from pair_network.errors import PairError
 from pair_network.options import option
 
@@ -63,11 +63,11 @@ def shrink(layers: dict[str, Layer], options: Options) -> tuple[dict[str, Layer]
         key: factored(layer).values for key, layer in tqdm(layers.items(), "singular values", leave=False, disable=None)
     }
     ranks = _ranks(layers, spectra, options)
-    dtype = DTYPES[options.dtype].dtype if options.dtype else None
+    element = element_named(options.dtype)
     total = sum(float(values.square().sum()) for values in spectra.values())
     lost = sum(float(values[ranks[key] :].square().sum()) for key, values in spectra.items())
     resized = {
-        key: truncated(layer, ranks[key], dtype)
+        key: truncated(layer, ranks[key], element.dtype if element else None)
         for key, layer in tqdm(layers.items(), "truncating", leave=False, disable=None)
     }
     return resized, math.sqrt(lost / total) if total else 0.0
@@ -89,7 +89,8 @@ def _ranks(layers: dict[str, Layer], spectra: dict[str, Tensor], options: Option
         return dict.fromkeys(layers, options.rank)
     if options.energy is not None:
         return {key: rank_for_energy(values, options.energy) for key, values in spectra.items()}
-    width = (DTYPES[options.dtype] if options.dtype else next(iter(layers.values())).down.element).size
+    assert options.size is not None  # one of the three is there
+    width = (element_named(options.dtype) or next(iter(layers.values())).down.element).size
     costs = [layer.out_dim + layer.down.nbytes // layer.down.element.size // layer.rank for layer in layers.values()]
     header = 400 * len(layers)  # names, shapes and offsets of three tensors
     budget = int((options.size * 1e6 - header) / width)
