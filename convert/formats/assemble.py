@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from pair_network.families import Family
 from .layers import Branch, Layer, needs_swap, row_ranges, swap_halves
 from .names import Name
 from .parse import Parsed, RawLayer
-from .peft_folder import AlphaOf
+from .peft_folder import AlphaOf, check_settings, config_alphas
 from .spelling import known_name
 
 if TYPE_CHECKING:  # torch is imported with the first tensor
@@ -27,6 +29,23 @@ if TYPE_CHECKING:  # torch is imported with the first tensor
 def own_rank(name: str, module: str, rank: int) -> float:
     """Alpha where a file says nothing: the scale is 1."""
     return float(rank)
+
+
+def adapter_alphas(metadata: Mapping[str, str], path: Path, skip: bool = False) -> AlphaOf:
+    """Alphas of diffusers' ``lora_adapter_metadata``: the settings of PEFT, prefixed with the component."""
+    if "lora_adapter_metadata" not in metadata:
+        return own_rank
+    try:
+        values = dict(json.loads(metadata["lora_adapter_metadata"]))
+    except (ValueError, TypeError, RecursionError) as cause:
+        raise PairError(f"{path}: its lora_adapter_metadata cannot be read ({printable(str(cause), 80)})") from cause
+    configs: dict[str, dict[str, object]] = {}
+    for key, value in values.items():
+        component, _, setting = key.partition(".")
+        configs.setdefault(component, {})[setting] = value
+    for config in configs.values():
+        check_settings(config, path, skip)
+    return config_alphas(configs, path)
 
 
 def branch_of(

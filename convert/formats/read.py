@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +15,7 @@ from pair_network.families import Family, family_of_metadata
 from pair_network.files import PICKLES
 from pair_network.network.pair_file import is_pair_file, read_config
 
-from .assemble import alone, branch_of, names_in, own_rank, without
+from .assemble import adapter_alphas, alone, branch_of, names_in, own_rank, without
 from .families import FAMILIES, family_by_name
 from .foreign import FULL_WEIGHT, INCOMPLETE, INVERSION, UNKNOWN, Foreign, foreign_of, in_words
 from .layers import Adapter, Branch
@@ -24,8 +23,6 @@ from .official_folder import official_files
 from .parse import Parsed, RawLayer, parse_keys, suffix_of
 from .peft_folder import (
     AlphaOf,
-    check_settings,
-    config_alphas,
     has_config,
     is_peft_key,
     no_settings,
@@ -68,7 +65,7 @@ def read_adapter(
     is_pefts = set(metadata) <= {"format"} and all(not key.endswith(".alpha") for key in tensors)
     if tensors and is_pefts and all(is_peft_key(key) for key in tensors):
         raise PairError(no_settings(path))
-    return _plain(path, tensors, metadata, family, _adapter_alphas(metadata, path, skip_unknown), skip_unknown)
+    return _plain(path, tensors, metadata, family, adapter_alphas(metadata, path, skip_unknown), skip_unknown)
 
 
 def is_lora(path: Path) -> bool:
@@ -276,23 +273,6 @@ def _nearest(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None) ->
         hint = min(unknown, key=lambda name: len(unknown[name]))
     nearest = hint
     return FAMILIES[nearest], unknown[nearest]
-
-
-def _adapter_alphas(metadata: Mapping[str, str], path: Path, skip: bool = False) -> AlphaOf:
-    """Alphas of diffusers' ``lora_adapter_metadata``: the settings of PEFT, prefixed with the component."""
-    if "lora_adapter_metadata" not in metadata:
-        return own_rank
-    try:
-        values = dict(json.loads(metadata["lora_adapter_metadata"]))
-    except (ValueError, TypeError, RecursionError) as cause:
-        raise PairError(f"{path}: its lora_adapter_metadata cannot be read ({printable(str(cause), 80)})") from cause
-    configs: dict[str, dict[str, object]] = {}
-    for key, value in values.items():
-        component, _, setting = key.partition(".")
-        configs.setdefault(component, {})[setting] = value
-    for config in configs.values():
-        check_settings(config, path, skip)
-    return config_alphas(configs, path)
 
 
 FORMATS = {
