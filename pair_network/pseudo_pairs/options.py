@@ -27,7 +27,9 @@ class PairsOptions(ModelOptions):
     content_prompt: str = of_pair("", 'its caption, e.g. "a photo of a sbu dog"', is_required=True)
     style_prompt: str = of_pair("", 'words added for the style, e.g. "in digital art style"', is_required=True)
     pictures: Path | None = of_source(None, "folder of pictures with a caption file (.txt) beside each", Path)
-    prompts: Path | None = of_source(None, "text file, a prompt in each line, without the style words", Path, default="our own")
+    prompts: Path | None = of_source(
+        None, "text file, a prompt in each line, without the style words", Path, default="our own"
+    )
     count: int = of_source(48, "how many pairs to make", Number(1, unit=1))
     resolution: int = of_source(512, "side of a square as large as they are, in pixels", Number(64, unit=1))
     seed: int = of_source(0, "of the first picture drawn", Number(0, unit=1))
