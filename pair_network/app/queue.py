@@ -156,9 +156,9 @@ class Queue:
         with self._lock:
             for run in self._runs:
                 child = self._children.get(run.name)
-                if child is not None:
-                    child.poll()
-                if run.state == RUNNING and not run.is_alive():
+                # A child that ends between two looks is a zombie without a status yet: one look says both.
+                runs_on = run.is_alive() if child is None else child.poll() is None
+                if run.state == RUNNING and not runs_on:
                     self._put(replace(run, state=self._ending(run, child), process=0, born=0.0))
             if not any(run.state == RUNNING for run in self._runs):
                 waiting = next((run for run in self._runs if run.state == WAITING), None)

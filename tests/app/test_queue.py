@@ -82,6 +82,18 @@ def test_another_page_goes_on_where_this_one_was_closed(queue, tmp_path):
     assert later.run("a").state == STOPPED  # its record does not say that it was done
 
 
+def test_a_training_that_ends_between_two_looks_at_it_has_not_failed(queue, monkeypatch):
+    """A zombie whose status has not been taken yet: the system says that it is gone, the child's handle says nothing."""
+    queue.add("a", ["0", "0"])
+    queue.tick()
+    monkeypatch.setattr(Run, "is_alive", lambda run: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "poll", lambda child: None)
+        queue.tick()
+    assert queue.run("a").state == RUNNING
+    until(queue, "a", DONE)
+
+
 def test_a_process_with_the_number_of_an_old_one_is_not_the_training():
     assert not Run("x", (), "f", RUNNING, os.getpid(), born=1.0).is_alive()
     assert Run("x", (), "f", RUNNING, os.getpid(), born=psutil.Process().create_time()).is_alive()
