@@ -192,11 +192,19 @@ def more_pairs(model: str, wanted: bool) -> list[str]:
 
 
 def compare(
-    work: Workplace, lora: str | None, model: str | None, prompt: str | None, way: str, amount: float, seed: float
-) -> tuple[Path, Path]:
-    """The base model's picture and the styled one, of one prompt and seed."""
+    work: Workplace, lora: str | None, model: str | None, prompt: str | None, way: str, amount: float, cfg_end: float,
+    seed: float,
+) -> tuple[Path, Path]:  # fmt: skip
+    """The base model's picture and the styled one, of one prompt and seed.
+
+    Args:
+        way: "guidance" with λ ``amount``, or "LoRA" of that strength.
+        cfg_end: Share of the steps after which guidance runs without CFG.
+    """
     run, words = work.lora(lora), text_of(prompt, "the prompt", "a photo of a cat")
-    where = ["--scale", str(float(amount))] if way == "guidance" else ["--multiplier", str(float(amount))]
+    where = ["--multiplier", str(float(amount))]
+    if way == "guidance":
+        where = ["--scale", str(float(amount)), "--cfg_end", str(float(cfg_end))]
     with work.busy:
         made = verb(
             "generate", "--model", work.model(model), "--prompt", words, "--style", str(run.lora), "--compare", *where,

@@ -20,7 +20,10 @@ from .actions import FORMATS, MORE_PAIRS, TIMES, Workplace
 from .queue import FAILED, RUNNING, STOPPED, WAITING, Run, age
 
 SECONDS = 2.0
-CSS = ".findings p {margin: .2em 0} .chart svg {width: 100%; max-width: 46rem} .chart .grid {stroke: #8884}"
+CSS = (
+    ".findings p {margin: .2em 0} .chart svg {width: 100%; max-width: 46rem} .chart .grid {stroke: #8884} "
+    "#previews .thumbnail-item {aspect-ratio: auto; height: auto}"  # sheets are wide
+)
 Result = TypeVar("Result")
 
 
@@ -208,6 +211,7 @@ def compare(work: Workplace, tab: gr.Tab) -> None:
     with gr.Row():
         way = gr.Radio(["guidance", "LoRA"], value="guidance", label="way")
         amount = gr.Slider(0, 6, 2, step=0.1, label="λ of the guidance, or strength of the LoRA", elem_id="amount")
+        cfg_end = gr.Slider(0, 1, 1, step=0.1, label="share of the steps with CFG (0.4: more of the style's colours)")
         seed = gr.Number(0, label="seed", precision=0)
     draw = gr.Button("Draw", variant="primary", elem_id="draw")
     slider = gr.ImageSlider(label="base model | with the style", type="filepath", elem_id="compared", interactive=False)
@@ -216,7 +220,7 @@ def compare(work: Workplace, tab: gr.Tab) -> None:
         base, styled = said(actions.compare, work, *fields)
         return str(base), str(styled)
 
-    draw.click(drawn, [lora, model, prompt, way, amount, seed], slider, api_name="compare")
+    draw.click(drawn, [lora, model, prompt, way, amount, cfg_end, seed], slider, api_name="compare")
 
 
 def restyle(work: Workplace, tab: gr.Tab) -> None:

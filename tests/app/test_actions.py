@@ -68,7 +68,7 @@ def test_only_models_are_offered(work):
 def test_only_finished_styles_of_this_folder_can_be_used(work, name):
     ask(work)
     for use in (lambda: actions.send(work, name), lambda: actions.convert(work, name, "peft"),
-                lambda: actions.compare(work, name, str(actions.BUNDLED), "a cat", "guidance", 2, 0)):  # fmt: skip
+                lambda: actions.compare(work, name, str(actions.BUNDLED), "a cat", "guidance", 2, 1, 0)):  # fmt: skip
         with pytest.raises(PairError, match="choose a style from the list; a finished training adds one"):
             use()
 

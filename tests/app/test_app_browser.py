@@ -124,6 +124,7 @@ def test_a_pair_is_checked_and_trained(page):
     )
     page.fill("#shows textarea, #shows input", "a photo of a red house on a yellow background")
     page.locator("label").filter(has_text="quick look").click()
+    page.locator("#more input").uncheck()
     page.click("#train")
     wait_for(page, "#status", "trains")
     shot(page, "training")

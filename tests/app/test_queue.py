@@ -83,7 +83,7 @@ def test_another_page_goes_on_where_this_one_was_closed(queue, tmp_path):
 
 
 def test_a_training_that_ends_between_two_looks_at_it_has_not_failed(queue, monkeypatch):
-    """A zombie whose status has not been taken yet: the system says that it is gone, the child's handle says nothing."""
+    """A zombie whose status has not been taken yet: it is gone, and its handle says nothing."""
     queue.add("a", ["0", "0"])
     queue.tick()
     monkeypatch.setattr(Run, "is_alive", lambda run: False)
