@@ -17,7 +17,7 @@ import torch
 
 from . import disk, fuzz, inputs, kills, places, signals
 from .figures import Figures
-from .trials import Plan, Score, import_programs
+from .trials import Plan, Score, commit, import_programs
 
 # Children first: torch and accelerate are used in this process itself only after the last of them.
 PARTS: dict[str, Callable[[Path, Score, Plan], None]] = {
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.update(HF_HUB_OFFLINE="1", ACCELERATE_USE_CPU="true")
     torch.set_num_threads(1)
     import_programs()
+    commit()  # asked of git before the fuzzers watch for programs that are started
     figures = Figures.read(args.figures, args.seed)
     goals = {"kills": args.kills, "signals": args.signals, "full disks": args.disk, "places": args.places}
     goals |= dict.fromkeys(inputs.KINDS, args.fuzz)

@@ -74,11 +74,12 @@ class Figures:
         versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
         lines = ["# Under fire", "", f"`python -m benchmarks.fire --seed {self.seed}`, {machine['date']}."]
         lines += [f"Machine: {machine['machine']}; {versions}.", ""]
-        lines += ["| part | trials | what happened | did not hold | seconds |", "|---|---|---|---|---|"]
+        lines += ["| part | trials | what happened | did not hold | seconds | commit |", "|---|---|---|---|---|---|"]
         for score in self.scores.values():
             happened = ", ".join(f"{number} {kind}" for kind, number in sorted(score.counts.items()))
             lines.append(
-                f"| {score.name} | {score.trials:,} | {happened} | {len(score.failures)} | {score.seconds:.0f} |"
+                f"| {score.name} | {score.trials:,} | {happened} | {len(score.failures)} | {score.seconds:.0f} | "
+                f"{', '.join(score.commits)} |"
             )
         failures = [f"- {score.name}: {words}" for score in self.scores.values() for words in score.failures[:SHOWN]]
         return "\n".join([*lines, *(["", "What did not hold:", "", *failures] if failures else []), ""])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import random
 import shutil
+import subprocess
 import sys
 import time
 import traceback
@@ -56,6 +58,7 @@ class Score:
         trials: Trials made.
         counts: What they were, by kind.
         failures: A sentence for everything that did not hold.
+        commits: What was tried, by its commits.
     """
 
     name: str
@@ -63,11 +66,14 @@ class Score:
     counts: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    commits: list[str] = field(default_factory=list)
 
     def numbers(self, plan: Plan) -> Iterator[tuple[int, random.Random]]:
         """The trials that are still to be made: each one's number, and randomness that depends on nothing else."""
         while self.trials < plan.trials and time.monotonic() < plan.until:
             begun = time.monotonic()
+            if commit() not in self.commits:
+                self.commits.append(commit())
             yield self.trials, random.Random(f"{plan.seed} {self.name} {self.trials}")
             self.trials += 1
             self.seconds += time.monotonic() - begun
@@ -79,6 +85,16 @@ class Score:
     def check(self, holds: object, words: str) -> None:
         if not holds:
             self.failures.append(" ".join(words.split())[:400])
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of this code, with a + where it has been changed since; "unknown" without git."""
+    words = ["git", "-C", str(MODEL), "describe", "--always", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def import_programs() -> None:
