@@ -17,6 +17,7 @@ from convert.notes import notes
 from convert.options import Writing
 from convert.verbs import conversion_named
 from pair_network.errors import PairError, printable
+from pair_network.leftovers import size_of
 from pair_network.options import add_options, settings_of
 
 
@@ -112,7 +113,7 @@ def run(job: Job, threads: int | None = None) -> Record:
             written = _convert(job)
         record |= {"status": "done", "source_sha256": content_hash(job.source)}
         record["outputs"] = {os.path.abspath(path): content_hash(path) for path in written}
-        record["bytes"] = sum(_size(path) for path in written)
+        record["bytes"] = sum(size_of(path) for path in written)
     except Exception as error:  # whatever it is, it is this file's
         words = str(error) if isinstance(error, PairError) else f"{type(error).__name__}: {error}"
         words = " ".join(words.split()).removeprefix(f"{job.source}: ")
@@ -137,7 +138,3 @@ def content_hash(path: Path) -> str:
         return file_hash(path)
     parts = [f"{file.relative_to(path)}:{file_hash(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
     return "folder:" + "|".join(parts)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.rglob("*") if f.is_file())

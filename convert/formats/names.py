@@ -183,20 +183,6 @@ def _encoder_entries(family: Family) -> dict[str, tuple[Modules, bool]]:
     }
 
 
-@lru_cache
-def peft_modules(family: Family) -> dict[str, Modules]:
-    """Bare module paths, as PEFT adapters of one model name them, -> candidates with their component."""
-    bare: dict[str, list[str]] = {}
-    for entry in family.entries:
-        for module in entry.modules:
-            bare.setdefault(module, []).append(f"{family.component}.{module}")
-    for encoder in family.text_encoders:
-        for module in encoder.modules:
-            for form in {module, module.removeprefix("text_model.")}:
-                bare.setdefault(form, []).append(f"{encoder.component}.{module}")
-    return {name: tuple(targets) for name, targets in bare.items()}
-
-
 def kind_of(module: str) -> str:
     """attention, ff, conv, text_encoder or other, of a module with component."""
     if module.startswith("text_encoder"):

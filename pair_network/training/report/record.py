@@ -100,9 +100,3 @@ def read_record(path: Path) -> Record | None:
         return Record(**found) if isinstance(found, dict) else None
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-
-
-def records_in(folder: Path) -> list[Record]:
-    """The records of a folder of outputs and of its subfolders, the newest first."""
-    found = [read_record(path) for path in (*folder.glob(f"*{SUFFIX}"), *folder.glob(f"*/*{SUFFIX}"))]
-    return sorted((record for record in found if record is not None), key=lambda record: -record.started)
