@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 import toml
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from convert.files.header import read_header
 from convert.files.lazy import read_stored
@@ -150,6 +152,8 @@ def start(
     status = 70
     try:
         os.setpgid(0, 0)
+        # tqdm's own lock is shared with forked children: one that is killed while it holds it stops all later ones.
+        tqdm.set_lock(threading.RLock())
         target = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(target, 1)
         os.dup2(target, 2)
