@@ -121,7 +121,8 @@ def test_ten_thousand_metadata():
     """Read, described and rewritten with one line of refusal at most, and never a text that is no text."""
     from convert.files.lazy import from_tensor
     from convert.formats import metadata
-    from convert.formats.read import _adapter_alphas, _coupled, _plain
+    from convert.formats.assemble import adapter_alphas
+    from convert.formats.read import _coupled, _plain
     from convert.verbs.info import _identity
 
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -134,7 +135,7 @@ def test_ten_thousand_metadata():
             if "pair_network_config" in values:
                 adapter = _coupled(path, coupled, values, None)
             else:
-                adapter = _plain(path, tensors, values, None, _adapter_alphas(values, path))
+                adapter = _plain(path, tensors, values, None, adapter_alphas(values, path))
         except PairError as error:
             refused += 1
             assert len(str(error).splitlines()) == 1 and str(error).startswith("name.safetensors: "), error

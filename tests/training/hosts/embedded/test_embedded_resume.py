@@ -222,7 +222,7 @@ def test_every_option_is_compared_or_changes_nothing_that_is_learned(options):
         "v2",
         "model_type",
     }
-    said |= {"model_config", "fit", "background"}
+    said |= {"model_config", "fit", "background", "made_pairs"}
     free = {"config_file", "resume", "sdpa", "xformers", "gradient_checkpointing", "vae_batch_size", "unchecked"}
     free |= {"cache_latents_to_disk", "cache_text_encoder_outputs_to_disk"}  # where a cache lies
     prefixes = ("save_", "sample_", "log", "output_", "metadata_", "no_metadata", "training_comment", "wandb_")

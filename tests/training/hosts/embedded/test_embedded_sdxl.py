@@ -178,7 +178,11 @@ def test_a_cut_off_checkpoint_is_named(sdxl, checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("name", "tensor", "words"),
     [
-        ("flux.safetensors", "double_blocks.0.img_mod.lin.weight", "of type flux; this host trains SD 1.x, 2.x and"),
+        (
+            "flux.safetensors",
+            "double_blocks.0.img_mod.lin.weight",
+            "of type flux, not SD 1.x, 2.x or SDXL; give --sd_scripts DIR",
+        ),
         ("lora.safetensors", "lora_unet_a.lora_up.weight", "is a LoRA, not a model"),
         ("odd.safetensors", "a.weight", "of a type that is not known here"),
         ("model.ckpt", None, "can run code"),
