@@ -12,10 +12,11 @@ from PIL import Image
 
 from pair_network.errors import PairError
 from pair_network.files import atomic_folder
+from pair_network.images import CAPTION_SUFFIXES
 from pair_network.sampling.previews import grid, save_picture
+from pair_network.training.pair_dataset import DATASET, MADE, made_subset
 from pair_network.upright import open_upright
 
-DATASET = "dataset.toml"
 SHEET_ROWS = 6
 BUCKET_STEP = 64  # kohya's
 
@@ -54,7 +55,7 @@ def write_pairs(
     """
     with atomic_folder(folder) as part:
         for side in ("content", "style"):
-            for group in ("real", "made"):
+            for group in ("real", MADE):
                 (part / group / side).mkdir(parents=True)
         for path, side in zip(real, ("content", "style"), strict=True):
             target = part / "real" / side / f"pair{path.suffix.lower()}"
@@ -62,7 +63,7 @@ def write_pairs(
             _write_caption(target, caption, style_words if side == "style" else "")
         for number, pair in enumerate(made, start=1):
             for picture, side in ((pair.content, "content"), (pair.style, "style")):
-                target = part / "made" / side / f"{number:04d}.png"
+                target = part / MADE / side / f"{number:04d}.png"
                 picture.save(target)
                 _write_caption(target, pair.caption, style_words if side == "style" else "")
         (part / DATASET).write_text(toml.dumps(dataset(folder, made, resolution, share)), encoding="utf-8")
@@ -70,25 +71,18 @@ def write_pairs(
 
 
 def dataset(folder: Path, made: Sequence[MadePair], resolution: int, share: float) -> dict[str, object]:
-    """kohya's dataset settings: the real pair as often as its share says, the made pairs once.
-
-    The made pairs share one content branch: the base model knows such pictures, and a branch each would cost memory.
-    """
-    repeats = max(1, round(len(made) * share / (1 - share)))
-    subsets = [
-        {
-            "image_dir": (folder / group / "style").absolute().as_posix(),
-            "caption_extension": ".txt",
-            "num_repeats": times,
-            "custom_attributes": {"content_dir": (folder / group / "content").absolute().as_posix(), **branch},
-        }
-        for group, times, branch in (("real", repeats, {}), ("made", 1, {"content_branch": "shared"}))
-    ]
+    """kohya's dataset settings: the real pair as often as its share says, the made pairs once."""
+    real: dict[str, object] = {
+        "image_dir": (folder / "real" / "style").absolute().as_posix(),
+        "caption_extension": CAPTION_SUFFIXES[0],
+        "num_repeats": max(1, round(len(made) * share / (1 - share))),
+        "custom_attributes": {"content_dir": (folder / "real" / "content").absolute().as_posix()},
+    }
     size: dict[str, object] = {"resolution": resolution}
     if any(pair.content.width != pair.content.height for pair in made):
         low = max(BUCKET_STEP, min(256, resolution // 2 // BUCKET_STEP * BUCKET_STEP))
         size |= {"enable_bucket": True, "min_bucket_reso": low, "max_bucket_reso": max(1024, 2 * resolution)}
-    return {"datasets": [{**size, "subsets": subsets}]}
+    return {"datasets": [{**size, "subsets": [real, made_subset(folder)]}]}
 
 
 def sheet(real: tuple[Path, Path], made: Sequence[MadePair]) -> Image.Image:

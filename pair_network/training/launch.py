@@ -88,15 +88,12 @@ def run_host(choice: Choice, rest: list[str], uis: finish.Uis, more: MorePairs) 
     path = config_path(rest)
     values = read_config(path) if path is not None else {}
     host = choose_host(choice, values, path)
-    given = one_command.Given.of(rest)
-    output = (
-        given.output_dir or str(values.get("output_dir", "")),
-        given.output_name or str(values.get("output_name", "")),
-    )
-    if (given.resume or values.get("resume")) == "auto":
+    given = one_command.Given.of(rest).completed_by(values)
+    output = given.output_dir or "", given.output_name or ""
+    if given.resume == "auto":
         rest = one_command.resumed(rest, *output)
     if more.count:
-        rest = [*rest, *more_pairs.made(host, rest, values, more)]
+        rest = [*rest, *more_pairs.made(host, given, more)]
     lora, started = finish.lora_file(*output), time.time()
     try:
         return train_on(host, choice, rest) or announce(lora, started, uis)

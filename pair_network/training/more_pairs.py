@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from pair_network.reading import read_text
 
 from .check.run import is_small
 from .one_command import Given
+from .options import NOT_ON_MUSUBI
+from .pair_dataset import DATASET
+from .prepare import first_line
 from .presets import free_gpu_memory
 
-DONE = "dataset.toml"  # lies in a folder of the verb pairs, which appears whole
 # A model that trains in a minute must not draw for longer; the pictures that pairs are made of need not be fine.
 SMALL_MODEL = ("--steps", "8", "--cfg", "3")
 SMALL_CARD = 12.0  # GiB: below it the models take turns on the card
@@ -43,15 +45,14 @@ class MorePairs:
             raise PairError("--more_prompts is for --more_pairs N; give that too")
 
 
-def made(host: str, argv: Sequence[str], values: Mapping[str, object], wanted: MorePairs) -> list[str]:
+def made(host: str, given: Given, wanted: MorePairs) -> list[str]:
     """The options that a training gets: ``--made_pairs DIR``, or none where the style cannot be reproduced so.
 
     Pairs that an earlier run made of the same pictures, model and prompts are taken again.
 
     Args:
         host: The trainer that gets them.
-        argv: The training's command line.
-        values: Those of its config file.
+        given: What command line and config file say of the training.
         wanted: How many pairs, and of what.
 
     Raises:
@@ -59,13 +60,12 @@ def made(host: str, argv: Sequence[str], values: Mapping[str, object], wanted: M
         SystemExit: The verb failed and has said why.
     """
     if host == "musubi":
-        raise PairError("--more_pairs: on musubi-tuner every pair has a content branch of its own; leave it out")
-    given = Given.of(argv).completed_by(values)
+        raise PairError(f"--more_pairs: {NOT_ON_MUSUBI}")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise PairError("--more_pairs is made by one process: make them first (run.py pairs), then --made_pairs DIR")
     options = options_of(given, wanted)
-    folder = Path(given.output_dir or ".") / f"{given.output_name or 'last'}-made-{digest(given, options)}"
-    if (folder / DONE).is_file():
+    folder = Path(given.output_dir or ".") / f"{given.output_name or 'last'}-made-{digest(given, wanted, options)}"
+    if (folder / DATASET).is_file():
         print(f"{folder}: the pairs of an earlier run are used again")
         return ["--made_pairs", str(folder)]
     print(f"making {wanted.count} more pairs out of the one (--more_pairs)", flush=True)
@@ -116,8 +116,7 @@ def caption_of(given: Given) -> str:
         PairError: There is neither.
     """
     file = caption_file(Path(given.content or ""))
-    lines = read_text(file).split("\n") if file is not None else [given.content_prompt or ""]
-    caption = next((line.strip() for line in lines if line.strip()), "")
+    caption = first_line(file) if file is not None else (given.content_prompt or "").strip()
     if not caption:
         raise PairError(
             '--more_pairs needs a caption of the photo, for example --content_prompt "a photo of a sbu dog"'
@@ -137,9 +136,10 @@ def side_of(resolution: str | None) -> str:
     return side
 
 
-def digest(given: Given, options: Sequence[str]) -> str:
-    """Changes with the pictures and with whatever else the made pairs depend on."""
-    found = hashlib.sha256("\0".join(options).encode())
+def digest(given: Given, wanted: MorePairs, options: Sequence[str]) -> str:
+    """Changes with the pictures, the prompts, and whatever else the made pairs depend on."""
+    prompts = "" if wanted.prompts is None else read_text(wanted.prompts, "--more_prompts")
+    found = hashlib.sha256("\0".join([*options, prompts]).encode())
     for name in (given.content, given.style):
         found.update(Path(name or "").read_bytes())
     return found.hexdigest()[:8]

@@ -15,6 +15,7 @@ from pair_network.options import add_options, option
 from .objective import SCHEDULES
 
 FITS = ("error", "crop", "pad")
+NOT_ON_MUSUBI = "on musubi-tuner every pair has a content branch of its own; leave it out"
 pair_training = partial(option, group="pair training")
 
 

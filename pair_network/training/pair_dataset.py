@@ -16,7 +16,8 @@ from .options import HostOptions
 from .pairs import SHARED_BRANCH
 from .prepare import Pair, copy_pairs, find_pairs, is_readable_in_place
 
-MADE = "made"  # part of a folder of the verb pairs
+# Of a folder that the verb pairs writes: the dataset file, and the part with the pairs that it has made.
+DATASET, MADE = "dataset.toml", "made"
 
 
 def write_pair_dataset(args: HostOptions) -> Path | None:
@@ -32,7 +33,8 @@ def write_pair_dataset(args: HostOptions) -> Path | None:
             raise PairError("--made_pairs goes beside the real pair: name that with --content and --style")
         return None
     _check_quick_form(args)
-    made = None if args.made_pairs is None else made_subset(Path(args.made_pairs))
+    if args.made_pairs is not None:
+        _check_made(Path(args.made_pairs))
     folder = Path(args.output_dir) / f"{args.output_name or 'last'}-dataset"
     content, style = prepared_folders(args, folder)
     attributes = {"content_dir": content.as_posix()}
@@ -46,29 +48,23 @@ def write_pair_dataset(args: HostOptions) -> Path | None:
         subset["class_tokens"] = f"{args.content_prompt} {args.style_prompt}"
         attributes["content_class_tokens"] = args.content_prompt
     subsets = [subset]
-    if made is not None:
-        number, pairs = len(list_images(Path(str(made["image_dir"])))), len(list_images(style))
+    if args.made_pairs is not None:  # real and made ones are half of the samples each
+        made = Path(args.made_pairs)
+        number, pairs = len(list_images(made / MADE / "style")), len(list_images(style))
         subset["num_repeats"] = max(args.dataset_repeats, round(number / pairs))
-        subsets.append(made)
-    path = folder / "dataset.toml"
+        subsets.append(made_subset(made))
+    path = folder / DATASET
     with atomic_file(path) as temporary:
         temporary.write_text(toml.dumps({"datasets": [{"subsets": subsets}]}), encoding="utf-8")
     return path
 
 
 def made_subset(folder: Path) -> dict[str, object]:
-    """The pairs that the verb pairs has made, as a subset of a dataset; half of the samples, as the real pairs are.
+    """The pairs that the verb pairs makes, as a subset of a dataset.
 
     They share one content branch: the base model knows such pictures, and a branch each would cost memory.
-
-    Raises:
-        PairError: It is not such a folder.
     """
     content, style = (folder / MADE / side for side in ("content", "style"))
-    if not content.is_dir() or not style.is_dir():
-        raise PairError(
-            f"--made_pairs {folder}: holds no {MADE}/content and {MADE}/style; name a folder that pairs wrote"
-        )
     return {
         "image_dir": style.absolute().as_posix(),
         "num_repeats": 1,
@@ -97,6 +93,14 @@ def prepared_folders(args: HostOptions, folder: Path) -> tuple[Path, Path]:
         content, style = folder / "content", folder / "style"
     write_sheet(pairs, folder / "pairs.png", args.fit, args.background)
     return content, style
+
+
+def _check_made(folder: Path) -> None:
+    """Raises PairError where the folder is none that the verb pairs has written."""
+    if not all((folder / MADE / side).is_dir() for side in ("content", "style")):
+        raise PairError(
+            f"--made_pairs {folder}: holds no {MADE}/content and {MADE}/style; name a folder that pairs wrote"
+        )
 
 
 def _check_quick_form(args: HostOptions) -> None:

@@ -170,11 +170,14 @@ def lacks_caption(pair: Pair, style_words: str) -> bool:
 def _write_caption(target: Path, content: Path, style_words: str) -> Path:
     source, copied = caption_file(content), target.with_name(target.name + CAPTION_SUFFIXES[0])
     assert source is not None
-    lines = [line.strip() for line in read_text(source).splitlines()]
     with atomic_file(copied) as temporary:
-        first = next((line for line in lines if line), "")
-        temporary.write_text(f"{first} {style_words}".strip(), encoding="utf-8")
+        temporary.write_text(f"{first_line(source)} {style_words}".strip(), encoding="utf-8")
     return copied
+
+
+def first_line(caption: Path) -> str:
+    """The first line of a caption file that is not empty, "" where there is none."""
+    return next((line.strip() for line in read_text(caption).splitlines() if line.strip()), "")
 
 
 def is_readable_in_place(

@@ -15,6 +15,7 @@ from pair_network.training.hosts import embedded
 from pair_network.training.hosts.embedded.config import frozen
 from pair_network.training.hosts.embedded.options import training_parser
 from pair_network.training.more_pairs import MorePairs
+from pair_network.training.one_command import Given
 from pair_network.training.pair_dataset import write_pair_dataset
 
 
@@ -64,7 +65,7 @@ PAIR = ["--content", "photo.png", "--style", "painted.png", "--content_prompt", 
 
 
 def made(argv=PAIR, values=None, count=24, prompts=None):
-    return more_pairs.made("embedded", argv, values or {}, MorePairs(count, prompts))
+    return more_pairs.made("embedded", Given.of(argv).completed_by(values or {}), MorePairs(count, prompts))
 
 
 def test_the_verb_gets_the_pair_and_the_training_its_folder(place, verb):
@@ -84,6 +85,14 @@ def test_the_same_pairs_are_used_again_and_others_made_anew(place, verb):
     assert made() == first and len(verb) == 1
     Image.new("RGB", (64, 64), "green").save(place / "painted.png")
     assert made() != first and len(verb) == 2
+
+
+def test_other_prompts_make_other_pairs(place, verb):
+    found = []
+    for text in ("a cat", "a dog"):
+        (place / "prompts.txt").write_text(text)
+        found += made(prompts=place / "prompts.txt")
+    assert found[1] != found[3] and len(verb) == 2
 
 
 def test_what_only_the_config_file_says_is_read(place, verb):

@@ -23,6 +23,7 @@ from pair_network.files import atomic_file
 from pair_network.images import caption_file, list_images
 from pair_network.reading import read_json_table, read_text, read_toml
 
+from ...options import NOT_ON_MUSUBI
 from ...pair_dataset import prepared_folders
 from ...pairs import check_no_orphans, check_pair, find_content_image
 from ..kohya_checks import check_resolution
@@ -52,7 +53,7 @@ def prepare_dataset(args: argparse.Namespace) -> list[int]:
         PairError: A mistake in the dataset, or images that are no pairs.
     """
     if args.made_pairs:
-        raise PairError("--made_pairs: on musubi-tuner every pair has a content branch of its own; leave it out")
+        raise PairError(f"--made_pairs: {NOT_ON_MUSUBI}")
     folder = Path(args.output_dir) / f"{args.output_name}-dataset"
     config = _quick_form(args, folder) if args.content or args.style else _read(args.dataset_config)
     styles = config.get("datasets")
