@@ -60,5 +60,7 @@ FAMILY = Family(
         "diffusers": ("native lora_A -", "dotted lora_A -"),
     },
     presets=("anima",),
-    sd_scripts=SdScripts("anima", "anima_train_network", "AnimaNetworkTrainer"),
+    sd_scripts=SdScripts(
+        "anima", "anima_train_network", "AnimaNetworkTrainer", needs=("qwen3", "vae"), takes_folders=("qwen3",)
+    ),
 )

@@ -41,12 +41,16 @@ class SdScripts:
         module: Module of the checkout with the trainer and ``setup_parser``.
         trainer: Name of the trainer class.
         previews: None: kohya's own samples, with the style branch on.
+        needs: Options that name the files without which it cannot start, besides the model itself.
+        takes_folders: Options that name a .safetensors file, or a folder, a hub name or a pickle in its place.
     """
 
     model_type: str
     module: str
     trainer: str
     previews: PreviewInputs | None = None
+    needs: tuple[str, ...] = ()
+    takes_folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ SD_SCRIPTS = SdScripts(
     "flux_train_network",
     "FluxNetworkTrainer",
     PreviewInputs(("txt", "txt_ids", "y", "txt_attention_mask"), cond_row=-1, default_steps=20),
+    needs=("clip_l", "t5xxl", "ae"),
+    takes_folders=("pretrained_model_name_or_path",),
 )
 
 DIFFUSERS = ("kohya lora_down *", "native lora_down *", "dotted lora_down -", "dotted lora_A *")

@@ -55,5 +55,10 @@ FAMILY = Family(
         ("modulation.linear", "modulation.lin"),
     ),
     presets=("hunyuan_image",),
-    sd_scripts=SdScripts("hunyuan_image", "hunyuan_image_train_network", "HunyuanImageNetworkTrainer"),
+    sd_scripts=SdScripts(
+        "hunyuan_image",
+        "hunyuan_image_train_network",
+        "HunyuanImageNetworkTrainer",
+        needs=("text_encoder", "byt5", "vae"),
+    ),
 )

@@ -55,5 +55,5 @@ FAMILY = Family(
         "diffusers": ("native lora_A -", "dotted lora_A -"),
     },
     presets=("lumina",),
-    sd_scripts=SdScripts("lumina", "lumina_train_network", "LuminaNetworkTrainer"),
+    sd_scripts=SdScripts("lumina", "lumina_train_network", "LuminaNetworkTrainer", needs=("gemma2", "ae")),
 )

@@ -25,5 +25,6 @@ FAMILY = Family(
         "train_network",
         "NetworkTrainer",
         PreviewInputs(("encoder_hidden_states",), cond_row=-1, default_steps=30),
+        takes_folders=("pretrained_model_name_or_path", "vae"),
     ),
 )

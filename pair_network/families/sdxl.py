@@ -43,5 +43,6 @@ FAMILY = Family(
         "sdxl_train_network",
         "SdxlNetworkTrainer",
         PreviewInputs(("context", "y"), cond_row=-1, default_steps=30),
+        takes_folders=("pretrained_model_name_or_path", "vae"),
     ),
 )

@@ -6,14 +6,16 @@ import argparse
 import copy
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from pair_network.errors import PairError, printable
+from pair_network.errors import PairError, is_out_of_memory, printable
 from pair_network.network.config import parse_network_args
+
+from .input_files import check_input_files
 
 # A switch that needs a package which the trainer does not bring.
 PACKAGES = {
@@ -26,16 +28,21 @@ PACKAGES = {
 MISTAKES = (ImportError, AttributeError, TypeError, ValueError, AssertionError, KeyError, SyntaxError, RuntimeError)
 
 
-def check_run(args: argparse.Namespace) -> None:
-    """Raises PairError for what either trainer would stumble over: files, packages, the network's settings."""
+def check_run(args: argparse.Namespace, needed: Sequence[str] = (), takes_folders: Collection[str] = ()) -> None:
+    """Raises PairError for what either trainer would stumble over: files, packages, the network's settings.
+
+    Args:
+        args: The trainer's options.
+        needed: Options that name the files without which it cannot start.
+        takes_folders: Options that take a folder, a hub name or a pickle in place of a .safetensors file.
+    """
+    for name in needed:
+        if not getattr(args, name):
+            raise PairError(f"--{name} is missing: name the .safetensors file")
     for name, package in PACKAGES.items():
         if getattr(args, name, False) and importlib.util.find_spec(package) is None:
             raise PairError(f"--{name}: needs the package {package} in the trainer's environment; --sdpa needs none")
-    for name in (args.network_weights, *(args.base_weights or ())):
-        if name and not Path(name).is_file():
-            raise PairError(f"{name}: no such file; --network_weights and --base_weights take .safetensors files")
-    if args.resume and not args.resume_from_huggingface and not Path(args.resume).is_dir():
-        raise PairError(f"--resume {args.resume}: no such folder; name one that ends in -state, or auto for the newest")
+    check_input_files(vars(args), takes_folders)
     parse_network_args(args.network_dim, args.network_alpha, args.network_dropout, key_values(args.network_args))
 
 
@@ -83,14 +90,37 @@ def unlogged() -> Iterator[None]:
 
 
 @contextmanager
-def told(option: str, remedy: str) -> Iterator[None]:
+def told(option: str, remedy: str, kinds: tuple[type[Exception], ...] = MISTAKES) -> Iterator[None]:
     """Inside the block a trainer's complaint is a PairError: the option, what it says, and the remedy."""
     try:
         yield
     except PairError:
         raise
-    except MISTAKES as cause:
-        raise PairError(f"{option}: {printable(' '.join(str(cause).split()), 250)}; {remedy}") from cause
+    except kinds as cause:
+        if isinstance(cause, (RuntimeError, MemoryError)) and is_out_of_memory(cause):
+            raise  # it has a remedy of its own
+        words = printable(" ".join(str(cause).split()), 250) or type(cause).__name__
+        raise PairError(f"{option}: {words}; {remedy}") from cause
+
+
+def telling(trainer: type, hooks: Mapping[str, tuple[str, str]]) -> type:
+    """The trainer's class with hooks whose complaints are one line.
+
+    Args:
+        trainer: A trainer of kohya's.
+        hooks: Method that reads options or files -> what it reads, and the remedy. Those that it lacks are left out.
+    """
+
+    def wrapped(name: str, what: str, remedy: str) -> Callable[..., object]:
+        def hook(self: object, *args: object, **named: object) -> object:
+            with told(what, remedy, (Exception,)):  # what reads files raises whatever a broken one makes of it
+                return getattr(super(told_trainer, self), name)(*args, **named)
+
+        return hook
+
+    members = {name: wrapped(name, *words) for name, words in hooks.items() if hasattr(trainer, name)}
+    told_trainer = type(trainer.__name__, (trainer,), members)
+    return told_trainer
 
 
 def check_optimizer(

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pair_network.training.hosts.sd_scripts.families import TRAINERS
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 NEEDED = ("SD_SCRIPTS_DIR", "SD_SCRIPTS_PYTHON", "SD_SCRIPTS_TOKENIZERS")
@@ -81,10 +83,13 @@ class SdScripts:
         tokenizers = self.folder / "tokenizers"
         if not tokenizers.exists():  # kohya saves tokenizers there that it does not find
             shutil.copytree(os.environ["SD_SCRIPTS_TOKENIZERS"], tokenizers)
+        tiny = self.folder / "tiny.safetensors"  # a header without tensors: these come from sd_scripts_tiny
+        tiny.write_bytes(b"\x02" + bytes(7) + b"{}")
+        files = [part for name in TRAINERS[model_type].needs for part in (f"--{name}", tiny)]
         command = [
             HERE / "sd_scripts_run.py", self.checkout, ROOT, "--model_type", model_type,
-            "--pretrained_model_name_or_path", "tiny", "--tokenizer_cache_dir", tokenizers, "--output_dir", self.out,
-            "--max_data_loader_n_workers", workers, *common, *options,
+            "--pretrained_model_name_or_path", tiny, "--tokenizer_cache_dir", tokenizers, "--output_dir", self.out,
+            "--max_data_loader_n_workers", workers, *files, *common, *options,
         ]  # fmt: skip
         if not {"--dataset_config", "--content", "--train_data_dir"} & set(map(str, options)):
             command += self.pair()

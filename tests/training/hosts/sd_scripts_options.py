@@ -14,7 +14,11 @@ from pathlib import Path
 def described(action):
     """[type, nargs, choices] of an option, cut after the last one that says something."""
     kind = "bool" if action.nargs == 0 else getattr(action.type, "__name__", "str")
-    facts = [kind, action.nargs or None, list(action.choices) if action.choices else None]
+    facts = [
+        kind,
+        action.nargs or None,
+        sorted(action.choices, key=str) if action.choices else None,
+    ]  # order says nothing
     while len(facts) > 1 and facts[-1] is None:
         facts.pop()
     return facts

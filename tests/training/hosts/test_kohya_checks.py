@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pair_network import PairError
-from pair_network.training.hosts.kohya_checks import check_optimizer, check_resolution, check_run
+from pair_network.training.hosts.kohya_checks import check_optimizer, check_resolution, check_run, telling
 from pair_network.training.trainer import check_parts
 
 PLAIN = {
@@ -25,8 +25,8 @@ PLAIN = {
         ({"network_alpha": -1.0}, "network_alpha=-1.0 is not usable"),
         ({"network_dim": 0}, "network_dim=0 is not usable"),
         ({"resume": "nowhere"}, "--resume nowhere: no such folder; name one that ends in -state, or auto"),
-        ({"network_weights": "no.safetensors"}, r"no\.safetensors: no such file; --network_weights and --base_weights"),
-        ({"base_weights": ["no.safetensors"]}, r"no\.safetensors: no such file"),
+        ({"network_weights": "no.safetensors"}, r"--network_weights no\.safetensors: no such file"),
+        ({"base_weights": ["no.safetensors"]}, r"--base_weights no\.safetensors: no such file"),
         ({"flash3": True}, "--flash3: needs the package flash_attn_interface"),
     ],
 )
@@ -37,6 +37,7 @@ def test_a_setting_that_cannot_work_is_named_with_the_remedy(options, words):
 
 
 def test_what_can_work_passes(tmp_path):
+    (tmp_path / "optimizer.bin").write_bytes(b"")
     check_run(SimpleNamespace(**PLAIN | {"network_args": ["targets=full"], "resume": str(tmp_path)}))
     check_run(SimpleNamespace(**PLAIN | {"resume": "someone/state", "resume_from_huggingface": True}))
     assert check_resolution("512,768") == [512, 768] and check_resolution(512) == [512]
@@ -46,6 +47,33 @@ def test_what_can_work_passes(tmp_path):
 def test_a_resolution_is_one_or_two_sizes(text):
     with pytest.raises(PairError, match="--resolution"):
         check_resolution(text)
+
+
+def test_a_file_that_the_trainer_cannot_do_without_is_asked_for():
+    with pytest.raises(PairError, match=r"--ae is missing: name the \.safetensors file"):
+        check_run(SimpleNamespace(**PLAIN, ae=None), needed=("ae",))
+
+
+class Trainer:
+    def load_target_model(self, failure):
+        raise failure
+
+
+@pytest.mark.parametrize(
+    "failure", [KeyError("conv.weight"), AssertionError(), OSError("no\nconfig"), Exception("odd")]
+)
+def test_what_a_trainer_says_of_a_file_is_one_line_with_the_options(failure):
+    told = telling(Trainer, {"load_target_model": ("--ae, --clip_l", "check them"), "load_unet_lazily": ("", "")})
+    with pytest.raises(PairError, match=r"^--ae, --clip_l: .+; check them$") as caught:
+        told().load_target_model(failure)
+    assert "\n" not in str(caught.value) and not hasattr(told, "load_unet_lazily")
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), RuntimeError("CUDA out of memory"), PairError("as it is")])
+def test_too_little_memory_stays_what_it_is(failure):
+    with pytest.raises(type(failure)) as caught:
+        telling(Trainer, {"load_target_model": ("x", "y")})().load_target_model(failure)
+    assert caught.value is failure
 
 
 def adamw(args, groups):

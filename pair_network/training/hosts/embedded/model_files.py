@@ -6,19 +6,19 @@ folder with the configurations, the tokenizers and the noise schedule; a checkpo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from pair_network.errors import PairError, printable
+from pair_network.files import PICKLES
 from pair_network.reading import read_json_table
 
+from ..input_files import HUB_NAME
 from ..model_types import detect_model_type, remedy_for, tensor_names, type_of_names
 from .config import MODEL_TYPES, EmbeddedOptions
 
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # Part of a diffusers folder -> its class, and the file that describes it.
 SD_COMPONENTS: dict[str, tuple[str | None, str]] = {
     "vae": ("AutoencoderKL", "config.json"),
@@ -35,7 +35,6 @@ SDXL_COMPONENTS = {
 WITH_WEIGHTS = ("vae", "text_encoder", "text_encoder_2", "unet")
 TAKEN = "a diffusers folder, a .safetensors checkpoint or a hub name of an SD 1.x, 2.x or SDXL model"
 DOWNLOAD = "download the model again"
-HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)

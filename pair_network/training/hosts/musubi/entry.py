@@ -19,7 +19,7 @@ from ...options import add_pair_options, pair_network_module
 from ...replaced import replaced
 from ..after_training import say_what_to_convert
 from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
-from ..kohya_checks import check_run
+from ..kohya_checks import check_run, telling
 from ..kohya_config import check_config, config_path, read_config
 from ..model_types import detect_model_type, size_of
 from ..versions import MUSUBI, warn_if_newer
@@ -62,6 +62,21 @@ def pair_trainer_class(host_trainer: type, own_family: Musubi, own_checkout: str
     """
     check_contract(host_trainer, "musubi-tuner", MUSUBI_HOOKS)
 
+    loading = "one of these files is another than its option takes, or damaged"
+    latents, text = (", ".join(f"--{name}" for name in names) for names in own_family.caches)
+    told = telling(
+        host_trainer,
+        {
+            "handle_model_specific_args": ("musubi-tuner", "change this option or remove it"),
+            "load_transformer": ("--dit", loading),
+            "load_vae": (latents, loading),
+            "process_sample_prompts": (f"--sample_prompts, {text}", loading),
+        },
+    )
+    return _paired(told, own_family, own_checkout)
+
+
+def _paired(host_trainer: type, own_family: Musubi, own_checkout: str) -> type:
     class MusubiPairTrainer(MusubiPairTraining, host_trainer):
         family, checkout = own_family, own_checkout
 
@@ -84,8 +99,6 @@ def add_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def check_model(args: argparse.Namespace, family: Musubi) -> None:
     """Raises PairError where --dit shows another model than --model_type, or another size than --model_version."""
-    if not Path(args.dit).is_file():
-        raise PairError(f"--dit {args.dit}: no such file; name the .safetensors file of the model")
     proven = detect_model_type(args.dit)
     if proven is not None and proven != family.model_type:
         raise PairError(f"--model_type {family.model_type}: {args.dit} is a checkpoint of type {proven}")
@@ -96,7 +109,7 @@ def check_model(args: argparse.Namespace, family: Musubi) -> None:
         raise PairError(f"--model_version {args.model_version}: {words}")
 
 
-def check_options(args: argparse.Namespace) -> None:
+def check_options(args: argparse.Namespace, family: Musubi) -> None:
     """Refuses what pair training cannot do, before anything is loaded, and fills in what musubi-tuner insists on.
 
     Raises:
@@ -111,7 +124,8 @@ def check_options(args: argparse.Namespace) -> None:
             "--dim_from_weights: musubi-tuner reads no settings from a file; give --network_dim and --network_args as "
             "they were, with --network_weights"
         )
-    check_run(args)
+    samples = (*family.caches[0], *family.caches[1]) if args.sample_prompts else ()
+    check_run(args, samples)
     args.output_name = args.output_name or "last"
     args.optimizer_type = args.optimizer_type or "AdamW"
     if not any(getattr(args, name, False) for name in ATTENTIONS):
@@ -133,7 +147,7 @@ def _as_its_own(module: ModuleType, family: Musubi, trainer: type, argv: Sequenc
         if path is not None:
             check_config(read_config(path), parser, path)
         args = read(args, parser)
-        check_options(args)
+        check_options(args, family)
         check_model(args, family)
         made.append(Path(args.output_dir) / f"{args.output_name}.safetensors")
         running.enter_context(only_writer(Path(args.output_dir), args.output_name))

@@ -21,7 +21,7 @@ from ...preview_prompts import write_default_prompts
 from ...trainer import PairTraining, check_parts, trains_text_encoder
 from ..after_training import say_what_to_convert
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
-from ..kohya_checks import check_dataset, check_optimizer, check_resolution, check_run
+from ..kohya_checks import check_dataset, check_optimizer, check_resolution, check_run, telling
 from ..kohya_config import check_config, config_path, read_config
 from ..model_types import detect_model_type, is_on_musubi, remedy_for
 from ..versions import SD_SCRIPTS, warn_if_newer
@@ -106,7 +106,22 @@ def pair_trainer_class(host_trainer: type, family: SdScripts | None = None) -> t
     """
     check_contract(host_trainer, "sd-scripts", {**HOOKS, **SD_SCRIPTS_HOOKS})
     own_family = family or trainer_of("sd")
+    files = ", ".join(f"--{name}" for name in ("pretrained_model_name_or_path", *own_family.needs))
+    loading = files, "one of these files is another than its option takes, or damaged"
+    tokenizers = "the family's tokenizers", "sd-scripts fetches them once; --tokenizer_cache_dir keeps them"
+    told = telling(
+        host_trainer,
+        {
+            "assert_extra_args": ("sd-scripts", "change this option or remove it"),
+            "get_tokenize_strategy": tokenizers,
+            "load_target_model": loading,
+            "load_unet_lazily": loading,
+        },
+    )
+    return _paired(told, own_family)
 
+
+def _paired(host_trainer: type, own_family: SdScripts) -> type:
     class SdScriptsPairTrainer(SdScriptsTraining, host_trainer):
         family = own_family
 
@@ -186,7 +201,7 @@ def read_options(host: ModuleType, argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def check_options(args: argparse.Namespace) -> None:
+def check_options(args: argparse.Namespace, family: SdScripts) -> None:
     """Refuses what pair training or sd-scripts cannot do, before anything is loaded.
 
     Raises:
@@ -204,15 +219,15 @@ def check_options(args: argparse.Namespace) -> None:
         )
     if not args.output_dir:
         raise PairError("--output_dir is missing: name the folder for the LoRA files")
-    if args.train_data_dir or args.in_json:
-        name = "train_data_dir" if args.train_data_dir else "in_json"
-        raise PairError(
-            f"--{name} names images without their other halves: give --content and --style, or a --dataset_config "
-            "whose subsets have content_dir"
-        )
+    for name in ("train_data_dir", "in_json", "reg_data_dir", "conditioning_data_dir", "dataset_class"):
+        if getattr(args, name):
+            raise PairError(
+                f"--{name} names images without their other halves: give --content and --style, or a --dataset_config "
+                "whose subsets have content_dir"
+            )
     if args.resolution is not None:
         check_resolution(args.resolution)
-    check_run(args)
+    check_run(args, ("pretrained_model_name_or_path", *family.needs), family.takes_folders)
     check_one_part(args.network_train_unet_only, args.network_train_text_encoder_only)
     check_parts(args.network_train_unet_only, args)
     check_optimizer(args, train_util.get_optimizer, train_util.get_scheduler_fix)
@@ -258,7 +273,7 @@ def train(checkout: str, argv: list[str]) -> None:
     trainer_class = pair_trainer_class(getattr(host, family.trainer), family)
     warn_if_newer(SD_SCRIPTS, checkout)
     args = read_options(host, argv)
-    check_options(args)
+    check_options(args, family)
     with only_writer(Path(args.output_dir), args.output_name or "last"):
         dataset = write_pair_dataset(args)
         if dataset is not None:
