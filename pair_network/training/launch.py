@@ -19,7 +19,7 @@ from pair_network.starting import PROJECT
 
 from . import finish, more_pairs, one_command
 from .hosts.kohya_config import config_path, read_config
-from .kohya_gui import is_gui_config, model_type_of_gui, options_of_gui, read_gui_json, write_options
+from .kohya_gui import Kinds, is_gui_config, model_type_of_gui, options_of_gui, read_gui_json, write_options
 from .kohya_install import find_installation, needs_restart, usual_places
 from .more_pairs import MorePairs
 from .presets import choose_preset, free_gpu_memory, preset_named
@@ -218,8 +218,8 @@ def with_gui_config(argv: Sequence[str], choice: Choice) -> list[str]:
     return [*argv[: at + 1], str(plain), *argv[at + 2 :]]
 
 
-def host_options(choice: Choice, values: Mapping[str, object]) -> set[str]:
-    """Names of the options that the host of a GUI's file has."""
+def host_options(choice: Choice, values: Mapping[str, object]) -> Kinds:
+    """The options that the host of a GUI's file has."""
     if choice.sd_scripts and choice.host in ("auto", "sd-scripts"):
         from .hosts.model_types import detect_model_type
         from .hosts.sd_scripts.entry import import_sd_scripts, make_parser
@@ -232,7 +232,7 @@ def host_options(choice: Choice, values: Mapping[str, object]) -> set[str]:
         from .hosts.embedded.options import setup_parser
 
         parser = setup_parser()
-    return {action.dest for action in parser._actions}
+    return {action.dest: action.type for action in parser._actions}
 
 
 def choose_host(choice: Choice, config: Mapping[str, object], source: Path | None) -> str:

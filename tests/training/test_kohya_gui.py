@@ -10,8 +10,11 @@ import toml
 from pair_network import PairError
 from pair_network.training import kohya_install, launch
 from pair_network.training.hosts import embedded
-from pair_network.training.kohya_gui import is_gui_config, options_of_gui
+from pair_network.training.hosts.kohya_config import check_config
+from pair_network.training.kohya_gui import is_gui_config, options_of_gui, write_options
 from pair_network.training.kohya_install import find_installation, needs_restart
+
+from .test_presets import committed_parser
 
 # As the GUI writes them (v26): the TOML of a training, and a part of the JSON of "Save config".
 TOML = {
@@ -32,11 +35,17 @@ FIELDS = {
     "xformers": "sdpa", "sdxl": False, "reg_data_dir": "C:/ai/reg", "output_name": "0012", "keep_tokens": "0",
     "color_aug": True, "sd3_something": 3, "pretrained_model_name_or_path": "C:/ai/sd.safetensors",
 }  # fmt: skip
-KNOWN = {
-    "resolution", "optimizer_type", "optimizer_args", "learning_rate", "max_train_epochs", "max_train_steps", "seed",
-    "noise_offset", "min_snr_gamma", "network_dim", "network_alpha", "cache_latents", "sdpa", "xformers", "output_name",
-    "keep_tokens", "flip_aug", "pretrained_model_name_or_path",
+NUMBERS = {
+    "max_train_epochs": int, "max_train_steps": int, "seed": int, "network_dim": int, "keep_tokens": int,
+    "max_data_loader_n_workers": int, "lr_scheduler_num_cycles": int, "learning_rate": float, "noise_offset": float,
+    "min_snr_gamma": float, "network_alpha": float, "discrete_flow_shift": float, "logit_mean": float,
+    "multires_noise_discount": float, "max_grad_norm": float, "lr_warmup_steps": lambda text: text,
 }  # fmt: skip
+KNOWN = NUMBERS | dict.fromkeys([
+    "resolution", "optimizer_type", "optimizer_args", "cache_latents", "sdpa", "xformers", "output_name", "flip_aug",
+    "pretrained_model_name_or_path", "max_token_length", "dynamo_backend", "sample_prompts", "clip_l", "ae", "vae",
+    "no_half_vae", "timestep_sampling", "cache_text_encoder_outputs",
+])  # fmt: skip
 
 
 def test_the_guis_fields_become_options_of_the_right_kind():
@@ -49,7 +58,8 @@ def test_the_guis_fields_become_options_of_the_right_kind():
     }  # fmt: skip
     told = " ".join(notes)
     assert "reg_data_dir" in told and "color_aug = True is left out: it would recolour" in told
-    assert "1 further fields are of the GUI itself" in told and "LoRA_type" in told
+    assert "no options of this host: sd3_something" not in told and "1 further fields are of other families" in told
+    assert "LoRA_type" in told and "epoch = 2 stays: an epoch uses each pair --dataset_repeats times" in told
 
 
 def test_steps_go_before_epochs_and_files_tell_the_family():
@@ -58,6 +68,70 @@ def test_steps_go_before_epochs_and_files_tell_the_family():
     assert options_of_gui({**FIELDS, "sdxl": True}, KNOWN)[0]["model_type"] == "sdxl"
     assert options_of_gui({**TOML, "ae": "ae.safetensors"}, KNOWN)[0]["model_type"] == "flux"
     assert not is_gui_config({"learning_rate": 1, "max_train_steps": 3})
+
+
+# What every file of the GUI (v26) holds, whatever its family, as its tabs begin.
+TABS = {
+    "model_type": "flux", "max_token_length": 75, "dynamo_backend": "no", "noise_offset_type": "Original",
+    "multires_noise_discount": 0.3, "logit_mean": 0.5, "clip_l": "flux_clip.safetensors", "ae": "",
+    "discrete_flow_shift": 3, "timestep_sampling": "sigma", "sd3_clip_l": "sd3_clip.safetensors", "vae": "",
+    "anima_vae": "anima_vae.safetensors", "lumina_discrete_flow_shift": 6, "sdxl_no_half_vae": True,
+    "flux1_cache_text_encoder_outputs": True, "max_data_loader_n_workers": 0, "max_grad_norm": 0, "lr_warmup": 10,
+    "lr_warmup_steps": 0, "lr_scheduler_num_cycles": "", "LoRA_type": "Standard", "epoch": 4, "unit": 1,
+    "sample_prompts": "42",
+}  # fmt: skip
+ANY_FAMILY = {
+    "max_data_loader_n_workers": 0, "lr_warmup_steps": 0.1, "lr_scheduler_num_cycles": 4, "max_train_epochs": 4,
+    "sample_prompts": "42",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ticked", "own"),
+    [
+        ("", {}),
+        ("sdxl", {"model_type": "sdxl", "no_half_vae": True}),
+        ("anima_checkbox", {"model_type": "anima", "vae": "anima_vae.safetensors"}),
+        ("sd3_checkbox", {"model_type": "sd3", "clip_l": "sd3_clip.safetensors", "logit_mean": 0.5}),
+        ("lumina_checkbox", {"model_type": "lumina", "discrete_flow_shift": 6}),
+        ("flux1_checkbox", {
+            "model_type": "flux", "clip_l": "flux_clip.safetensors", "discrete_flow_shift": 3,
+            "timestep_sampling": "sigma", "cache_text_encoder_outputs": True,
+        }),
+    ],
+)  # fmt: skip
+def test_the_ticked_familys_fields_count_and_defaults_of_other_tabs_do_not(ticked, own):
+    options, notes = options_of_gui({**TABS, **({ticked: True} if ticked else {})}, KNOWN)
+    assert options == {**ANY_FAMILY, **own}
+    assert "left out, since they are no options of this host: unit" in notes
+
+
+def test_a_file_for_chroma_and_one_with_multires_noise():
+    chroma = {**TABS, "flux1_checkbox": True, "model_type": "chroma", "lr_warmup_steps": "50"}
+    options, _ = options_of_gui(chroma, KNOWN)
+    assert options["model_type"] == "chroma" and options["lr_warmup_steps"] == 50
+    multires = {**TABS, "noise_offset": 0.1, "noise_offset_type": "Multires"}
+    options, _ = options_of_gui(multires, KNOWN)
+    assert options["multires_noise_discount"] == 0.3 and "noise_offset" not in options
+
+
+@pytest.mark.parametrize("path", ["sd", "sdxl"])
+def test_what_a_training_of_the_gui_writes_passes_sd_scripts_parser(tmp_path, path):
+    """The GUI writes 75 tokens and no dynamo backend into every file; sd-scripts' choices have neither."""
+    parser = committed_parser(path)
+    options, _ = options_of_gui(
+        {**TOML, "max_token_length": 75, "dynamo_backend": "no"}, {a.dest: a.type for a in parser._actions}
+    )
+    check_config(options, parser, tmp_path / "x.toml")
+    assert options["max_data_loader_n_workers"] == 0 and "max_token_length" not in options
+
+
+def test_prompts_in_a_json_become_the_file_that_the_option_names(tmp_path):
+    plain = write_options({"sample_prompts": "a cat --w 64\na dog", "seed": 1}, tmp_path / "saved.json")
+    prompts = Path(toml.loads(plain.read_text(encoding="utf-8"))["sample_prompts"])
+    assert prompts.read_text(encoding="utf-8") == "a cat --w 64\na dog\n" and prompts.parent == tmp_path
+    kept = write_options({"sample_prompts": "sample/prompt.txt"}, tmp_path / "config_lora-1.toml")
+    assert toml.loads(kept.read_text(encoding="utf-8")) == {"sample_prompts": "sample/prompt.txt"}
 
 
 @pytest.fixture
