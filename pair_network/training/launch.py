@@ -232,7 +232,7 @@ def host_options(choice: Choice, values: Mapping[str, object]) -> Kinds:
         from .hosts.embedded.options import setup_parser
 
         parser = setup_parser()
-    return {action.dest: action.type for action in parser._actions}
+    return {action.dest: action.type if callable(action.type) else None for action in parser._actions}
 
 
 def choose_host(choice: Choice, config: Mapping[str, object], source: Path | None) -> str:
