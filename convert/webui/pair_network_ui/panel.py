@@ -65,10 +65,10 @@ def _style(slot: int, tab: str) -> list[Any]:
         words = gr.Textbox(
             DEFAULTS.words, label=f"Style words {number}", placeholder="in … style", elem_id=f"{place}_words"
         )
+    scale = gr.Slider(
+        -2, MAX_SCALE, DEFAULTS.scale, step=0.05, label=f"λ {number}", info=SCALE_INFO, elem_id=f"{place}_scale"
+    )
     with gr.Row():
-        scale = gr.Slider(
-            -2, MAX_SCALE, DEFAULTS.scale, step=0.05, label=f"λ {number}", info=SCALE_INFO, elem_id=f"{place}_scale"
-        )
         start = gr.Slider(
             0, 1, DEFAULTS.start, step=0.01, label=f"Start {number}", info=START_INFO, elem_id=f"{place}_start"
         )

@@ -6,7 +6,9 @@ To look at a live UI, or to run the live tests against one that stays up:
     A1111_URL=http://127.0.0.1:7871 pytest tests/convert/webui/test_live.py
 
 CHECKOUT is a clone with its repositories in place (A1111: stable-diffusion-stability-ai, generative-models,
-k-diffusion, BLIP; Forge: huggingface_guess, BLIP), UI_PYTHON the Python that has its requirements. CLIP_FOLDER holds
+k-diffusion, BLIP; Forge: huggingface_guess, BLIP), UI_PYTHON the Python that has its requirements. With --width 32
+Forge and Neo know the model when SD15's model_channels in huggingface_guess/model_list.py is 32 too, reForge and Forge
+Classic when those of ldm_patched/modules/supported_models.py are. CLIP_FOLDER holds
 the tokenizer and config.json of openai/clip-vit-large-patch14, where they are not in the hub's cache. All that is
 written, the extension included, goes to a data folder of its own; the checkout stays as it is.
 """
@@ -38,15 +40,19 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 START_SECONDS, REQUEST_SECONDS = 900, 1800
 COMMON = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check", "--api", "--no-hashing",
-          "--no-download-sd-model", "--disable-console-progressbars"]  # fmt: skip
+          "--disable-console-progressbars"]  # fmt: skip
+NO_DOWNLOAD = "--no-download-sd-model"
 OF_UI = {
-    "a1111": ["--use-cpu", "all", "--no-half", "--precision", "full"],
-    "forge": ["--always-cpu"],
+    "a1111": [NO_DOWNLOAD, "--use-cpu", "all", "--no-half", "--precision", "full"],
+    "forge": [NO_DOWNLOAD, "--always-cpu"],
     "forge_neo": ["--cpu"],
-    "forge_classic": ["--always-cpu"],
-    "reforge": ["--always-cpu"],
+    "forge_classic": [NO_DOWNLOAD, "--always-cpu"],
+    "reforge": [NO_DOWNLOAD, "--always-cpu"],
 }
-REAL_VAE = ("reforge", "forge_classic")  # take no smaller autoencoder, whatever the U-Net's width
+REAL_VAE = ("forge", "forge_neo", "reforge", "forge_classic")  # take no smaller autoencoder, whatever the U-Net's width
+CARD = {"activation text": "in ink style", "style guidance scale": 4}  # of style-a
+# Some previews would download a model of their own. Neo waits for a key where a config.json is not of its own series.
+SETTINGS = {"live_previews_enable": False, "VERSION_UID": "PY313"}
 DEFAULTS = {
     "prompt": "a photo of a cat", "negative_prompt": "blurry", "seed": 5, "steps": 4, "cfg_scale": 1, "width": 64,
     "height": 64, "sampler_name": "Euler", "scheduler": "Automatic",
@@ -94,8 +100,8 @@ class Pictures:
         return max(int(abs(a - b).max()) for a, b in zip(self.pixels, other.pixels, strict=True))
 
 
-def make_data(kind: str, folder: Path, width: int, tokenizer: str | None) -> None:
-    """Fills a data folder: random checkpoint, LoRAs, the extension as the installer puts it there."""
+def make_data(kind: str, folder: Path, width: int, tokenizer: str | None, with_extension: bool = True) -> None:
+    """Fills a data folder: random checkpoint, LoRAs, and the extension as the installer puts it there."""
     for name in ("models/Stable-diffusion", "models/Lora", "extensions"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     _module(HERE.parent / "random_checkpoint.py").write_checkpoint(
@@ -103,10 +109,11 @@ def make_data(kind: str, folder: Path, width: int, tokenizer: str | None) -> Non
     )
     for name, tensors in _module(HERE / "random_loras.py").loras(width).items():
         save_file(tensors, folder / "models" / "Lora" / f"{name}.safetensors")
-    command = [sys.executable, "-m", "convert", "webui", "--into", str(folder / "extensions")]
-    subprocess.run(command, cwd=ROOT, check=True)
-    # Some previews would download a model of their own.
-    (folder / "config.json").write_text(json.dumps({"live_previews_enable": False}))
+    (folder / "models" / "Lora" / "style-a.json").write_text(json.dumps(CARD))
+    if with_extension:
+        command = [sys.executable, "-m", "convert", "webui", "--into", str(folder / "extensions")]
+        subprocess.run(command, cwd=ROOT, check=True)
+    (folder / "config.json").write_text(json.dumps(SETTINGS))
     if tokenizer:  # from_pretrained takes a folder below the working directory for the hub's name
         shutil.copytree(tokenizer, folder / "openai" / "clip-vit-large-patch14", dirs_exist_ok=True)
 
@@ -132,16 +139,23 @@ def start(kind: str, checkout: Path, python: str, data: Path, port: int) -> subp
     log = data / "ui.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=data, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    backend = Backend(kind, f"http://127.0.0.1:{port}")
+    try:
+        _wait(Backend(kind, f"http://127.0.0.1:{port}"), process, log)
+    except BaseException:
+        process.terminate()
+        raise
+    return process
+
+
+def _wait(backend: Backend, process: subprocess.Popen, log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         time.sleep(2)
         # Not asked earlier: A1111 fails to start when a request comes between its server and its API.
         if "Startup time" in log.read_text(errors="replace"):
             backend.request("/sdapi/v1/scripts")
-            return process
-    process.terminate()
-    raise RuntimeError(f"{kind} did not start:\n{log.read_text()[-3000:]}")
+            return
+    raise RuntimeError(f"{backend.kind} did not start:\n{log.read_text()[-3000:]}")
 
 
 def main() -> None:
@@ -152,16 +166,18 @@ def main() -> None:
     parser.add_argument("--tokenizer")
     parser.add_argument("--port", type=int, default=7871)
     parser.add_argument("--width", type=int, default=320, help="the U-Net's first width; 320 is SD 1.5's")
+    parser.add_argument("--without-extension", action="store_true", help="to install it by URL (page.py)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the UI ends with this process
     with tempfile.TemporaryDirectory() as folder:
-        make_data(options.kind, Path(folder), options.width, options.tokenizer)
+        make_data(options.kind, Path(folder), options.width, options.tokenizer, not options.without_extension)
         process = start(options.kind, options.checkout, options.python, Path(folder), options.port)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the UI ends with this process
         print(f"{options.kind} answers on port {options.port}; its data and log are in {folder}", flush=True)
         try:
             process.wait()
         finally:
             process.terminate()
+            process.wait(60)
 
 
 if __name__ == "__main__":
