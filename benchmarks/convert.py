@@ -74,11 +74,12 @@ def make_flux_lora(path: Path, rank: int = 16) -> None:
     write_tensors(path, tensors, {"ss_base_model_version": "flux1"})
 
 
-def timed(action: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median seconds on the clock and of the processor, after one run that warms the page cache."""
+def timed(action: Callable[[], object], target: Path, repeats: int) -> tuple[float, float]:
+    """Median seconds on the clock and of the processor to write a new file, after one run that warms the page cache."""
     action()
     clock, processor = [], []
     for _ in range(repeats):
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
         start, start_processor = time.perf_counter(), time.process_time()
         action()
         clock.append(time.perf_counter() - start)
@@ -106,9 +107,9 @@ def single_speed(folder: Path, repeats: int, rank: int) -> list[str]:
     make_lora(source, rank)
     megabytes = source.stat().st_size / 1e6
     lines = [
-        f"One SDXL LoRA of {megabytes:.0f} MB (rank {rank}, fp16), median of {repeats}. CPU seconds are of",
-        "both threads: the hash runs on the second. *to the disk*: fsync, as is the rule; without:",
-        "`PAIR_NETWORK_FSYNC=0`. Each beside a copy of its own kind.",
+        f"One SDXL LoRA of {megabytes:.0f} MB (rank {rank}, fp16) written to a new file, median of {repeats}. CPU",
+        "seconds are of both threads: the hash and the search for NaN run on the second. *to the disk*: fsync, as is",
+        "the rule; without: `PAIR_NETWORK_FSYNC=0`. Each beside a copy of its own kind.",
         "",
         "| | MB/s | of a copy | to the disk, MB/s | of a copy | CPU s |",
         "|---|---|---|---|---|---|",
@@ -122,7 +123,7 @@ def single_speed(folder: Path, repeats: int, rank: int) -> list[str]:
             arguments = (verb, source, "-o", target, "--overwrite")
             copying = partial(plain_copy, source, target, to_disk)
             action = copying if verb == COPY else partial(convert_quietly, *arguments)
-            seconds, cpu = timed(action, repeats)
+            seconds, cpu = timed(action, target, repeats)
             copies += [seconds] if verb == COPY else []
             cells += f" {megabytes / seconds:.0f} | {100 * copies[place] / seconds:.0f} % |"
         lines.append(f"| {verb} |{cells} {cpu:.2f} |")

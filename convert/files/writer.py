@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from pair_network.errors import PairError, printable
 from pair_network.files import atomic_file
@@ -17,7 +17,8 @@ from .finite import BAD_INPUT, BAD_OUTPUT, is_finite
 from .header import Stored
 from .lazy import Lazy
 
-CHUNK = 1 << 22
+CHUNK = 1 << 22  # bytes that are read, and checked, at once
+BUFFER = 1 << 16  # small tensors are gathered in it; larger ones pass it by
 _NO_HASH = b"0" * 64
 
 
@@ -41,14 +42,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Lazy], metadata: Mapping[str
     order = sorted(tensors, key=lambda key: -tensors[key].element.size)
     header = _header(tensors, order, values)
     needed = len(header) + sum(tensor.nbytes for tensor in tensors.values())
-    with atomic_file(path, needed) as temporary, temporary.open("wb", buffering=CHUNK) as file:
+    with atomic_file(path, needed) as temporary, temporary.open("wb", buffering=BUFFER) as file:
         file.write(header)
-        with ThreadPoolExecutor(1) as pool:
-            digest = _Digest(pool if hashed else None)
+        with ThreadPoolExecutor(1) as pool, _Sources() as sources:
+            checks = _Checks(pool, path, hashed)
             for key in order:
-                _write_one(file, path, key, tensors[key], digest)
-            if hashed:
-                header = header.replace(_NO_HASH, digest.hex().encode(), 1)
+                tensor = tensors[key]
+                pieces = sources.pieces(tensor.stored) if tensor.stored is not None else _computed(tensor, key)
+                for data in pieces:
+                    checks.take(data, key, tensor)
+                    file.write(data)
+            digest = checks.end()
+        if hashed:
+            header = header.replace(_NO_HASH, digest.encode(), 1)
         file.seek(0)
         file.write(header)
 
@@ -66,53 +72,54 @@ def _header(tensors: Mapping[str, Lazy], order: list[str], metadata: Mapping[str
     return len(text).to_bytes(8, "little") + text
 
 
-class _Digest:
-    """SHA-256 on a thread of its own: hashing releases the interpreter, so it overlaps with reading and writing."""
+class _Checks:
+    """The finiteness and the SHA-256 of what is written, on a thread of its own.
 
-    def __init__(self, pool: ThreadPoolExecutor | None):
-        self.hash, self.pool = hashlib.sha256(), pool
+    Both release the interpreter, so they overlap with reading and writing.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, target: Path, hashed: bool):
+        self.pool, self.target, self.hashed = pool, target, hashed
+        self.hash = hashlib.sha256()
         self.last: Future[None] | None = None
-        self.waiting: list[Bytes] = []
+        self.waiting: list[tuple[Bytes, str, Lazy]] = []
         self.size = 0
 
-    def update(self, data: Bytes) -> None:
-        """Takes the next bytes. Small tensors wait for each other: handing over costs more than hashing them."""
-        if self.pool is None:
-            return
-        self.waiting.append(data)
+    def take(self, data: Bytes, key: str, tensor: Lazy) -> None:
+        """The next bytes. Small tensors wait for each other: handing over costs more than checking them.
+
+        Raises:
+            PairError: Of bytes that were taken before: they hold NaN or infinity.
+        """
+        self.waiting.append((data, key, tensor))
         self.size += len(data)
         if self.size >= CHUNK:
-            self._hand_over(self.pool)
+            self._hand_over()
 
-    def _hand_over(self, pool: ThreadPoolExecutor) -> None:
-        if self.last is not None:
-            self.last.result()
-        self.last = pool.submit(self._hash, self.waiting)
-        self.waiting, self.size = [], 0
-
-    def _hash(self, parts: list[Bytes]) -> None:
-        for part in parts:
-            self.hash.update(part)
-
-    def hex(self) -> str:
-        if self.pool is not None:
-            self._hand_over(self.pool)
+    def end(self) -> str:
+        """The hash of all bytes, once they are checked; errors as in ``take``."""
+        self._hand_over()
         if self.last is not None:
             self.last.result()
         return self.hash.hexdigest()
 
+    def _hand_over(self) -> None:
+        if self.last is not None:
+            self.last.result()
+        self.last = self.pool.submit(self._check, self.waiting)
+        self.waiting, self.size = [], 0
 
-def _write_one(file: IO[bytes], target: Path, key: str, tensor: Lazy, digest: _Digest) -> None:
-    for data in _stored_bytes(tensor.stored) if tensor.stored is not None else _computed_bytes(tensor, key):
-        if not is_finite(data, tensor.element):
-            if tensor.stored is None:
-                raise PairError(f"{printable(str(target))}: {printable(key)} {BAD_OUTPUT}")
-            raise PairError(f"{printable(str(tensor.stored.path))}: {printable(tensor.stored.key)} {BAD_INPUT}")
-        digest.update(data)
-        file.write(data)
+    def _check(self, parts: list[tuple[Bytes, str, Lazy]]) -> None:
+        for data, key, tensor in parts:
+            if not is_finite(data, tensor.element):
+                if tensor.stored is None:
+                    raise PairError(f"{printable(str(self.target))}: {printable(key)} {BAD_OUTPUT}")
+                raise PairError(f"{printable(str(tensor.stored.path))}: {printable(tensor.stored.key)} {BAD_INPUT}")
+            if self.hashed:
+                self.hash.update(data)
 
 
-def _computed_bytes(tensor: Lazy, key: str) -> Iterator[memoryview]:
+def _computed(tensor: Lazy, key: str) -> Iterator[memoryview]:
     values = tensor.load().detach().contiguous()
     if tuple(values.shape) != tensor.shape or values.dtype != tensor.dtype:
         raise AssertionError(f"{key}: announced {tensor.shape} {tensor.dtype}, got {values.shape} {values.dtype}")
@@ -122,9 +129,23 @@ def _computed_bytes(tensor: Lazy, key: str) -> Iterator[memoryview]:
         yield values.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _stored_bytes(stored: Stored) -> Iterator[bytearray]:
-    """The tensor's bytes in pieces of whole elements."""
-    with stored.path.open("rb", buffering=0) as file:
+class _Sources:
+    """Files that tensors are copied from; one after the other is open, for as long as its tensors follow each other."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.file: FileIO | None = None
+
+    def __enter__(self) -> _Sources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+
+    def pieces(self, stored: Stored) -> Iterator[bytearray]:
+        """The tensor's bytes in pieces of whole elements."""
+        file = self._opened(stored.path)
         file.seek(stored.start)
         left = stored.size
         while left:
@@ -133,3 +154,10 @@ def _stored_bytes(stored: Stored) -> Iterator[bytearray]:
                 raise PairError(f"{printable(str(stored.path))}: has changed while it was read; run it again")
             left -= len(chunk)
             yield chunk
+
+    def _opened(self, path: Path) -> FileIO:
+        if self.file is None or path != self.path:
+            if self.file is not None:
+                self.file.close()
+            self.path, self.file = path, FileIO(path)
+        return self.file
