@@ -172,21 +172,16 @@ def settings_of(settings: type[Value], given: argparse.Namespace) -> Value:
     return settings(**{name: value for name, value in vars(given).items() if name in known})
 
 
-def read(
-    prog: str,
-    description: str | None,
-    settings: type[Value],
-    argv: Sequence[str],
-    parser: type[argparse.ArgumentParser] = argparse.ArgumentParser,
-) -> Value:
+def read(prog: str, description: str | None, settings: type[Value], argv: Sequence[str]) -> Value:
     """The command line of a program as its options.
 
     Raises:
-        SystemExit: ``--help``, or an option or value that it does not take; as ``parser`` has it.
+        PairError: An option or value that it does not take.
+        SystemExit: ``--help``.
     """
-    found = parser(prog=prog, description=description, allow_abbrev=False)
-    add_options(found, settings)
-    return settings_of(settings, found.parse_args(list(argv)))
+    parser = OneLineParser(prog=prog, description=description, allow_abbrev=False)
+    add_options(parser, settings)
+    return settings_of(settings, parser.parse_args(list(argv)))
 
 
 def _fields(settings: type) -> set[str]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from pair_network.options import Number, option, read
-from pair_network.sampling.cli.options import ModelOptions, Parser
+from pair_network.sampling.cli.options import ModelOptions
 
 # A field with an option of each heading in --help.
 of_pair, of_source, of_gate, of_output = (
@@ -47,4 +47,4 @@ def read_pairs(argv: Sequence[str]) -> PairsOptions:
         "Fits the change from photo to painting by its pixels, checks it on held-out parts of the pair, makes it to "
         "other pictures, and writes a folder of pairs to train on."
     )
-    return read("python -m pair_network pairs", description, PairsOptions, argv, Parser)
+    return read("python -m pair_network pairs", description, PairsOptions, argv)

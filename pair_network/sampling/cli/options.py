@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 from pair_network.errors import PairError
 from pair_network.options import Number, option, read
@@ -123,21 +121,14 @@ class RestyleOptions(StyleOptions):
     compare: bool = of_picture(False, "also photo | reconstruction | restyled in one picture")
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a mistake as a PairError, so that every error looks alike."""
-
-    def error(self, message: str) -> NoReturn:
-        raise PairError(f"{self.prog}: {message}; --help lists the options")
-
-
 def read_generate(argv: Sequence[str]) -> GenerateOptions:
     description = "Pictures with style guidance (paper, eq. 10 and 11)."
-    return read("python -m pair_network generate", description, GenerateOptions, argv, Parser)
+    return read("python -m pair_network generate", description, GenerateOptions, argv)
 
 
 def read_restyle(argv: Sequence[str]) -> RestyleOptions:
     description = "A photo in a style: DDIM inversion, then style guidance (paper, eq. 10)."
-    return read("python -m pair_network restyle", description, RestyleOptions, argv, Parser)
+    return read("python -m pair_network restyle", description, RestyleOptions, argv)
 
 
 def check_output(args: StyleOptions) -> None:

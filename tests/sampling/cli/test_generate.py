@@ -130,7 +130,7 @@ def test_a_model_that_diffusers_cannot_inpaint_with_is_named():
     ("line", "message"),
     [
         ("generate", "--model"),
-        ("generate --model m --prompt x --stile a", "unrecognized arguments: --stile"),
+        ("generate --model m --prompt x --stile a", "unknown option --stile (did you mean --style?)"),
         ("generate --model nowhere --prompt x", "--model nowhere: diffusers cannot load it"),
         ("generate --model model.ckpt --prompt x", "pickled weights"),
         ("generate --model none.safetensors --prompt x", "no such file"),
