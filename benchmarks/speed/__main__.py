@@ -169,7 +169,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="fp32; sdxl: bf16")
     parser.add_argument("--side", type=int, default=16, help="side of the latents (16; 64: 512 px, 128: 1024 px)")
     parser.add_argument("--pairs", type=int, default=1, help="in a step")
-    parser.add_argument("--rank", type=int, default=32, help="of either branch")
+    parser.add_argument(
+        "--rank", type=int, help="of either branch (32; embedded: 16, whose narrowest layers take no more)"
+    )
     parser.add_argument("--targets", default="attention", help="kinds of layers, joined by +")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--repeats", type=int, default=9)
@@ -182,17 +184,18 @@ def main() -> None:
     """Command line."""
     options = parse_arguments()
     dtype = options.dtype or ("bf16" if options.model == "sdxl" else "fp32")
+    rank = options.rank or (16 if options.model == "embedded" else 32)
     side, before = options.side, load()
     unet = load_unet(options.model, options.device, DTYPES[dtype])
     vae = load_vae(options.model, options.device, DTYPES[dtype])
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     data = make_data(options.model, unet, options.pairs, side, factor)
-    setting = Setting(unet, data, options.rank, options.targets, options.checkpointing, vae)
+    setting = Setting(unet, data, rank, options.targets, options.checkpointing, vae)
     costs = measure(make_ways(setting), setting, options.device, options.repeats)
     parameters = sum(parameter.numel() for parameter in unet.parameters()) / 1e6
     shape = (
         f"U-Net of {parameters:.4g} M parameters, {dtype}, latents {side} × {side}, {options.pairs} pair(s), rank "
-        f"{options.rank} + {options.rank}, {options.targets}, {'' if options.checkpointing else 'no '}checkpointing, "
+        f"{rank} + {rank}, {options.targets}, {'' if options.checkpointing else 'no '}checkpointing, "
         f"{options.repeats} repetitions, {torch.get_num_threads()} thread(s)"
     )
     file = options.output.with_suffix(".json")

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmarks.speed.__main__ import page, saved_bytes
+from benchmarks.speed.__main__ import main, page, saved_bytes
 from benchmarks.speed.models import load_unet, load_vae, make_data
 from benchmarks.speed.ways import FLOOR, Setting, Way, make_ways
 
@@ -33,6 +33,12 @@ def test_memory_counts_what_lives_until_the_backward_pass():
             layer(torch.ones(4, 8)).relu().sum().backward()
 
     assert saved_bytes(Way(passes, 4), weights) == 2 * 4 * 8 * 4  # the input and the activation
+
+
+def test_the_command_as_it_stands_writes_its_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["speed", "--side", "8", "--repeats", "1", "--output", str(tmp_path / "speed")])
+    main()
+    assert "rank 16 + 16" in (tmp_path / "speed.md").read_text()
 
 
 def test_the_page_says_what_was_not_run():
