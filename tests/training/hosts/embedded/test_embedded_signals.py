@@ -63,7 +63,7 @@ def start(model, tmp_path, dataset_file):
         process.wait()
 
 
-def wait_for(process, text_file, pattern, seconds=90):
+def wait_for(process, text_file, pattern, seconds=300):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         text = text_file.read_text(errors="replace")
@@ -72,6 +72,16 @@ def wait_for(process, text_file, pattern, seconds=90):
         assert process.poll() is None, text
         time.sleep(0.02)
     raise AssertionError(text)
+
+
+def wait_until_caught(process, sent):
+    """Until the program has its own answer to the signal; a busy machine takes seconds to start Python."""
+    status = Path(f"/proc/{process.pid}/status")
+    while status.exists() and process.poll() is None:  # elsewhere than on Linux nobody can tell
+        caught = int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16)
+        if caught >> (sent - 1) & 1:
+            return
+        time.sleep(0.02)
 
 
 def ways_to_train():
@@ -90,7 +100,7 @@ def test_a_signal_to_the_whole_group_saves_once_and_gives_128_plus_n(start, tmp_
     wait_for(process, tmp_path / "out.txt", r" [3-9]/100000|\d\d/100000")
     os.killpg(process.pid, sent)
     os.killpg(process.pid, sent)  # a launcher that passes on what its child has got already
-    status = process.wait(timeout=60)
+    status = process.wait(timeout=180)
     text = (tmp_path / "out.txt").read_text()
     assert "Traceback" not in text and text.count("finishing this step") == 1, text
     assert re.search(r'stopped after step (\d+).*--resume "(.+)"', text), text
@@ -109,13 +119,13 @@ def test_a_signal_in_the_last_previews_ends_them_and_says_that_all_is_written(st
     options = ["--max_train_steps", "2", "--sample_prompts", str(prompts), "--save_state_on_train_end"]
     process = start(*ENTRY, options=options)
     state = tmp_path / "out" / "x-state" / "train_state.json"
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300
     while not state.exists() and time.monotonic() < end:
         assert process.poll() is None, (tmp_path / "out.txt").read_text()
         time.sleep(0.02)
     time.sleep(0.3)
     os.killpg(process.pid, sent)
-    assert process.wait(timeout=20) == 128 + sent
+    assert process.wait(timeout=60) == 128 + sent
     text = (tmp_path / "out.txt").read_text()
     assert "all files are written" in text and "nothing was trained" not in text and "Traceback" not in text
     names = {path.name for path in (tmp_path / "out").rglob("*") if path.parent.name != "x-state"}
@@ -126,9 +136,10 @@ def test_a_signal_in_the_last_previews_ends_them_and_says_that_all_is_written(st
 @pytest.mark.parametrize("sent", [signal.SIGTERM])
 def test_a_signal_before_the_first_step_is_one_line(start, tmp_path, sent):
     process = start(*ways_to_train()["run.py"])
+    wait_until_caught(process, sent)
     time.sleep(1.5)  # imports of torch, diffusers and transformers
     os.killpg(process.pid, sent)
-    assert process.wait(timeout=30) == 128 + sent
+    assert process.wait(timeout=120) == 128 + sent
     text = (tmp_path / "out.txt").read_text()
     assert "Traceback" not in text and text.count("stopped") == 1, text
 
@@ -146,9 +157,9 @@ def test_two_processes_save_on_a_signal_and_either_number_goes_on(start, tmp_pat
     log, out = tmp_path / "out.txt", tmp_path / "out"
     options = ["--cache_latents", "--style_start_step", "1", "--save_state", "--max_train_steps"]
     process = start(*two_of(ENTRY), options=[*options, "100000"])
-    wait_for(process, log, r" [3-9]/100000|\d\d/100000", 180)
+    wait_for(process, log, r" [3-9]/100000|\d\d/100000")
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=180) != 0
     text = log.read_text()
     assert text.count("finishing this step") == 1 and text.count("stopped after step") == 1, text
     step, state = re.search(r'stopped after step (\d+).*--resume "(.+)"', text).groups()
@@ -249,4 +260,4 @@ def test_a_program_becomes_another_one_and_gets_its_signals_itself(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     assert int(process.stdout.readline()) == process.pid
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 7
+    assert process.wait(timeout=120) == 7
