@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import torch
 from benchmarks.quality import oracle
 from benchmarks.quality.__main__ import RESULTS, load_results, save_results
 from benchmarks.quality.curves import area, clean_strength, gain
-from benchmarks.quality.jobs import PRESET, ROOT, Job, _tools, base_pictures, make_prompts, model_hash, train, train_on
+from benchmarks.quality.jobs import PRESET, ROOT, Job, _tools, base_pictures, make_prompts, model_hash, train_on
 from benchmarks.quality.measures import Reference, score
 from benchmarks.quality.oracle import LEAST_STRUCTURE, STYLES, through_autoencoder
 from benchmarks.quality.plan import RESERVED_OPERATORS, THREE
@@ -92,19 +93,20 @@ def fitted_map(case: Case, folder: Path) -> Trial:
     return best(try_maps(content, style))
 
 
-def train_row(case: Case, folder: Path, sampler: Sampler, work: Path) -> tuple[Path, dict[str, Any]]:
-    """The style LoRA's file, and what is worth noting of its training."""
+def train_row(
+    case: Case, folder: Path, sampler: Sampler, work: Path, further: Sequence[str] = ()
+) -> tuple[Path, dict[str, Any]]:
+    """The style LoRA's file, and what is worth noting of its training; ``further`` are options of it."""
     content, style = pair_images(case, folder)
     if case.row == "oracle":
         return oracle.train(oracle.MODEL_DIR, case.style, folder, case.seed), {}
+    the_pair = ("--content", str(content), "--style", str(style), *further)
     if case.row != "ours, pseudo-pairs":
-        if style.parent == PAIRS_DIR / case.style:
-            return train(case.job, folder), {}
-        return train_on(case.job, folder, PRESET, ("--content", str(content), "--style", str(style))), {}
+        return train_on(case.job, folder, PRESET, the_pair), {}
     found = fitted_map(case, folder)
     notes = {"map": found.style_map.name, "blocks": round(found.blocks, 3), "colours": round(found.colours, 3)}
     if max(found.blocks, found.colours) > MADE_LIMIT:
-        return train_on(case.job, folder, PRESET, ("--content", str(content), "--style", str(style))), notes
+        return train_on(case.job, folder, PRESET, the_pair), notes
     made = [
         MadePair(to_picture(image), to_image(found.style_map(torch.from_numpy(image).movedim(-1, 0))), text)
         for image, text in other_pictures(sampler, work, CONTENTS[case.pair][1])
@@ -114,7 +116,8 @@ def train_row(case: Case, folder: Path, sampler: Sampler, work: Path) -> tuple[P
     text = content.with_suffix(".txt").read_text(encoding="utf-8").strip()
     write_pairs(folder / "pairs", (content, style), text, words, made, side, REAL_SHARE)
     preset = preset_without_pair(folder)
-    return train_on(case.job, folder, preset, ("--dataset_config", str(folder / "pairs" / DATASET))), notes
+    dataset = ("--dataset_config", str(folder / "pairs" / DATASET), *further)
+    return train_on(case.job, folder, preset, dataset), notes
 
 
 def other_pictures(sampler: Sampler, work: Path, subject: str) -> list[tuple[np.ndarray, str]]:
@@ -185,7 +188,7 @@ def _table(cases: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     for row in ROWS:
         own = [case for case in cases if case["row"] == row]
         for way in dict.fromkeys(way for case in own for way in case["curves"]):
-            points = [_strongest(case, way) for case in own]
+            points = [strongest(_points(case, way)) for case in own]
             shares = [point["strength"] / case["ceiling"] for point, case in zip(points, own, strict=True)]
             both = [case for case in own if _training(case) in released]
             cells = {
@@ -218,9 +221,9 @@ def _area(case: dict[str, Any], way: str) -> float:
     return area(_points(case, way), "structure")
 
 
-def _strongest(case: dict[str, Any], way: str) -> dict[str, float]:
+def strongest(points: list[dict[str, float]]) -> dict[str, float]:
     """The point with the strongest style whose structure is kept; the base picture where none is."""
-    kept = [point for point in _points(case, way) if point["structure"] >= LEAST_STRUCTURE]
+    kept = [point for point in points if point["structure"] >= LEAST_STRUCTURE]
     return max(kept, key=lambda point: point["strength"])
 
 

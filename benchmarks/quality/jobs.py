@@ -158,15 +158,16 @@ def train(job: Job, folder: Path) -> Path:
 
 
 def train_on(job: Job, folder: Path, preset: Path, images: Sequence[str]) -> Path:
-    """The same on the images that options name; the style LoRA's file."""
+    """The same on the images that options name; what they say further has the last word. The style LoRA's file."""
     method = METHODS[job.method]
     argv = [
         "--config_file", str(preset), "--pretrained_model_name_or_path", str(MODEL_DIR),
-        *images, "--style_prompt", f"in {job.operator} style",
+        "--style_prompt", f"in {job.operator} style",
         "--output_dir", str(folder), "--output_name", "style", "--seed", str(job.seed),
         "--learning_rate", str(job.rate),
         "--max_train_steps", str(method.steps), "--style_start_step", str(method.steps // 3),
         "--save_precision", "float", *method.options, "--network_args", *method.network_args,
+        *images,
     ]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train_pairs(argv, without_previews(method.trainer))

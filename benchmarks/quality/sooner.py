@@ -1,0 +1,134 @@
+"""Time to quality: `python -m benchmarks.quality.sooner`. Writes results/quality/sooner.json and sooner.md.
+
+The official recipe is trained as released; its strongest picture with structure kept sets the goal: that strength, with
+accuracy and leak no worse. Then ours with pairs made out of the one is trained from nothing for fewer steps than its
+preset has, more from one try to the next, until it is there. Seconds are the processor's of one thread, everything
+included that a user waits for: fitting the map, drawing the other pictures, loading, encoding, training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.__main__ import RESULTS, load_results, save_results
+from benchmarks.quality.fair import WAYS, Case, strongest, train_row
+from benchmarks.quality.jobs import ROOT, _tools, base_pictures
+from benchmarks.quality.measures import Reference, score
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.oracle import LEAST_STRUCTURE, STYLES
+from benchmarks.quality.report import plain_table
+from demo.make_pairs import CONTENTS
+
+RIVAL, OURS = "released", "ours, pseudo-pairs"
+STEPS = (15, 30, 60, METHODS["ours"].steps)
+WAY = "guidance"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training and its curve.
+
+    Attributes:
+        steps: Updates.
+        seconds: Of the processor, all included.
+        points: Scores by rising strength, the base model's first.
+    """
+
+    steps: int
+    seconds: float
+    points: list[dict[str, float]]
+
+
+def run(case: Case, steps: int, work: Path) -> Run:
+    """Trains for so many steps, a third of them with the content alone, and draws with guidance."""
+    sampler, judge = _tools(work)
+    subject = CONTENTS[case.pair][1]
+    prompts, base = base_pictures(work, subject, case.prompts)
+    reference = Reference.of(judge, base, STYLES[case.style], [prompt.subject for prompt in prompts], subject)
+    further = ("--max_train_steps", str(steps), "--style_start_step", str(steps // 3))
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        started = time.process_time()
+        # Its own folder in place of `work`: the other pictures are drawn anew, as a user's are.
+        file, _ = train_row(case, Path(folder), sampler, Path(folder), further)
+        seconds = time.process_time() - started
+        mode, cfg_end, strengths = WAYS[WAY]
+        drawn = [sampler.draw(prompts, f"in {case.style} style", file, mode, at, cfg_end) for at in strengths]
+    scores = [score(images, reference, judge) for images in drawn]
+    points = [{"at": at, **one} for at, one in zip(strengths, scores, strict=True)]
+    return Run(steps, round(seconds, 1), [{"at": 0.0, **score(base, reference, judge)}, *points])
+
+
+def is_there(points: list[dict[str, float]], goal: dict[str, float]) -> bool:
+    """Whether a point has the goal's strength, its structure kept, with accuracy and leak no worse."""
+    return any(
+        point["strength"] >= goal["strength"] and point["structure"] >= LEAST_STRUCTURE
+        and point["accuracy"] >= goal["accuracy"] and point["leak"] <= goal["leak"]
+        for point in points
+    )  # fmt: skip
+
+
+def race(style: str, pair: str, prompts: int, work: Path) -> dict[str, Any]:
+    """The rival's training, its goal, and ours until one of them is there."""
+    rival = run(Case(RIVAL, style, pair, 0, prompts), METHODS[RIVAL].steps, work)
+    goal, ours = strongest(rival.points), []
+    for steps in STEPS:
+        ours.append(run(Case(OURS, style, pair, 0, prompts), steps, work))
+        if is_there(ours[-1].points, goal):
+            break
+    reached = is_there(ours[-1].points, goal)
+    return {"style": style, "pair": pair, "rival": asdict(rival), "goal": goal, "reached": reached,
+            "ours": [asdict(one) for one in ours]}  # fmt: skip
+
+
+def page(results: dict[str, Any]) -> str:
+    """The Markdown page."""
+    table = {}
+    for job in results["jobs"].values():
+        last = job["ours"][-1]
+        table[f"{job['style']}, {job['pair']}"] = {
+            "goal: strength": f"{job['goal']['strength']:.2f}",
+            "accuracy": f"{job['goal']['accuracy']:.2f}",
+            "leak": f"{job['goal']['leak']:.2f}",
+            "released: steps": str(job["rival"]["steps"]),
+            "CPU s": f"{job['rival']['seconds']:.0f}",
+            "ours: steps": str(last["steps"]) if job["reached"] else f"not by {last['steps']}",
+            "ours: CPU s": f"{last['seconds']:.0f}",
+            "ours ÷ released": f"{last['seconds'] / job['rival']['seconds']:.2f}" if job["reached"] else "–",
+        }
+    return (
+        f"# Time to quality\n\n`python -m benchmarks.quality.sooner`, the embedded model {results['model']}, with "
+        f"guidance, one seed. {__doc__.partition('md.')[2].strip()}\n\n" + plain_table("style, pair", table)
+    )
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality.sooner", description=__doc__)
+    parser.add_argument("--styles", nargs="+", choices=list(STYLES), default=["duotone", "poster", "pixel"])
+    parser.add_argument("--pairs", nargs="+", choices=list(CONTENTS), default=["house"])
+    parser.add_argument("--prompts", type=int, default=12)
+    parser.add_argument("--work", type=Path, default=ROOT / "benchmarks" / ".work")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    file = args.out / "sooner.json"
+    results = load_results(file)
+    for style in args.styles:
+        for pair in args.pairs:
+            key = f"{style}-{pair}-{args.prompts}"
+            if key not in results["jobs"]:
+                results["jobs"][key] = race(style, pair, args.prompts, args.work)
+                save_results(results, file)
+                print(key, json.dumps(results["jobs"][key]["reached"]), flush=True)
+    (args.out / "sooner.md").write_text(page(results), encoding="utf-8")
+    print(page(results))
+
+
+if __name__ == "__main__":
+    main()
