@@ -36,7 +36,7 @@ def read_text(path: Path, option: str = "", largest: int = LARGEST) -> str:
     name = f"{option} {printable(path)}".strip()
     try:
         if not path.is_file():
-            raise PairError(f"{name}: no such file")
+            raise PairError(f"{name}: {'a folder; name a file' if path.is_dir() else 'no such file'}")
         if path.stat().st_size > largest:
             raise PairError(f"{name}: more than {largest:,} bytes are no settings and no captions; name another file")
         return path.read_text(encoding="utf-8-sig")

@@ -131,7 +131,7 @@ ERRORS = {
     "a network_arg misspelt": ([*TRAIN, "--network_args", "orthogonalty=none"], "did you mean orthogonality"),
     "a value of a network_arg": ([*TRAIN, "--network_args", "orthogonality=frozn"], "frozen, penalty"),
     "weights that are not there": ([*TRAIN, "--network_weights", "no.safetensors"],
-        "there is no such file; --network_weights"),
+        "--network_weights no.safetensors: no such file"),
     "pickled weights": ([*TRAIN, "--network_weights", "lora.pt"], "lora.pt.*safetensors"),
     "a preset misspelt": (["train", "--preset", "sdxl_12"],
         r"--preset sdxl_12: there is none \(did you mean sdxl_12gb"),

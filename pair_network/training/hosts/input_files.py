@@ -13,7 +13,7 @@ from pair_network.errors import PairError, nearest, printable
 from pair_network.files import PICKLES
 from pair_network.reading import read_json, read_text, read_toml
 
-from .model_types import tensor_names
+from .model_types import tensor_names, type_of_names
 
 SAFE = (".safetensors", ".sft")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -41,8 +41,6 @@ def check_input_files(args: Mapping[str, object], open_options: Collection[str] 
     for option in (*MODELS, *ADAPTERS):
         for name in _names(args.get(option)):
             check_weights(option, name, option in open_options)
-            if option in MODELS and _is_lora(Path(name)):
-                raise PairError(f"--{option} {name}: is a LoRA, not a model; --network_weights takes LoRAs")
     for option in FOLDERS:
         for name in _names(args.get(option)):
             if not Path(name).is_dir():
@@ -59,7 +57,13 @@ def check_input_files(args: Mapping[str, object], open_options: Collection[str] 
 
 
 def check_weights(option: str, name: str, is_open: bool = False) -> None:
-    """Raises PairError unless an option's value is an intact .safetensors file, or what else an open option takes."""
+    """Raises PairError unless a value is what its option takes: an intact .safetensors file of a model, or of a LoRA.
+
+    Args:
+        option: One of MODELS or ADAPTERS.
+        name: Its value.
+        is_open: The option also takes a diffusers folder, a name on the Hugging Face hub, or a pickle.
+    """
     path = Path(name)
     if not path.exists():
         if is_open and HUB_NAME.fullmatch(name) and path.suffix not in (*SAFE, *PICKLES):
@@ -70,9 +74,14 @@ def check_weights(option: str, name: str, is_open: bool = False) -> None:
             raise PairError(f"--{option} {name}: a folder{' without a model' if is_open else ''}; name {_what(path)}")
     elif path.suffix in SAFE:
         try:
-            tensor_names(path)
+            names = tensor_names(path)
         except PairError as cause:
             raise PairError(f"--{option} {cause}") from cause
+        is_lora = any("lora_" in each for each in names)
+        if option in MODELS and is_lora:
+            raise PairError(f"--{option} {name}: is a LoRA, not a model; --network_weights takes LoRAs")
+        if option in ADAPTERS and not is_lora and type_of_names(names) is not None:
+            raise PairError(f"--{option} {name}: is a model, not a LoRA; name a LoRA's file")
     elif not is_open or path.suffix not in PICKLES:
         raise PairError(f"--{option} {name}: not a .safetensors file, the format that is read")
 
@@ -123,10 +132,6 @@ def _check_text(option: str, path: Path, suffixes: Collection[str]) -> None:
 def _names(value: object) -> Iterator[str]:
     """The values of an option that takes one or several; none where it is not given."""
     yield from (str(name) for name in (value if isinstance(value, (list, tuple)) else [value]) if name)
-
-
-def _is_lora(path: Path) -> bool:
-    return path.is_file() and path.suffix in SAFE and any("lora_" in name for name in tensor_names(path))
 
 
 def _beside(path: Path) -> str:

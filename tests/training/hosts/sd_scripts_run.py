@@ -35,6 +35,10 @@ def main():
     try:
         if os.environ.get("PAIR_STOCK"):  # what the checkout's own script does when it is started
             stock_main(host, tiny, options)
+        elif os.environ.get("PAIR_LAUNCH"):  # as train_pair_network.py does, before a host is chosen
+            from pair_network.training import launch
+
+            sys.exit(launch.train(["--sd_scripts", checkout, *options]))
         else:
             sd_scripts.train(checkout, options)
     except sd_scripts.PairError as mistake:

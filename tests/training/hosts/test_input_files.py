@@ -22,6 +22,7 @@ def folder(tmp_path, make_picture, monkeypatch):
     make_picture(tmp_path / "picture.png", (1, 2, 3))
     weights(tmp_path / "model.safetensors")
     weights(tmp_path / "lora.safetensors", ["lora_unet_a.lora_down.weight"])
+    weights(tmp_path / "xl.safetensors", ["model.diffusion_model.label_emb.0.0.weight"])
     (tmp_path / "cut.safetensors").write_bytes(b"\x89PNG\r\n")
     (tmp_path / "text.txt").write_text("a cat\n", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
@@ -61,6 +62,7 @@ def test_weights_that_are_none_are_refused_by_the_options_name(folder, option, n
         ({"network_weights": "no.safetensors"}, r"--network_weights no\.safetensors: no such file"),
         ({"base_weights": ["lora.safetensors", "picture.png"]}, r"--base_weights picture\.png: not a \.safetensors"),
         ({"base_weights": ["empty"]}, "--base_weights empty: a folder"),
+        ({"network_weights": "xl.safetensors"}, r"--network_weights xl\.safetensors: is a model, not a LoRA"),
         ({"vae": "empty"}, "--vae empty: a folder without a model"),
         ({"vae": "picture.png"}, "--vae picture.png: not a .safetensors"),
         ({"vae": "no.safetensors"}, "--vae no.safetensors: no such file"),

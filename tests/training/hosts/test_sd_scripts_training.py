@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import toml
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -257,9 +258,42 @@ def test_options_come_from_a_config_file(sd_scripts):
     assert "unknown key 'min_snr_gama' (did you mean min_snr_gamma?)" in log
 
 
+GUI = {
+    "max_token_length": 75, "dynamo_backend": "no", "noise_offset_type": "Original", "epoch": 1, "noise_offset": 0.05,
+    "max_data_loader_n_workers": 0, "lr_scheduler": "cosine", "lr_scheduler_args": [], "optimizer_args": [],
+    "network_module": "networks.lora", "network_args": ["conv_dim=4"], "train_data_dir": "img", "min_snr_gamma": 5,
+}  # fmt: skip
+FIELDS = {
+    "LoRA_type": "Standard", "max_resolution": "128,128", "optimizer": "AdamW", "lr_scheduler": "cosine", "epoch": 1,
+    "lr_warmup": 25, "lr_warmup_steps": "", "lr_scheduler_num_cycles": "", "sample_prompts": "a dog --w 64 --h 64",
+    "model_type": "flux", "discrete_flow_shift": 3, "sdxl_no_half_vae": True, "min_snr_gamma": 5, **GUI,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("config_lora-1.toml", toml.dumps(GUI)), ("saved.json", json.dumps(FIELDS))]
+)
+def test_what_kohya_ss_gui_saves_trains(sd_scripts, name, text):
+    config = sd_scripts.folder / name
+    config.write_text(text, encoding="utf-8")
+    log = sd_scripts.train("--config_file", config, "--sample_every_n_steps", "1000", PAIR_LAUNCH="1")
+    assert f"{name} was saved by kohya_ss GUI" in log and "train_data_dir = 'img' is left out: name your pair" in log
+    assert "network_args = ['conv_dim=4'] is left out" in log
+    values = metadata(sd_scripts.out / "style.safetensors")
+    assert values["ss_lr_scheduler"] == "cosine" and values["ss_min_snr_gamma"] == "5"
+    assert values["ss_noise_offset"] == "0.05" and values["ss_lr_warmup_steps"] == ("1" if "json" in name else "0")
+    assert moved(ups(sd_scripts.out / "style.safetensors")) == 128
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--sample_prompts", "nowhere.txt"], "--sample_prompts nowhere.txt: no such file"),
+        (["--vae", "nowhere.safetensors"], "--vae nowhere.safetensors: no such file"),
+        (["--vae", "picture.png"], "--vae picture.png: "),
+        (["--network_weights", "content.png"], "--network_weights content.png: not a .safetensors file"),
+        (["--pretrained_model_name_or_path", "content.png"], "content.png: not a .safetensors file"),
+        (["--reg_data_dir", "x"], "--reg_data_dir names images without their other halves"),
         (["--save_model_as", "ckpt"], "only safetensors is written"),
         (["--network_module", "networks.lora"], "pair training needs pair_network"),
         (["--deepspeed"], "cannot keep the content branches of absent pairs"),

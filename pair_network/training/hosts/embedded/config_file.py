@@ -13,6 +13,7 @@ from pair_network.errors import PairError, nearest
 from pair_network.reading import read_toml
 
 from ...options import check_one_part
+from ..input_files import check_output_folder, check_weights
 from .config import EmbeddedOptions
 from .model_files import TAKEN, check_model, find_model, refuse_pickle
 from .numbers import check_options
@@ -161,18 +162,18 @@ def _verify_ranges(args: EmbeddedOptions) -> None:
 
 
 def _verify_files(args: EmbeddedOptions) -> None:
-    weights = [args.network_weights] if args.network_weights else []
-    for name in [*weights, *(args.base_weights or ())]:
-        refuse_pickle(Path(name))
-        if not Path(name).is_file():
-            raise PairError(
-                f"{name}: there is no such file; --network_weights and --base_weights take .safetensors files"
-            )
+    for option, names in (("network_weights", [args.network_weights]), ("base_weights", args.base_weights or ())):
+        for name in filter(None, names):
+            refuse_pickle(Path(name))
+            check_weights(option, name)
     if args.resume:
         leftovers.clean_once(os.path.abspath(Path(args.resume).parent))  # it may have to be put back
     if args.resume and not (Path(args.resume) / "train_state.json").is_file():
-        raise PairError(f"{args.resume}: not a saved state (no train_state.json); name a folder that ends in -state")
+        raise PairError(
+            f"--resume {args.resume}: not a saved state (no train_state.json); name a folder that ends in -state"
+        )
     if args.sample_prompts and not Path(args.sample_prompts).is_file():
-        raise PairError(f"{args.sample_prompts}: there is no such file; --sample_prompts is a text file of prompts")
-    if Path(args.output_dir).is_file():
-        raise PairError(f"{args.output_dir}: --output_dir is a folder, but this is a file")
+        raise PairError(f"--sample_prompts {args.sample_prompts}: no such file; name a text file of prompts")
+    for option, folder in (("output_dir", args.output_dir), ("logging_dir", args.logging_dir)):
+        if folder:
+            check_output_folder(option, folder)

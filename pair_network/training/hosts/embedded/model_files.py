@@ -15,7 +15,7 @@ from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 from pair_network.reading import read_json_table
 
-from ..input_files import HUB_NAME
+from ..input_files import HUB_NAME, SAFE
 from ..model_types import detect_model_type, remedy_for, tensor_names, type_of_names
 from .config import MODEL_TYPES, EmbeddedOptions
 
@@ -61,7 +61,11 @@ def find_model(args: EmbeddedOptions) -> ModelFiles:
     refuse_pickle(path)
     if path.is_file():
         check_checkpoint(path)
+        if config and not (Path(config) / "model_index.json").is_file():
+            raise PairError(f"--model_config {config}: no diffusers folder (no model_index.json); name one")
         return ModelFiles(Path(config) if config else _fetched_config(path), path)
+    if not path.exists() and (path.suffix in SAFE or not HUB_NAME.fullmatch(name)):
+        raise PairError(f"--pretrained_model_name_or_path {name}: no such file or folder; name {TAKEN}")
     if config:
         raise PairError(f"--model_config goes with a checkpoint in one file, and {name} is none; leave it out")
     if not path.exists() and HUB_NAME.fullmatch(name):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,11 @@ from ...pair_dataset import prepared_folders
 from ...pairs import check_no_orphans, check_pair, find_content_image
 from ..kohya_checks import check_resolution
 
+logger = logging.getLogger(__name__)
+
 CACHES = {"content": "cache-content", "style": "cache-style"}  # of --content and --style, in the run's own folder
+# Options that say of --content/--style what a dataset file says of itself -> what they are when they are not given.
+OF_QUICK_FORM = {"resolution": None, "train_batch_size": 1, "dataset_repeats": 1}
 OWN_KEYS = ("content_directory", "content_cache_directory")
 
 
@@ -55,7 +60,7 @@ def prepare_dataset(args: argparse.Namespace) -> list[int]:
     if args.made_pairs:
         raise PairError(f"--made_pairs: {NOT_ON_MUSUBI}")
     folder = Path(args.output_dir) / f"{args.output_name}-dataset"
-    config = _quick_form(args, folder) if args.content or args.style else _read(args.dataset_config)
+    config = _quick_form(args, folder) if args.content or args.style else _read(args)
     styles = config.get("datasets")
     if not isinstance(styles, list) or not styles or not all(isinstance(entry, dict) for entry in styles):
         raise PairError(f"{args.dataset_config}: no [[datasets]] in it; one of them names the style images of a style")
@@ -68,10 +73,14 @@ def prepare_dataset(args: argparse.Namespace) -> list[int]:
     return [len(styles) + place for place in range(len(styles))]
 
 
-def _read(name: str | None) -> dict[str, object]:
-    if not name:
+def _read(args: argparse.Namespace) -> dict[str, object]:
+    """The dataset file as it stands; says which options of --content/--style it takes the place of."""
+    if not args.dataset_config:
         raise PairError("there is no dataset: name a dataset TOML with --dataset_config, or use --content and --style")
-    path = Path(name)
+    path = Path(args.dataset_config)
+    unused = [f"--{name}" for name, default in OF_QUICK_FORM.items() if getattr(args, name) != default]
+    if unused:
+        logger.warning("%s: not used here, the dataset file says it: %s", path, ", ".join(unused))
     return read_json_table(path, "--dataset_config") if path.suffix == ".json" else read_toml(path)
 
 

@@ -129,6 +129,35 @@ def test_numbers_that_no_run_can_use_are_refused_before_it(model, tmp_path, opti
 
 
 @pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--network_weights", "no.safetensors"], "--network_weights no.safetensors: no such file"),
+        (["--network_weights", "picture.png"], "--network_weights picture.png: not a .safetensors file"),
+        (["--base_weights", "empty"], "--base_weights empty: a folder"),
+        (["--base_weights", "a.ckpt"], "a.ckpt: a .ckpt file can run code"),
+        (["--resume", "empty"], "--resume empty: not a saved state"),
+        (["--sample_prompts", "no.txt"], "--sample_prompts no.txt: no such file"),
+        (["--output_dir", "picture.png"], "--output_dir picture.png: picture.png is a file"),
+        (["--logging_dir", "picture.png/x"], "--logging_dir picture.png/x: picture.png is a file"),
+        (["--pretrained_model_name_or_path", "no.safetensors", "--model_config", "empty"],
+         "--pretrained_model_name_or_path no.safetensors: no such file or folder"),
+        (["--pretrained_model_name_or_path", "xl.safetensors", "--model_config", "empty"],
+         "--model_config empty: no diffusers folder"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_missing_or_another_is_named_by_its_option(
+    model, tmp_path, monkeypatch, make_picture, options, argv, words
+):
+    monkeypatch.chdir(tmp_path)
+    make_picture(tmp_path / "picture.png", (64, 64), 1)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.ckpt").write_bytes(b"")
+    save_file({"model.diffusion_model.label_emb.0.0.weight": torch.zeros(1)}, str(tmp_path / "xl.safetensors"))
+    where = ["--pretrained_model_name_or_path", str(model), "--output_dir", "out", "--dataset_config", "d.toml"]
+    assert words in refusal(verify, options(*where, *argv))
+
+
+@pytest.mark.parametrize(
     ("key", "value", "words"),
     [
         ("num_train_timesteps", 10**9, "num_train_timesteps"),
