@@ -210,12 +210,6 @@ class TrainerHooks:
         noise = draw_noise(args, latents)
         timesteps = draw_timesteps(args, noise_scheduler.config.num_train_timesteps, latents.shape[0], latents.device)
         noisy_latents = noise_scheduler.add_noise(latents, noise, timesteps)
-        if args.gradient_checkpointing:
-            # a checkpointed block only passes gradients to the network when one of its inputs asks for them
-            noisy_latents.requires_grad_(True)
-            text_encoder_conds = [
-                cond if cond.requires_grad else cond.requires_grad_(True) for cond in text_encoder_conds
-            ]
         with torch.set_grad_enabled(is_train), accelerator.autocast():
             noise_pred = self.call_unet(
                 args, accelerator, unet, noisy_latents, timesteps, text_encoder_conds, batch, weight_dtype

@@ -195,6 +195,22 @@ def test_gradient_checkpointing_does_not_change_the_result(train, pairs, targets
     assert all(value.abs().max() > 0 for value in ups)
 
 
+def test_gradient_checkpointing_asks_for_no_gradients_of_frozen_inputs(train, pairs, monkeypatch):
+    """Those of the captions would pass back through the keys and values of every block, for nothing."""
+    from pair_network.training.hosts.embedded.hooks import TrainerHooks
+
+    asked = []
+    call = TrainerHooks.call_unet
+
+    def watched(self, args, accelerator, unet, latents, timesteps, conds, *rest):
+        asked.extend(each.requires_grad for each in (latents, *conds))
+        return call(self, args, accelerator, unet, latents, timesteps, conds, *rest)
+
+    monkeypatch.setattr(TrainerHooks, "call_unet", watched)
+    train(pairs, "--cache_latents", "--style_start_step", "1", "--max_train_steps", "2", "--gradient_checkpointing")
+    assert asked and not any(asked)
+
+
 @pytest.mark.parametrize("flag", ["--network_train_unet_only", "--network_train_text_encoder_only"])
 def test_one_model_can_be_trained_alone(train, pairs, flag):
     argv = ["--cache_latents", "--style_start_step", "1", "--network_args", "targets=attention+text_encoder"]
