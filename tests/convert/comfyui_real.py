@@ -55,11 +55,18 @@ def tiny_model(family: str = "sd1"):
     kind, config = {
         "sd1": (supported.SD15, UNET),
         "sdxl": (supported.SDXL, SDXL),
-        "flux": (supported.Flux, FLUX),
+        "flux": (supported.Flux, flux_config()),
         "sd3": (supported.SD3, SD3),
     }[family]
     model = kind(dict(config)).get_model({}, "", device="cpu").eval()
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def flux_config() -> dict[str, object]:
+    """FLUX's settings, with the one that newer versions of ComfyUI ask for as well."""
+    from comfy.ldm.flux.model import FluxParams
+
+    return {**FLUX, "txt_ids_dims": []} if "txt_ids_dims" in FluxParams.__dataclass_fields__ else FLUX
 
 
 def with_lora(model, tensors, strength):
