@@ -136,6 +136,8 @@ def start(kind: str, checkout: Path, python: str, data: Path, port: int) -> subp
     command += ["--gradio-allowed-path", str(script.parent)]  # the page's own scripts, outside the working directory
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "no_proxy": "127.0.0.1,localhost",
                    "GRADIO_ANALYTICS_ENABLED": "False"}  # fmt: skip
+    if kind == "forge_classic":  # looks for it in the working directory
+        (data / "ldm_patched").symlink_to(script.parent / "ldm_patched")
     log = data / "ui.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=data, env=environment, stdout=output, stderr=subprocess.STDOUT)
