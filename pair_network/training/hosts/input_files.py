@@ -5,11 +5,12 @@ Kohya's trainers find out while they load models, in a traceback. Here names and
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from pair_network.errors import PairError, nearest, printable
+from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 from pair_network.reading import read_json, read_text, read_toml
 
@@ -136,8 +137,11 @@ def _names(value: object) -> Iterator[str]:
 
 def _beside(path: Path) -> str:
     """' (did you mean …?)' for a file of weights in the same folder."""
-    files = {each.name for each in path.parent.glob("*") if each.suffix in SAFE} if path.parent.is_dir() else set()
-    return nearest(path.name, files)
+    if not path.parent.is_dir():
+        return ""
+    names = {each.stem: each.name for each in path.parent.glob("*") if each.suffix in SAFE}
+    close = difflib.get_close_matches(path.stem, names, n=1)  # the suffix that all share says nothing
+    return f" (did you mean {names[close[0]]}?)" if close else ""
 
 
 def _what(folder: Path) -> str:

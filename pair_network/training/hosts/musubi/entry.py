@@ -124,8 +124,10 @@ def check_options(args: argparse.Namespace, family: Musubi) -> None:
             "--dim_from_weights: musubi-tuner reads no settings from a file; give --network_dim and --network_args as "
             "they were, with --network_weights"
         )
-    samples = (*family.caches[0], *family.caches[1]) if args.sample_prompts else ()
-    check_run(args, samples)
+    check_run(args)
+    for option in (*family.caches[0], *family.caches[1]):
+        if args.sample_prompts and not getattr(args, option):
+            raise PairError(f"--{option} is missing: --sample_prompts needs it; name its .safetensors file")
     args.output_name = args.output_name or "last"
     args.optimizer_type = args.optimizer_type or "AdamW"
     if not any(getattr(args, name, False) for name in ATTENTIONS):
