@@ -23,7 +23,7 @@ ALL = sorted(path for path in (ROOT / "presets").glob("*.toml") if path.name != 
 MUSUBI = [path for path in ALL if read_config(path)["host"] == "musubi"]
 PRESETS = [path for path in ALL if path not in MUSUBI]
 SD15 = ROOT / "presets/sd15.toml"
-TYPES = {"int": int, "float": float, "str": str}
+TYPES = {"int": int, "float": float, "str": str, "int_or_float": float, "_int_or_float": float}
 
 
 def committed_parser(model_type):
