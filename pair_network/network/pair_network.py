@@ -20,6 +20,7 @@ from .layer import CoupledLayer
 from .loading import load_file
 from .orthogonal import branch_overlap, gram_defect, overlap_penalty
 from .pair_file import CONFIG_KEY, pair_path
+from .rates import one_rate, warn_of_unused_rates
 from .route import Routing, Row
 from .targets import Target
 
@@ -180,8 +181,8 @@ class PairNetwork(nn.Module):
 
         ``content_lr`` and ``style_lr`` of the network_args go before the host's rates.
         """
-        if isinstance(text_encoder_lr, Sequence):
-            text_encoder_lr = text_encoder_lr[0] if text_encoder_lr else None
+        text_encoder_lr = one_rate(text_encoder_lr)
+        warn_of_unused_rates(unet_lr, text_encoder_lr, {self.is_text_encoder_layer[key] for key in self.layers})
         groups: list[ParameterGroup] = []
         names = []
         self._still.clear()

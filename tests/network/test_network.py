@@ -211,6 +211,27 @@ def test_optimizer_groups_by_branch_and_model(unet, text_encoder):
     assert counted == len(network.get_trainable_params()) == 2 * len(network.layers)
 
 
+@pytest.mark.parametrize(
+    ("targets", "rates", "words"),
+    [
+        (
+            "attention",
+            (5e-5, 1e-4),
+            "text_encoder_lr=5e-05 is not used: no such layer is trained; --network_args targets",
+        ),
+        ("text_encoder", (None, 1e-4), "unet_lr=0.0001 is not used"),
+        ("attention+text_encoder", ([5e-5, 1e-5], 1e-4), "text_encoder_lr: the first of its rates, 5e-05, holds for"),
+        ("attention+text_encoder", ([5e-5, 5e-5], 1e-4), ""),
+        ("attention", (0.0, 1e-4), ""),
+        ("attention", ([], None), ""),
+    ],
+)
+def test_a_rate_that_no_layer_takes_is_told(unet, text_encoder, caplog, targets, rates, words):
+    new_network(unet, text_encoder, targets=targets).prepare_optimizer_params(*rates, 1e-4)
+    told = [record.getMessage() for record in caplog.records if "_lr" in record.getMessage()]
+    assert len(told) == bool(words) and all(line.startswith(words) for line in told)
+
+
 @pytest.mark.parametrize(("still", "moving"), [("content", "style"), ("style", "content")])
 def test_a_branch_that_stands_still_is_not_in_the_clipped_norm(unet, still, moving):
     network = new_network(unet, **{f"{still}_lr": "0"})
