@@ -72,7 +72,10 @@ EITHER = [path for path in [*ALL, ROOT / "presets/embedded.toml"] if read_config
 
 @pytest.mark.parametrize("path", EITHER, ids=lambda path: path.stem)
 def test_what_either_host_can_run_is_read_by_the_embedded_one(path):
+    from pair_network.training.hosts.embedded.config import frozen
     from pair_network.training.hosts.embedded.config_file import read_config_file
+    from pair_network.training.hosts.embedded.model import ModelFacts, with_model_facts
+    from pair_network.training.hosts.embedded.numbers import check_options
     from pair_network.training.hosts.embedded.options import setup_parser
     from pair_network.training.options import add_pair_options
 
@@ -81,6 +84,9 @@ def test_what_either_host_can_run_is_read_by_the_embedded_one(path):
     argv = ["--config_file", str(path)]
     args = read_config_file(parser.parse_args(argv), parser, argv)
     assert args.output_name == read_config(path)["output_name"]
+    check_options(vars(args))
+    facts = ModelFacts(args.model_type or "sd", bool(args.v2), "epsilon", False, {})
+    assert with_model_facts(frozen(args), facts).model_type == facts.model_type
 
 
 def test_the_committed_options_reject_a_slip(tmp_path):

@@ -94,8 +94,8 @@ def with_model_facts(args: EmbeddedOptions, facts: ModelFacts) -> EmbeddedOption
         raise PairError(
             f"--model_type {args.model_type}: {args.pretrained_model_name_or_path} is of type {facts.model_type}"
         )
-    if facts.model_type == "sdxl" and args.clip_skip is not None:
-        raise PairError("--clip_skip: SDXL always reads the layer before the last; leave it out")
+    if facts.model_type == "sdxl" and args.clip_skip not in (None, 2):
+        raise PairError(f"--clip_skip {args.clip_skip}: SDXL always reads the layer before the last, which is 2")
     if args.v_parameterization and facts.prediction_type != "v_prediction":
         logger.warning(
             "--v_parameterization wins over the model, whose scheduler says prediction_type %r", facts.prediction_type

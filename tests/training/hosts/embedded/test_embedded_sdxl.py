@@ -207,7 +207,7 @@ def test_without_a_network_the_remedy_is_named(options, checkpoint):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--clip_skip", "2"], "--clip_skip: SDXL always reads the layer before the last"),
+        (["--clip_skip", "1"], "--clip_skip 1: SDXL always reads the layer before the last"),
         (["--model_type", "sd"], "is of type sdxl"),
         (["--model_config", "x"], "goes with a checkpoint in one file"),
     ],
