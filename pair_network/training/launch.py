@@ -73,7 +73,7 @@ def train(argv: Sequence[str]) -> int:
     if is_short:
         rest = one_command.completed(rest, bool(choice.sd_scripts or choice.musubi))
     elif choice.preset:
-        rest = with_preset(choice.preset, rest)
+        rest = with_preset(choice.preset, rest, bool(choice.sd_scripts or choice.musubi))
     return run_host(choice, with_gui_config(rest, choice), uis, more)
 
 
@@ -169,8 +169,10 @@ def make_chooser() -> argparse.ArgumentParser:
     return chooser
 
 
-def with_preset(name: str, argv: Sequence[str]) -> list[str]:
+def with_preset(name: str, argv: Sequence[str], has_checkout: bool) -> list[str]:
     """The command line with a preset as its --config_file; says which one ``auto`` took, and why.
+
+    Without a checkout of kohya's, ``auto`` takes what the embedded host can run, where it trains the model at all.
 
     Raises:
         PairError: There is no such preset, none fits, or --config_file is given too.
@@ -186,7 +188,8 @@ def with_preset(name: str, argv: Sequence[str]) -> list[str]:
     chooser.add_argument("--pretrained_model_name_or_path", "--dit", dest="model", default="")
     given = chooser.parse_known_args(list(argv))[0]
     model_type = given.model_type or detect_model_type(given.model)
-    preset, reason = choose_preset(model_type, given.model or "the model", free_gpu_memory())
+    hosts = ("any", "embedded") if model_type in one_command.EMBEDDED_TYPES and not has_checkout else ()
+    preset, reason = choose_preset(model_type, given.model or "the model", free_gpu_memory(), hosts)
     print(f"preset {preset.name} ({preset.path}): {reason}")
     return ["--config_file", str(preset.path), *argv]
 

@@ -99,6 +99,17 @@ def test_auto_takes_the_largest_preset_that_the_card_affords_and_says_why(
     assert started[0][2][:2] == ["--config_file", str(presets.FOLDER / f"{name}.toml")]
 
 
+@pytest.mark.parametrize("free", [None, 6.0, 80.0])
+def test_auto_without_a_checkout_takes_what_the_embedded_host_runs(tmp_path, started, monkeypatch, free):
+    monkeypatch.setattr(launch, "free_gpu_memory", lambda: free)
+    model = checkpoint(tmp_path / "xl.safetensors", SDXL)
+    launch.train(["--preset", "auto", "--pretrained_model_name_or_path", model])
+    assert started[0][0] == "embedded" and read_config(launch.config_path(started[0][1]))["host"] == "any"
+    flux = checkpoint(tmp_path / "flux.safetensors", "double_blocks.0.img_attn.qkv.weight")
+    with pytest.raises(PairError, match=r"is made for sd-scripts: it needs --sd_scripts DIR"):
+        launch.train(["--preset", "auto", "--model_type", "flux", "--pretrained_model_name_or_path", flux])
+
+
 def test_a_preset_by_name_works_from_any_folder_and_a_slip_is_named(started, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     launch.train(["--preset", "embedded", "--max_train_steps", "3"])
