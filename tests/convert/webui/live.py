@@ -52,7 +52,8 @@ OF_UI = {
 REAL_VAE = ("forge", "forge_neo", "reforge", "forge_classic")  # take no smaller autoencoder, whatever the U-Net's width
 CARD = {"activation text": "in ink style", "style guidance scale": 4}  # of style-a
 # Some previews would download a model of their own. Neo waits for a key where a config.json is not of its own series.
-SETTINGS = {"live_previews_enable": False, "VERSION_UID": "PY313"}
+# At 0, its default, Forge Classic has CFG 1 in every first step; the others have a negative number for 0.
+SETTINGS = {"live_previews_enable": False, "VERSION_UID": "PY313", "skip_early_cond": -1}
 DEFAULTS = {
     "prompt": "a photo of a cat", "negative_prompt": "blurry", "seed": 5, "steps": 4, "cfg_scale": 1, "width": 64,
     "height": 64, "sampler_name": "Euler", "scheduler": "Automatic",
