@@ -210,6 +210,9 @@ def with_gui_config(argv: Sequence[str], choice: Choice) -> list[str]:
     if not is_gui_config(values):
         return list(argv)
     known = host_options(choice, values)
+    is_counted = any(part.partition("=")[0] == "--max_train_steps" for part in argv)
+    if is_counted:  # a file's epochs would beat the steps of the command line
+        values = {key: value for key, value in values.items() if key not in ("epoch", "max_train_epochs")}
     options, notes = options_of_gui(values, known)
     plain = write_options(options, path)
     print(f"{path} was saved by kohya_ss GUI; its options for this training are in {plain}")

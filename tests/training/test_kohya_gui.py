@@ -174,6 +174,17 @@ def test_the_written_options_pass_the_embedded_hosts_own_check(tmp_path, started
     assert args.network_dim == 16 and args.lr_scheduler == "cosine" and args.bucket_no_upscale
 
 
+@pytest.mark.parametrize("steps", [["--max_train_steps", "300"], ["--max_train_steps=300"]])
+def test_steps_on_the_command_line_go_before_the_files_epochs(tmp_path, started, steps):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(FIELDS), encoding="utf-8")
+    launch.train(["--config_file", str(path), *steps])
+    options = toml.loads((tmp_path / "a-pair.toml").read_text(encoding="utf-8"))
+    assert "max_train_epochs" not in options
+    launch.train(["--config_file", str(path)])
+    assert toml.loads((tmp_path / "a-pair.toml").read_text(encoding="utf-8"))["max_train_epochs"] == 2
+
+
 def test_another_json_is_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8")
     with pytest.raises(PairError, match="when kohya_ss GUI saved it"):
