@@ -1,17 +1,17 @@
 """Time to quality: `python -m benchmarks.quality.sooner`. Writes results/quality/sooner.json and sooner.md.
 
 The official recipe is trained as released; its strongest picture with structure kept sets the goal: that strength, with
-accuracy and leak no worse. Then ours with pairs made out of the one is trained from nothing for fewer steps than its
-preset has, more from one try to the next, until it is there. Seconds are the processor's of one thread, everything
-included that a user waits for: fitting the map, drawing the other pictures, loading, encoding, training.
+accuracy and leak no worse. Then ours, on the pair alone and with pairs made out of it, is trained from nothing for
+fewer steps than its preset has, more from one try to the next, until it is there. Seconds are the processor's of one
+thread, everything included that a user waits for: fitting the map, drawing the other pictures, loading, training.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from benchmarks.quality.oracle import LEAST_STRUCTURE, STYLES
 from benchmarks.quality.report import plain_table
 from demo.make_pairs import CONTENTS
 
-RIVAL, OURS = "released", "ours, pseudo-pairs"
+RIVAL, OURS = "released", ("ours", "ours, pseudo-pairs")
 STEPS = (15, 30, 60, METHODS["ours"].steps)
 WAY = "guidance"
 
@@ -73,37 +73,47 @@ def is_there(points: list[dict[str, float]], goal: dict[str, float]) -> bool:
     )  # fmt: skip
 
 
-def race(style: str, pair: str, prompts: int, work: Path) -> dict[str, Any]:
-    """The rival's training, its goal, and ours until one of them is there."""
-    rival = run(Case(RIVAL, style, pair, 0, prompts), METHODS[RIVAL].steps, work)
-    goal, ours = strongest(rival.points), []
+def race(style: str, pair: str, prompts: int, work: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """The rival's training, its goal, and each of ours until it is there; what is ``known`` is not run again."""
+    if not known:
+        rival = run(Case(RIVAL, style, pair, 0, prompts), METHODS[RIVAL].steps, work)
+        known = {"style": style, "pair": pair, "rival": asdict(rival), "goal": strongest(rival.points), "ours": {}}
+    for row in OURS:
+        if row not in known["ours"]:
+            known["ours"][row] = [asdict(one) for one in tries(Case(row, style, pair, 0, prompts), known["goal"], work)]
+    return known
+
+
+def tries(case: Case, goal: dict[str, float], work: Path) -> Iterator[Run]:
+    """Trainings of more and more steps, the last one at the goal unless none is."""
     for steps in STEPS:
-        ours.append(run(Case(OURS, style, pair, 0, prompts), steps, work))
-        if is_there(ours[-1].points, goal):
-            break
-    reached = is_there(ours[-1].points, goal)
-    return {"style": style, "pair": pair, "rival": asdict(rival), "goal": goal, "reached": reached,
-            "ours": [asdict(one) for one in ours]}  # fmt: skip
+        done = run(case, steps, work)
+        yield done
+        if is_there(done.points, goal):
+            return
 
 
 def page(results: dict[str, Any]) -> str:
     """The Markdown page."""
     table = {}
     for job in results["jobs"].values():
-        last = job["ours"][-1]
-        table[f"{job['style']}, {job['pair']}"] = {
+        cells = {
             "goal: strength": f"{job['goal']['strength']:.2f}",
             "accuracy": f"{job['goal']['accuracy']:.2f}",
             "leak": f"{job['goal']['leak']:.2f}",
             "released: steps": str(job["rival"]["steps"]),
             "CPU s": f"{job['rival']['seconds']:.0f}",
-            "ours: steps": str(last["steps"]) if job["reached"] else f"not by {last['steps']}",
-            "ours: CPU s": f"{last['seconds']:.0f}",
-            "ours ÷ released": f"{last['seconds'] / job['rival']['seconds']:.2f}" if job["reached"] else "–",
         }
+        for row, runs in job["ours"].items():
+            last = runs[-1]
+            is_reached = is_there(last["points"], job["goal"])
+            ratio = f"{last['seconds'] / job['rival']['seconds']:.2f}"
+            cells[f"{row}: steps"] = str(last["steps"]) if is_reached else f"not by {last['steps']}"
+            cells[f"{row}: CPU s, ÷ released"] = f"{last['seconds']:.0f}, {ratio if is_reached else '–'}"
+        table[f"{job['style']}, {job['pair']}"] = cells
     return (
         f"# Time to quality\n\n`python -m benchmarks.quality.sooner`, the embedded model {results['model']}, with "
-        f"guidance, one seed. {__doc__.partition('md.')[2].strip()}\n\n" + plain_table("style, pair", table)
+        f"guidance, one seed. {(__doc__ or '').partition('md.')[2].strip()}\n\n" + plain_table("style, pair", table)
     )
 
 
@@ -122,10 +132,9 @@ def main() -> None:
     for style in args.styles:
         for pair in args.pairs:
             key = f"{style}-{pair}-{args.prompts}"
-            if key not in results["jobs"]:
-                results["jobs"][key] = race(style, pair, args.prompts, args.work)
-                save_results(results, file)
-                print(key, json.dumps(results["jobs"][key]["reached"]), flush=True)
+            results["jobs"][key] = race(style, pair, args.prompts, args.work, results["jobs"].get(key, {}))
+            save_results(results, file)
+            print(key, flush=True)
     (args.out / "sooner.md").write_text(page(results), encoding="utf-8")
     print(page(results))
 

@@ -15,7 +15,7 @@ def test_the_goal_is_strength_with_structure_kept_and_accuracy_and_leak_no_worse
 def test_the_page_says_which_goals_are_not_reached():
     rival = {"steps": 100, "seconds": 50.0, "points": []}
     job = {"style": "ink", "pair": "house", "rival": rival, "goal": GOAL}
-    reached = {**job, "reached": True, "ours": [{"steps": 30, "seconds": 20.0, "points": []}]}
-    missed = {**job, "style": "pixel", "reached": False, "ours": [{"steps": 120, "seconds": 90.0, "points": []}]}
-    text = page({"model": "m", "jobs": {"a": reached, "b": missed}})
-    assert "0.40" in text and "not by 120" in text
+    runs = [{"steps": 30, "seconds": 20.0, "points": [BASE, GOAL]}]
+    missed = [{"steps": 120, "seconds": 90.0, "points": [BASE]}]
+    text = page({"model": "m", "jobs": {"a": {**job, "ours": {"ours": runs, "ours, pseudo-pairs": missed}}}})
+    assert "20, 0.40" in text and "not by 120" in text
