@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PRESET = ROOT / "presets/embedded.toml"
 # Files by the pair alone lie apart from those by more pairs made out of it.
 OUTPUT_DIR, ONE_PAIR_DIR = ROOT / "output/demo", ROOT / "output/one_pair"
-MADE = 24
+# Two pairs per step in place of four: each step sees others, so the picture is as near to the style in half the time.
+MADE, MADE_BATCH = 24, 2
 # The base model's pictures that pairs are made of need not be fine.
 MADE_STEPS, MADE_CFG, MADE_SEED = 8, 3.0, 700
 
@@ -90,7 +91,8 @@ def train_style_on(dataset: Path | None, style: str, pair: str, folder: Path, fu
     """Trains STYLE.safetensors on the pairs of a dataset file, on the pair alone if it is None; the exit status."""
     if dataset is None:
         return train_style(style, pair, folder, further)
-    return _train(style, preset_without_pair(folder), folder, ["--dataset_config", str(dataset), *further])
+    pictures = ["--dataset_config", str(dataset), "--train_batch_size", str(MADE_BATCH)]
+    return _train(style, preset_without_pair(folder), folder, [*pictures, *further])
 
 
 def preset_without_pair(folder: Path) -> Path:
