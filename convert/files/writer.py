@@ -126,7 +126,8 @@ def _computed(tensor: Lazy, key: str) -> Iterator[memoryview]:
     if values.numel():
         import torch
 
-        yield values.reshape(-1).view(torch.uint8).numpy().data
+        data = values.reshape(-1).view(torch.uint8).numpy().data
+        yield from (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
 
 
 class _Sources:
