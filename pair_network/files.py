@@ -182,7 +182,7 @@ def _prepare(folder: Path, needed: int, target: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(path: Path, needed: int, temporary: Sequence[Path]) -> Iterator[None]:
-    """Errors of the block by the target's name; a full disk with what would be needed."""
+    """Errors of the block by the target's name: a full disk with what would be needed, a removed folder as missing."""
     try:
         yield
     except PairError:
@@ -193,6 +193,9 @@ def _explained(path: Path, needed: int, temporary: Sequence[Path]) -> Iterator[N
             written = sum(map(leftovers.size_of, temporary))
             free = shutil.disk_usage(path.parent).free
             raise PairError(_full(path, max(needed, written), free, number == errno.EFBIG)) from cause
+        if not isinstance(cause, OSError) and temporary and not temporary[-1].exists():
+            # torch has words of its own for a folder that was removed while it wrote
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from cause
         if isinstance(cause, OSError) and Path(str(cause.filename)).name.startswith(leftovers.prefix(path.name)):
             raise type(cause)(number, cause.strerror, str(path)) from cause
         raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pair_network import files, leftovers
 from pair_network.errors import PairError
@@ -171,6 +172,14 @@ def test_files_that_belong_together_change_together(tmp_path):
         one.write_text("after")
         other.write_text("after")
     assert [path.read_text() for path in paths] == ["after", "after"] and len(os.listdir(tmp_path)) == 2
+
+
+def test_a_folder_that_is_removed_while_torch_writes_into_it_is_told_by_the_targets_name(tmp_path):
+    target = tmp_path / "out" / "x-state"
+    with pytest.raises(FileNotFoundError) as told, files.atomic_folder(target) as part:
+        shutil.rmtree(tmp_path / "out")
+        torch.save({}, part / "state.pt")  # a RuntimeError
+    assert told.value.filename == str(target)
 
 
 def test_bytes_are_on_the_disk_before_the_name_is_and_the_name_after(tmp_path, monkeypatch):

@@ -142,7 +142,7 @@ ERRORS = {
     "a UI that is none": ([*TRAIN, "--webui", "left"], "name the folder of A1111 or Forge"),
     "a ComfyUI that is none": ([*TRAIN, "--comfyui", "left"], "name the folder of ComfyUI"),
     "prompts that are not there": ([*TRAIN, "--sample_prompts", "no.txt"],
-        "--sample_prompts is a text file of prompts"),
+        "--sample_prompts no.txt: no such file; name a text file of prompts"),
     "a flag in the prompts": ([*TRAIN, "--sample_prompts", "flag.txt"], "unknown flag --z.*known are"),
     "prompts without a prompt": ([*TRAIN, "--sample_prompts", "nothing.txt"], "the file holds no prompt"),
     "prompts in broken JSON": ([*TRAIN, "--sample_prompts", "broken.json"], "not a JSON file"),

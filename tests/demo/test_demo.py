@@ -50,7 +50,8 @@ def test_training_on_made_pairs_takes_the_preset_without_its_own_pair(tmp_path, 
     calls = []
     monkeypatch.setattr(one_pair, "_train", lambda *given: calls.append(given) or 0)
     one_pair.train_style_on_more("ink", "house", tmp_path, ["--seed", "3"])
-    assert calls[0][3] == ["--dataset_config", str(tmp_path / "dataset.toml"), "--seed", "3"]
+    pictures = ["--dataset_config", str(tmp_path / "dataset.toml"), "--train_batch_size", "2"]
+    assert calls[0][3] == [*pictures, "--seed", "3"]
     preset, given = toml.load(one_pair.PRESET), toml.load(calls[0][1])
     assert given["network"] == preset["network"] and set(preset["pair"]) - set(given["pair"]) == {"content", "style"}
 
