@@ -187,8 +187,11 @@ def _typed(key: str, value: object, kind: Callable[[str], object] | None) -> obj
     if kind in (None, str) and key != "epoch":
         return value
     text = str(value).strip()
-    number = _number(text)
-    return "" if not text else number if kind is float or not number.is_integer() else int(number)
+    try:
+        number = float(text)
+    except ValueError:
+        return text  # what is no number is not dropped as 0: the trainer's own parser refuses it by name
+    return number if kind is float or not number.is_integer() else int(number)
 
 
 def read_gui_json(path: Path) -> dict[str, object]:

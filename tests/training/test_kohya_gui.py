@@ -237,3 +237,8 @@ def test_auto_starts_the_training_with_the_environments_own_python(tmp_path, mon
     assert calls == [[str(python), entry, "--sd_scripts", "auto", "--model_type", "sd", "--sd_scripts", str(checkout)]]
     monkeypatch.setattr(sys, "executable", str(python))
     assert not needs_restart(find_installation([tmp_path]))
+
+
+def test_words_in_a_number_s_place_are_kept_for_the_trainer_to_refuse():
+    values = {"LoRA_type": "Standard", "learning_rate": "1e-4x", "seed": " 12 "}
+    assert options_of_gui(values, {"learning_rate": float, "seed": int})[0] == {"learning_rate": "1e-4x", "seed": 12}
