@@ -9,16 +9,10 @@ import signal
 import time
 from pathlib import Path
 
-import train_pair_network
-from pair_network.signals import run_main
-
+from .disk import program
 from .trials import Plan, Score, make_pairs, start, temporary_files, training, wait, whole_files
 
 STEPS = 8
-
-
-def program(argv: list[str]) -> int:
-    return run_main(lambda: train_pair_network.main(argv))
 
 
 def run(folder: Path, score: Score, plan: Plan) -> None:
