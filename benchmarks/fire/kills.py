@@ -9,7 +9,6 @@ from pathlib import Path
 
 import train_pair_network
 from convert.cli import main as convert
-from pair_network import leftovers
 
 from .trials import Plan, Score, make_pairs, start, temporary_files, training, wait, whole_files
 
@@ -20,15 +19,15 @@ RESUMED_EVERY = 5  # trials
 def run(folder: Path, score: Score, plan: Plan) -> None:
     """Kills trainings (two of three) and conversions into folders that keep their files from trial to trial."""
     make_pairs(folder, plan.seed)
-    length = {"train": _length(folder, "train", score), "convert": _length(folder, "convert", score)}
+    length = {"train": _undisturbed(folder, "train", score), "convert": _undisturbed(folder, "convert", score)}
     for number, generator in score.numbers(plan):
         kind = "convert" if number % 3 == 2 else "train"
         while not _is_killed(folder, kind, generator.uniform(0, length[kind]), score):
             pass  # it had ended before: another moment, so that as many are killed as trials are counted
         if kind == "train" and number % RESUMED_EVERY == 0:
             _resume(folder, score)
-    for place in (folder / "train", folder / "convert"):
-        leftovers.clean(place)
+    for kind in ("train", "convert"):
+        _undisturbed(folder, kind, score)
     left = temporary_files(folder)
     score.check(not left, f"left behind after the next run: {[path.name for path in left][:3]}")
 
@@ -43,8 +42,8 @@ def _command(folder: Path, kind: str) -> tuple:
     return convert, ["diffusers", str(source), "-o", str(out / "y.safetensors"), "--overwrite"]
 
 
-def _length(folder: Path, kind: str, score: Score) -> float:
-    """Seconds of an undisturbed run."""
+def _undisturbed(folder: Path, kind: str, score: Score) -> float:
+    """Seconds of a run that nothing stops."""
     begun = time.monotonic()
     log = folder / "log.txt"
     status = wait(start(*_command(folder, kind), log), 300)

@@ -131,7 +131,8 @@ class Saver:
         if not os.access(self.folder, os.W_OK):
             raise PairError(f"{self.folder}: --output_dir is not writable; name another folder")
         if self.session.accelerator.is_main_process:
-            leftovers.clean_once(os.path.abspath(self.folder))
+            for folder in (self.folder, self.folder / "sample"):
+                leftovers.clean_once(os.path.abspath(folder))
             check_space(self.folder, self._state_bytes())
 
     def _state_bytes(self) -> int:

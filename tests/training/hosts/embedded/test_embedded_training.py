@@ -2,12 +2,15 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from pair_network import leftovers
 from pair_network.errors import PairError
 from pair_network.training.hosts.embedded.optimizers import OPTIMIZERS
 from pair_network.training.hosts.embedded.state import read_train_state
@@ -117,6 +120,16 @@ def test_files_and_retention(train, pairs):
     stems = ["x", "x-000002", "x-step00000006", "x-step00000008"]
     expected = {f"{stem}{suffix}" for stem in stems for suffix in (".safetensors", ".pair.safetensors", "-state")}
     assert {path.name for path in out.iterdir()} == {*expected, "x-record.json", "report.html"}
+
+
+def test_what_a_killed_run_left_among_its_previews_goes_though_this_run_draws_none(train, pairs, tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    left = tmp_path / "out" / "sample" / f".x_000005_00_0.png.{leftovers.host()}-{gone.pid}-aaaaaaaa.tmp"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    train(pairs, "--max_train_steps", "1")
+    assert not left.exists()
 
 
 def test_the_last_step_is_saved_once_and_resumed_runs_go_on_in_the_same_record(train, pairs):
