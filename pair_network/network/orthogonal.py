@@ -68,11 +68,9 @@ def gram_defect(rows: Tensor) -> float:
 
 def branch_overlap(content_down: Tensor, style_down: Tensor) -> float:
     """Largest |cosine| between a row of one branch and a row of the other, in [0, 1]; 0 means orthogonal branches."""
-    content, style = (
-        torch.nn.functional.normalize(down.detach().cpu().double().flatten(1), dim=1)
-        for down in (content_down, style_down)
-    )
-    return float((content @ style.T).abs().max())
+    content, style = (down.detach().cpu().double().flatten(1) for down in (content_down, style_down))
+    lengths = torch.outer(content.norm(dim=1), style.norm(dim=1)).clamp_min(1e-24)  # rows of zeros overlap with none
+    return float(((content @ style.T).abs() / lengths).max())
 
 
 def overlap_penalty(downs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -1,6 +1,8 @@
 """The network module: kohya's protocol, targets, files."""
 
+import hashlib
 import json
+import math
 import re
 
 import pytest
@@ -9,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pair_network import PairError, create_network, create_network_from_weights
+from pair_network.network import checkpoint
 from pair_network.network.checkpoint import layers_of, read_keys
 from pair_network.network.pair_file import pair_path
 from pair_network.network.route import BASE_ROW, Row, content_rows, style_rows
@@ -328,6 +331,30 @@ def test_style_file_is_a_plain_kohya_lora_with_metadata(unet, perturb, tmp_path)
     assert metadata["ss_network_dim"] == "4" and json.loads(metadata["ss_dataset_dirs"]) == {"x": {"img_count": 1}}
     assert float(metadata["pair_network_gram_defect"]) < 1e-6 and len(metadata["sshs_model_hash"]) == 64
     assert "pair_network_config" not in metadata
+
+
+def test_a_file_is_known_by_the_hash_of_its_data_whatever_its_metadata_say(tmp_path):
+    path = tmp_path / "x.safetensors"
+    told = {"sshs_model_hash": "stale", "before": "0" * 64, "like": '"sshs_model_hash":"' + "0" * 64 + '"'}
+    checkpoint.write(path, {"b": torch.ones(3).half(), "a": torch.arange(4.0)}, told)
+    content = path.read_bytes()
+    data = content[8 + int.from_bytes(content[:8], "little") :]
+    with safe_open(path, "pt") as handle:
+        found = handle.metadata()
+    assert found == {**told, "sshs_model_hash": hashlib.sha256(data).hexdigest()}
+    assert torch.equal(load_file(path)["a"], torch.arange(4.0))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+def test_one_element_that_is_not_finite_is_found_and_nothing_is_written(tmp_path, bad, dtype):
+    tensor = torch.zeros(40, 40)
+    checkpoint.write(tmp_path / "x", {"whole": tensor.to(dtype), "empty": tensor[:0].to(dtype)}, {})
+    before = (tmp_path / "x").read_bytes()
+    tensor[17, 3] = bad
+    with pytest.raises(PairError, match="x: broken is not finite, nothing was written"):
+        checkpoint.write(tmp_path / "x", {"broken": tensor.to(dtype)}, {})
+    assert (tmp_path / "x").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_continuing_from_a_plain_lora_keeps_its_style_and_orthogonal_content_rows(unet, run_unet, perturb, tmp_path):
