@@ -174,6 +174,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--targets", default="attention", help="kinds of layers, joined by +")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--compile", action="store_true", help="torch.compile on every way's U-Net; takes minutes each")
+    parser.add_argument("--ways", nargs="+", default=[], help="parts of names of the ways to time; all by default")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--machine", default=f"{platform.machine()}, {os.cpu_count()} cores", help="in words")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "speed")
@@ -190,18 +192,19 @@ def main() -> None:
     vae = load_vae(options.model, options.device, DTYPES[dtype])
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     data = make_data(options.model, unet, options.pairs, side, factor)
-    setting = Setting(unet, data, rank, options.targets, options.checkpointing, vae)
-    costs = measure(make_ways(setting), setting, options.device, options.repeats)
+    setting = Setting(unet, data, rank, options.targets, options.checkpointing, vae, options.compile)
+    costs = measure(make_ways(setting, options.ways), setting, options.device, options.repeats)
     parameters = sum(parameter.numel() for parameter in unet.parameters()) / 1e6
     shape = (
         f"U-Net of {parameters:.4g} M parameters, {dtype}, latents {side} × {side}, {options.pairs} pair(s), rank "
         f"{rank} + {rank}, {options.targets}, {'' if options.checkpointing else 'no '}checkpointing, "
-        f"{options.repeats} repetitions, {torch.get_num_threads()} thread(s)"
+        f"{'compiled, ' if options.compile else ''}{options.repeats} repetitions, {torch.get_num_threads()} thread(s)"
     )
     file = options.output.with_suffix(".json")
     entries = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     device = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.machine
-    entries[f"{options.model}, {options.device.partition(':')[0]}, {options.targets}"] = {
+    name = f"{options.model}, {options.device.partition(':')[0]}, {options.targets}{', compiled' * options.compile}"
+    entries[name] = {
         "shape": shape, "machine": device, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
         "load": [before, load()], "ways": {name: asdict(cost) for name, cost in costs.items()},
     }  # fmt: skip

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +22,7 @@ from pair_network.network.route import Row, content_rows, style_rows
 
 from .models import Data
 
-PLAIN, FLOOR = "plain LoRA (peft)", "frozen U-Net"
+PLAIN, KOHYA, FLOOR = "plain LoRA (peft)", "plain LoRA (kohya)", "frozen U-Net"
 Step = Callable[[], None]
 CONTENT, STYLE = "content", "style"
 
@@ -48,6 +52,7 @@ class Setting:
     targets: str
     has_checkpointing: bool
     vae: AutoencoderKL
+    is_compiled: bool = False
 
     @property
     def pairs(self) -> int:
@@ -60,19 +65,26 @@ def loss_of(unet: nn.Module, data: Data) -> Tensor:
     return functional.mse_loss(prediction.float(), data.target.float())
 
 
-def make_ways(setting: Setting) -> dict[str, Way]:
-    """All ways by name, each on a U-Net of its own that shares the weights."""
-    ours = {
-        f"ours, {phase}, {orthogonality}": _ours(setting, phase, orthogonality)
-        for orthogonality in ("frozen", "penalty")
-        for phase in ("joint", "alternate", "content only")
-    }
+def make_ways(setting: Setting, wanted: Sequence[str] = ()) -> dict[str, Way]:
+    """The ways by name, each on a U-Net of its own that shares the weights.
+
+    Args:
+        setting: What they share.
+        wanted: Parts of names; the floor and the plain LoRA, to which all are compared, are always there. Empty: all.
+    """
+    makers: dict[str, Callable[[], Way]] = {FLOOR: lambda: _floor(setting), PLAIN: lambda: _plain(setting)}
+    if "SD_SCRIPTS_DIR" in os.environ:
+        makers[KOHYA] = lambda: _kohya(setting)
+    for orthogonality in ("frozen", "penalty"):
+        for phase in ("joint", "alternate", "content only"):
+            makers[f"ours, {phase}, {orthogonality}"] = functools.partial(_ours, setting, phase, orthogonality)
+    makers["official, two passes"] = lambda: _official(setting, None)
+    makers["official, with its autoencoder"] = lambda: _official(setting, setting.vae)
+    always = FLOOR, PLAIN
     return {
-        FLOOR: _floor(setting),
-        PLAIN: _plain(setting),
-        **ours,
-        "official, two passes": _official(setting, None),
-        "official, with its autoencoder": _official(setting, setting.vae),
+        name: make()
+        for name, make in makers.items()
+        if not wanted or name in always or any(part in name for part in wanted)
     }
 
 
@@ -80,6 +92,8 @@ def _model(setting: Setting) -> nn.Module:
     unet = twin(setting.unet).train()
     if setting.has_checkpointing:
         unet.enable_gradient_checkpointing()
+    if setting.is_compiled:
+        unet.compile(fullgraph=True)  # at its first call, when the LoRA is in place; a break in the graph is an error
     return unet
 
 
@@ -162,6 +176,21 @@ def _plain(setting: Setting) -> Way:
     """One LoRA of both branches' ranks on all rows."""
     unet = _with_peft(setting, {STYLE: 2 * setting.rank})
     trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    return Way(_updated(trained, lambda: loss_of(unet, setting.data)), len(setting.data.latents), trained)
+
+
+def _kohya(setting: Setting) -> Way:
+    """The same as kohya's own layers do it, from a checkout of sd-scripts."""
+    unet = _model(setting)
+    network = create_network(1.0, 1, 1.0, None, None, unet, targets=setting.targets)
+    sys.path.insert(0, os.environ["SD_SCRIPTS_DIR"])
+    kohya = importlib.import_module("networks.lora")
+    trained: list[nn.Parameter] = []
+    for key, layer in network.layers.items():
+        rank = 2 * setting.rank
+        module = kohya.LoRAModule(key, layer.base, 1.0, rank, float(rank)).to(unet.device)
+        module.apply_to()
+        trained += module.parameters()
     return Way(_updated(trained, lambda: loss_of(unet, setting.data)), len(setting.data.latents), trained)
 
 

@@ -79,19 +79,21 @@ def _add_entry(names: dict[str, Name], family: Family, entry: Entry) -> None:
     native_style, module_style = ("kohya", "kohya-diffusers") if family.kohya_is_native else ("kohya-native", "kohya")
     if family.component == "transformer" and entry.native in entry.modules:
         native_style = "kohya"  # both models call it so
-    whole = Name(target, entry.swaps, native_style, total(entry.rows), entry.columns)
+    rows = total(entry.rows)
+    whole, native_name = (Name(target, entry.swaps, style, rows, entry.columns) for style in (native_style, "native"))
     for native in (entry.native, family.in_comfyui(entry.native)):
         names[f"lora_unet_{underscored(native)}"] = whole
         for prefix in ("diffusion_model.", "model.diffusion_model."):
-            names[prefix + native] = replace(whole, style="native")
+            names[prefix + native] = native_name
     for module, full, rows in zip(entry.modules, target, entry.rows, strict=True):
-        one = Name((full,), False, "dotted", rows, entry.columns)
+        styles = ("dotted", module_style, "native-split", "onetrainer")
+        one, kohya, split, onetrainer = (Name((full,), False, style, rows, entry.columns) for style in styles)
         # Transformers that kohya names by the original's names are never named by diffusers' under its prefix.
         if family.component == "unet" or not family.kohya_is_native:
-            names.setdefault(f"lora_unet_{underscored(module)}", replace(one, style=module_style))
+            names.setdefault(f"lora_unet_{underscored(module)}", kohya)
         if not family.kohya_is_native and family.component == "transformer":
-            names.setdefault(f"diffusion_model.{module}", replace(one, style="native-split"))
-        names.setdefault(f"lora_{family.component}_{underscored(module)}", replace(one, style="onetrainer"))
+            names.setdefault(f"diffusion_model.{module}", split)
+        names.setdefault(f"lora_{family.component}_{underscored(module)}", onetrainer)
         names[full] = one
         if full.endswith(".to_out.0"):
             names[full.removesuffix(".0")] = one

@@ -222,8 +222,11 @@ def find_family(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None,
     Raises:
         PairError: No family has all the layers, or none has them so.
     """
-    names = {family.name: names_in(parsed, family) for family in _families(wanted)}
-    covering = {name: known for name, known in names.items() if len(known) == len(parsed.layers)}
+    covering = {
+        family.name: names_in(parsed, family)
+        for family in _families(wanted)
+        if all(known_name(name, family) for name in parsed.layers)  # which ends at the first that it lacks
+    }
     if not covering:
         raise PairError(_unknown(parsed, metadata, wanted, path))
     if wanted:
@@ -264,15 +267,16 @@ def _families(wanted: str | None) -> list[Family]:
 
 def _nearest(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None) -> tuple[Family, list[str]]:
     """The family that a file's metadata names, else the one with the fewest unknown layers, and those layers."""
-    unknown = {
-        family.name: [name for name in parsed.layers if known_name(name, family) is None]
-        for family in _families(wanted)
-    }
-    hint = family_of_metadata(metadata)
-    if hint is None or len(unknown.get(hint, parsed.layers)) == len(parsed.layers):
-        hint = min(unknown, key=lambda name: len(unknown[name]))
-    nearest = hint
-    return FAMILIES[nearest], unknown[nearest]
+    families, hint = _families(wanted), family_of_metadata(metadata)
+    unknown: dict[str, list[str]] = {}
+    # The named one first; and the first that knows them all is the nearest, whatever those after it know.
+    for family in sorted(families, key=lambda family: family.name != hint):
+        missing = [name for name in parsed.layers if known_name(name, family) is None]
+        if not missing or (family.name == hint and len(missing) < len(parsed.layers)):
+            return family, missing
+        unknown[family.name] = missing
+    nearest = min(families, key=lambda family: len(unknown[family.name]))
+    return nearest, unknown[nearest.name]
 
 
 FORMATS = {

@@ -7,6 +7,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -96,20 +97,22 @@ def describe(path: Path, options: Reading) -> Report:
     """All facts about one file, as JSON knows them."""
     adapter = as_given(path, replace(options, skip_unknown=True))
     file = _weights(path)
-    report: Report = {"file": str(path), **_identity(adapter, path), **_layers(adapter)}
-    unknown = [key for key, what in adapter.left_out.items() if what in NOT_READ]
-    if unknown:
-        report["unknown"] = {"tensors": len(unknown), "examples": unknown[:EXAMPLES]}
-    beside = Counter(what for what in adapter.left_out.values() if what not in NOT_READ)
-    if beside:
-        report["beside"] = dict(beside)
-    if adapter.content:
-        report["content"] = _content(adapter)
-    report["rows"] = _rows(adapter.style)
-    report["blocks"] = {block: round(norm, 6) for block, norm in block_norms(adapter.style).items()}
-    if file.is_file():
-        report["hashes"] = _hashes(file)
-        report["uis"] = _uis(file, adapter, options)
+    with ThreadPoolExecutor(1) as pool:
+        hashes = pool.submit(_hashes, file) if file.is_file() else None  # while the norms are computed
+        report: Report = {"file": str(path), **_identity(adapter, path), **_layers(adapter)}
+        unknown = [key for key, what in adapter.left_out.items() if what in NOT_READ]
+        if unknown:
+            report["unknown"] = {"tensors": len(unknown), "examples": unknown[:EXAMPLES]}
+        beside = Counter(what for what in adapter.left_out.values() if what not in NOT_READ)
+        if beside:
+            report["beside"] = dict(beside)
+        if adapter.content:
+            report["content"] = _content(adapter)
+        report["rows"] = _rows(adapter.style)
+        report["blocks"] = {block: round(norm, 6) for block, norm in block_norms(adapter.style).items()}
+        if hashes is not None:
+            report["hashes"] = hashes.result()
+            report["uis"] = _uis(file, adapter, options)
     return report
 
 

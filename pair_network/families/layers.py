@@ -9,7 +9,7 @@ of these has, likewise; and the columns (inputs). Widths are numbers, or multipl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -98,19 +98,17 @@ class Blocks:
 
 def entries_of(blocks: Iterable[Blocks]) -> tuple[Entry, ...]:
     """All layers of the tables, block after block."""
-    return tuple(entry for each in blocks for number in range(each.count) for entry in _numbered(each, number))
+    return tuple(entry for each in blocks for entry in _entries(each))
 
 
-def _numbered(blocks: Blocks, number: int) -> Iterable[Entry]:
-    for line in blocks.table.strip().splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        native, modules, rows, columns, *marks = line.split()
-        before = blocks.modules.format(number)
-        yield Entry(
-            blocks.native.format(number) + native,
-            tuple(before + module for module in modules.split("+")),
-            tuple(Width.parse(width) for width in rows.split("+")),
-            Width.parse(columns),
-            marks == ["shift,scale"],
-        )
+def _entries(blocks: Blocks) -> Iterator[Entry]:
+    lines = [line.split() for line in blocks.table.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    layers = [
+        (native, modules.split("+"), tuple(map(Width.parse, rows.split("+"))), Width.parse(columns), marks)
+        for native, modules, rows, columns, *marks in lines
+    ]
+    for number in range(blocks.count):
+        place, before = blocks.native.format(number), blocks.modules.format(number)
+        for native, modules, rows, columns, marks in layers:
+            whole = tuple(before + module for module in modules)
+            yield Entry(place + native, whole, rows, columns, marks == ["shift,scale"])

@@ -5,7 +5,7 @@ from torch import nn
 
 from benchmarks.speed.__main__ import main, page, saved_bytes
 from benchmarks.speed.models import load_unet, load_vae, make_data
-from benchmarks.speed.ways import FLOOR, Setting, Way, make_ways
+from benchmarks.speed.ways import FLOOR, PLAIN, Setting, Way, make_ways
 
 
 def test_every_way_updates_what_it_trains_and_leaves_the_weights():
@@ -13,7 +13,9 @@ def test_every_way_updates_what_it_trains_and_leaves_the_weights():
     vae = load_vae("embedded", "cpu", torch.float32)
     data = make_data("embedded", unet, 1, 8, 4)
     before = [parameter.clone() for parameter in unet.parameters()]
-    for name, way in make_ways(Setting(unet, data, 2, "attention", False, vae)).items():
+    setting = Setting(unet, data, 2, "attention", False, vae)
+    assert set(make_ways(setting, ["joint, frozen"])) == {FLOOR, PLAIN, "ours, joint, frozen"}
+    for name, way in make_ways(setting).items():
         start = [parameter.detach().clone() for parameter in way.trained]
         for _ in range(3):  # alternate needs two; the first update after zero ups moves the ups alone
             way.step()

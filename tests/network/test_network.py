@@ -316,6 +316,26 @@ def test_both_files_round_trip_on_perturbed_weights(unet, run_unet, perturb, tmp
     torch.testing.assert_close(run_unet(unet, 3), as_trained, rtol=0, atol=1e-5)
 
 
+def test_a_block_compiles_whole_with_the_hooks_in_it_and_trains_the_same(unet, perturb):
+    network = perturb(new_network(unet, orthogonality="penalty"))
+    block, data = unet.mid_block.attentions[0], (torch.randn(2, 64, 4, 4), torch.randn(2, 6, 32))
+
+    def gradients(model, rows):
+        network.set_route(rows)
+        model(*data, return_dict=False)[0].square().mean().backward()
+        found = {name: one.grad.clone() for name, one in network.named_parameters() if one.grad is not None}
+        network.zero_grad(set_to_none=True)
+        return found
+
+    torch.compiler.reset()
+    compiled = torch.compile(block, backend="eager", fullgraph=True)  # a break in the graph is an error
+    for rows in (content_rows([0]) + style_rows([0]), style_rows([0, 0])):
+        wanted, found = gradients(block, rows), gradients(compiled, rows)
+        assert wanted and wanted.keys() == found.keys()
+        for name, value in wanted.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_style_file_is_a_plain_kohya_lora_with_metadata(unet, perturb, tmp_path):
     network = perturb(new_network(unet, targets="attention+conv"))
     path = tmp_path / "style.safetensors"
