@@ -12,7 +12,7 @@ from demo.model_config import MODEL_DIR
 from demo.scenes import BACKGROUNDS, COLOURS, SIZE, caption
 from demo.subjects import SUBJECTS
 from pair_network import PairError
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 from pair_network.pseudo_pairs import command as pseudo_pairs
 from pair_network.pseudo_pairs.folder import DATASET
 from pair_network.pseudo_pairs.options import PairsOptions
@@ -55,8 +55,7 @@ def make_pairs(style: str, pair: str, folder: Path) -> Path | None:
     content, styled = pair_files(style, pair)
     folder.mkdir(parents=True, exist_ok=True)
     prompts = folder / "prompts.txt"
-    with atomic_file(prompts) as temporary:
-        temporary.write_text("\n".join(other_captions(pair, MADE)) + "\n", encoding="utf-8")
+    write_text(prompts, "\n".join(other_captions(pair, MADE)) + "\n")
     target.parent.mkdir(exist_ok=True)
     try:
         pseudo_pairs.run(
@@ -101,8 +100,7 @@ def preset_without_pair(folder: Path) -> Path:
     for name in ("content", "style"):
         del settings["pair"][name]
     preset = folder / "preset.toml"
-    with atomic_file(preset) as temporary:
-        temporary.write_text(toml.dumps(settings), encoding="utf-8")
+    write_text(preset, toml.dumps(settings))
     return preset
 
 

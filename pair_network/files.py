@@ -71,6 +71,12 @@ def atomic_files(paths: Sequence[Path], needed: int = 0) -> Iterator[list[Path]]
             file.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Writes a UTF-8 text file as ``atomic_file`` does; ``errors`` is what is done about what is no Unicode."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors=errors)
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path, needed: int = 0) -> Iterator[Path]:
     """A temporary folder beside the target that takes its place when the block ends well.

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 
 from .trials import Score
 
@@ -65,8 +65,7 @@ class Figures:
         self._kept = time.monotonic()
         if self.file is not None:
             content = {"seed": self.seed, **about(), "parts": [asdict(score) for score in self.scores.values()]}
-            with atomic_file(self.file) as temporary:
-                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_text(self.file, json.dumps(content, indent=1) + "\n")
 
     def report(self) -> str:
         """The figures as Markdown."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 
 from .jobs import Job, Record, content_hash
 
@@ -103,9 +103,7 @@ def read(file: Path) -> dict[Key, Record]:
 
 def write(file: Path, records: Sequence[Record]) -> None:
     """Writes the log; names that are no Unicode (Linux allows any bytes) are kept as JSON escapes."""
-    with atomic_file(file) as temporary:
-        text = json.dumps(list(records), indent=1, ensure_ascii=False)
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(file, json.dumps(list(records), indent=1, ensure_ascii=False), errors="backslashreplace")
 
 
 def name_of(path: Path | str) -> str:

@@ -30,7 +30,7 @@ from convert.formats.peft_folder import ROOT, WEIGHTS, peft_folder
 from convert.formats.proof import said_of_model
 from convert.options import Reading, Writing, as_given
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 from pair_network.options import option
 
 from .info_text import Content, Report, Rows, Use, text_of
@@ -71,8 +71,7 @@ class BatchOptions(Writing, Reading):
 def convert(source: Path, target: Path, options: BatchOptions) -> list[Path]:
     """Writes the report on ``source``; returns what was written."""
     report = describe(source, options)
-    with atomic_file(target) as temporary:
-        temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False), "utf-8", "backslashreplace")
+    write_text(target, json.dumps(report, indent=2, ensure_ascii=False), errors="backslashreplace")
     return [target]
 
 

@@ -16,7 +16,7 @@ from convert.formats.layers import Adapter
 from convert.formats.metadata import trigger_words
 from convert.paths import stem_of
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import atomic_file, write_text
 from pair_network.images import opened
 from pair_network.options import option
 
@@ -116,9 +116,7 @@ class Card:
         written = []
         if self.texts:
             file = target.with_suffix(".json")
-            with atomic_file(file) as temporary:
-                text = json.dumps({**_existing(file), **self.texts}, indent=4, ensure_ascii=False)
-                temporary.write_text(text, encoding="utf-8")
+            write_text(file, json.dumps({**_existing(file), **self.texts}, indent=4, ensure_ascii=False))
             written.append(file)
         file = target.with_suffix(".png")
         if self.picture is not None and not (file.exists() and file.samefile(self.picture)):

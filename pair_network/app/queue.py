@@ -18,7 +18,7 @@ import psutil
 
 from pair_network import starting
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 from pair_network.training.report.record import Record, read_record
 
 FILE, LOCK = "queue.json", "app.lock"
@@ -201,8 +201,7 @@ class Queue:
         self._write()
 
     def _write(self) -> None:
-        with atomic_file(self.folder / FILE) as temporary:
-            temporary.write_text(json.dumps([asdict(run) for run in self._runs], indent=1), encoding="utf-8")
+        write_text(self.folder / FILE, json.dumps([asdict(run) for run in self._runs], indent=1))
 
     def _read(self) -> list[Run]:
         file = self.folder / FILE

@@ -13,7 +13,7 @@ from pathlib import Path
 import toml
 
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 from pair_network.reading import read_json
 
 # Option of a host -> what reads its value; None: text, or a switch.
@@ -215,9 +215,7 @@ def write_options(options: Mapping[str, object], source: Path) -> Path:
     written = dict(sorted(options.items()))
     if source.suffix == ".json" and "sample_prompts" in written:
         prompts = source.with_name(f"{source.stem}-prompts.txt")
-        with atomic_file(prompts) as temporary:
-            temporary.write_text(str(written["sample_prompts"]) + "\n", encoding="utf-8")
+        write_text(prompts, str(written["sample_prompts"]) + "\n")
         written["sample_prompts"] = prompts.as_posix()
-    with atomic_file(path) as temporary:
-        temporary.write_text(toml.dumps(written), encoding="utf-8")
+    write_text(path, toml.dumps(written))
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 import toml
 
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 from pair_network.images import CAPTION_SUFFIXES, caption_file, list_images
 
 from .check.run import run_findings, say
@@ -54,8 +54,7 @@ def write_pair_dataset(args: HostOptions) -> Path | None:
         subset["num_repeats"] = max(args.dataset_repeats, round(number / pairs))
         subsets.append(made_subset(made))
     path = folder / DATASET
-    with atomic_file(path) as temporary:
-        temporary.write_text(toml.dumps({"datasets": [{"subsets": subsets}]}), encoding="utf-8")
+    write_text(path, toml.dumps({"datasets": [{"subsets": subsets}]}))
     return path
 
 

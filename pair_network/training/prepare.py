@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import ImageOps
 
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import atomic_file, write_text
 from pair_network.images import CAPTION_SUFFIXES, UNREAD, by_name, caption_file, list_images
 from pair_network.reading import read_text
 from pair_network.upright import Upright, background_colour, open_upright
@@ -170,8 +170,7 @@ def lacks_caption(pair: Pair, style_words: str) -> bool:
 def _write_caption(target: Path, content: Path, style_words: str) -> Path:
     source, copied = caption_file(content), target.with_name(target.name + CAPTION_SUFFIXES[0])
     assert source is not None
-    with atomic_file(copied) as temporary:
-        temporary.write_text(f"{first_line(source)} {style_words}".strip(), encoding="utf-8")
+    write_text(copied, f"{first_line(source)} {style_words}".strip())
     return copied
 
 

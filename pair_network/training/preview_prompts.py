@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 
 from .check.run import is_small
 
@@ -38,6 +38,5 @@ def write_default_prompts(args: Any) -> Path | None:
     path = Path(args.output_dir) / f"{args.output_name or 'last'}-dataset" / FILE
     suffix = FEW_STEPS * is_small(getattr(args, "pretrained_model_name_or_path", None))
     lines = [prompt + suffix for prompt in default_prompts(args.content_prompt or "")]
-    with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
     return path

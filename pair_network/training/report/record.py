@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 
 if TYPE_CHECKING:  # the entry point's --help needs no torch
     from torch import Tensor
@@ -89,8 +89,7 @@ class Record:
 
     def write(self) -> None:
         self.seconds = round(time.time() - self.started, 1)
-        with atomic_file(self.path) as temporary:
-            temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        write_text(self.path, json.dumps(asdict(self)))
 
 
 def read_record(path: Path) -> Record | None:

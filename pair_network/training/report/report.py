@@ -13,7 +13,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from pair_network.errors import PairError
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 from pair_network.images import open_image
 from pair_network.sampling.previews import tiles_of
 
@@ -29,9 +29,7 @@ COLOURS = {"content": "#7a7a7a", "style": "#c2410c", "orthogonality": "#2563eb"}
 def write_report(record: Record) -> Path:
     """Writes the report of a run beside its files; returns its path."""
     path = Path(record.folder) / NAME
-    text = html_of(record)
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, html_of(record))
     return path
 
 

@@ -20,7 +20,7 @@ import toml
 
 from pair_network.errors import PairError, printable
 from pair_network.families import Musubi
-from pair_network.files import atomic_file
+from pair_network.files import write_text
 from pair_network.images import caption_file, list_images
 from pair_network.reading import read_json_table, read_text, read_toml
 
@@ -67,8 +67,7 @@ def prepare_dataset(args: argparse.Namespace) -> list[int]:
     contents = [_content_dataset(entry, args.dataset_config) for entry in styles]
     plain = [{key: value for key, value in entry.items() if key not in OWN_KEYS} for entry in styles]
     path = folder / "musubi.toml"
-    with atomic_file(path) as temporary:
-        temporary.write_text(toml.dumps({**config, "datasets": [*plain, *contents]}), encoding="utf-8")
+    write_text(path, toml.dumps({**config, "datasets": [*plain, *contents]}))
     args.dataset_config = str(path)
     return [len(styles) + place for place in range(len(styles))]
 
@@ -138,8 +137,7 @@ def _quick_form(args: argparse.Namespace, folder: Path) -> dict[str, object]:
             json.dumps({"image_path": image.resolve().as_posix(), "caption": _caption(image, args, side)})
             for image in images
         ]
-        with atomic_file(sides[side]) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(sides[side], "\n".join(lines) + "\n")
     _forget_caches_of_other_images(pairs, list(sides.values()), folder)
     return {
         "datasets": [
