@@ -10,14 +10,15 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 from .errors import PairError, nearest
 
 METADATA = "option"
 Value = TypeVar("Value")
+Facts = ParamSpec("Facts")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Option:
 
     help: str
     parse: Callable[[str], object] | None = None
+    _: KW_ONLY
     values: str = ""
     default: str = ""
     key: str = ""
@@ -82,31 +84,15 @@ class Number:
         return value
 
 
-def option(
-    value: Value,
-    help: str,
-    parse: Callable[[str], object] | None = None,
-    *,
-    values: str = "",
-    default: str = "",
-    key: str = "",
-    may_change: bool = False,
-    group: str = "",
-    choices: Sequence[str] | None = None,
-    nargs: str | int | None = None,
-    metavar: str | None = None,
-    is_required: bool = False,
-    is_positional: bool = False,
-    is_repeated: bool = False,
-    short: str = "",
-    one_of: str = "",
-) -> Value:
-    """A field of a dataclass whose default is ``value``, with an ``Option`` made of the rest."""
-    fact = Option(
-        help, parse, values, default, key, may_change, group, choices, nargs, metavar, is_required, is_positional,
-        is_repeated, short, one_of,
-    )  # fmt: skip
-    return field(default=value, metadata={METADATA: fact})
+def _field_maker(make: Callable[Facts, Option]) -> Callable[Concatenate[Value, Facts], Value]:
+    def made(value: Value, /, *given: Facts.args, **facts: Facts.kwargs) -> Value:
+        return field(default=value, metadata={METADATA: make(*given, **facts)})
+
+    return made
+
+
+# option(VALUE, HELP, …): a field of a dataclass whose default is VALUE, with an ``Option`` made of the rest.
+option = _field_maker(Option)
 
 
 def options_of(settings: type) -> Iterator[tuple[str, str, object, Option]]:
