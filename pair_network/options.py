@@ -170,6 +170,19 @@ def read(prog: str, description: str | None, settings: type[Value], argv: Sequen
     return settings_of(settings, parser.parse_args(list(argv)))
 
 
+def glimpse(argv: Sequence[str], **options: object) -> argparse.Namespace:
+    """What a command line says of a few options before their parser is known; all are text.
+
+    Args:
+        argv: The command line; everything else in it is passed over.
+        options: What each is where the command line does not say it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, default in options.items():
+        parser.add_argument(f"--{name}", default=default)
+    return parser.parse_known_args(list(argv))[0]
+
+
 def _fields(settings: type) -> set[str]:
     return {one.name for one in dataclasses.fields(settings)}
 

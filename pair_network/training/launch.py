@@ -14,6 +14,7 @@ from pathlib import Path
 from pair_network import starting
 from pair_network.errors import PairError, nearest
 from pair_network.files import with_home
+from pair_network.options import glimpse
 from pair_network.signals import become, received
 from pair_network.starting import PROJECT
 
@@ -183,10 +184,7 @@ def with_preset(name: str, argv: Sequence[str], has_checkout: bool) -> list[str]
         return ["--config_file", str(preset_named(name).path), *argv]
     from .hosts.model_types import detect_model_type
 
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--model_type")
-    chooser.add_argument("--pretrained_model_name_or_path", "--dit", dest="model", default="")
-    given = chooser.parse_known_args(list(argv))[0]
+    given = one_command.Given.of(argv)
     model_type = given.model_type or detect_model_type(given.model)
     hosts = ("any", "embedded") if model_type in one_command.EMBEDDED_TYPES and not has_checkout else ()
     preset, reason = choose_preset(model_type, given.model or "the model", free_gpu_memory(), hosts)
@@ -200,9 +198,7 @@ def with_gui_config(argv: Sequence[str], choice: Choice) -> list[str]:
     Raises:
         PairError: The file cannot be read.
     """
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--config_file", default="")
-    name = chooser.parse_known_args(list(argv))[0].config_file
+    name = glimpse(argv, config_file="").config_file
     path = Path(name) if name.endswith(".json") else config_path(argv)
     if path is None:
         return list(argv)

@@ -127,6 +127,21 @@ def pair_network_module(given: str | None) -> str:
     return "pair_network"
 
 
+def key_values(network_args: Sequence[str] | None) -> dict[str, str | None]:
+    """The --network_args by key.
+
+    Raises:
+        PairError: One is not of the form KEY=VALUE.
+    """
+    found: dict[str, str | None] = {}
+    for entry in network_args or ():
+        key, separator, value = entry.partition("=")
+        if not separator:
+            raise PairError(f"--network_args: {entry!r} is not KEY=VALUE")
+        found[key] = value
+    return found
+
+
 def check_preview_options(args: HostOptions) -> None:
     """Raises PairError where an option of the previews has no meaning, before anything is loaded."""
     for name in ("sample_style_start", "sample_cfg_end"):

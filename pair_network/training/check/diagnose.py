@@ -11,10 +11,9 @@ from pair_network.errors import PairError, printable
 from pair_network.training.hosts.contract import NEEDED, Comparison, report
 from pair_network.training.hosts.embedded.config_file import read_config_file
 from pair_network.training.hosts.embedded.model_files import check_model_folder
-from pair_network.training.hosts.embedded.options import setup_parser
+from pair_network.training.hosts.embedded.options import training_parser
 from pair_network.training.hosts.kohya_config import read_config
 from pair_network.training.hosts.model_types import detect_model_type, is_on_musubi, tensor_names
-from pair_network.training.options import add_pair_options
 from pair_network.training.presets import choose_preset, free_gpu_memory
 
 
@@ -95,8 +94,7 @@ def of_model(path: Path, model_type: str | None) -> Iterator[str]:
 def of_settings(path: Path) -> Iterator[str]:
     host = read_config(path).get("host", "any")
     if host in ("any", "embedded"):
-        parser = setup_parser()
-        add_pair_options(parser)
+        parser = training_parser()
         argv = ["--config_file", str(path)]
         read_config_file(parser.parse_args(argv), parser, argv)
         yield f"{path}: every key and value is understood"

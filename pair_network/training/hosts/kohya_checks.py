@@ -15,6 +15,7 @@ import torch
 from pair_network.errors import PairError, is_out_of_memory, printable
 from pair_network.network.config import parse_network_args
 
+from ..options import key_values
 from .input_files import check_input_files
 
 # A switch that needs a package which the trainer does not bring.
@@ -44,21 +45,6 @@ def check_run(args: argparse.Namespace, needed: Sequence[str] = (), takes_folder
             raise PairError(f"--{name}: needs the package {package} in the trainer's environment; --sdpa needs none")
     check_input_files(vars(args), takes_folders)
     parse_network_args(args.network_dim, args.network_alpha, args.network_dropout, key_values(args.network_args))
-
-
-def key_values(entries: list[str] | None) -> dict[str, str | None]:
-    """The --network_args by key.
-
-    Raises:
-        PairError: One is not of the form KEY=VALUE.
-    """
-    found: dict[str, str | None] = {}
-    for entry in entries or ():
-        key, separator, value = entry.partition("=")
-        if not separator:
-            raise PairError(f"--network_args: {entry!r} is not KEY=VALUE")
-        found[key] = value
-    return found
 
 
 def check_resolution(text: object) -> list[int]:

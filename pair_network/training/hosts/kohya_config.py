@@ -1,4 +1,4 @@
-"""The --config_file of a run on one of kohya's trainers, checked against the parser of the model's family.
+"""The --config_file of a run, and its check against the parser of a model's family on one of kohya's trainers.
 
 The trainers themselves take every key of the file into their options without looking at it.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pair_network.errors import PairError, nearest
+from pair_network.options import glimpse
 from pair_network.reading import read_toml
 
 # Options of the entry point that a file may hold, besides the parser's own.
@@ -23,15 +24,21 @@ PLAIN_KINDS: dict[object, tuple[tuple[type, ...], str]] = {
 
 
 def config_path(argv: Sequence[str]) -> Path | None:
-    """The TOML file named by --config_file; as in sd-scripts, ".toml" may be left out."""
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--config_file")
-    chooser.add_argument("--output_config", action="store_true")
-    given = chooser.parse_known_args(list(argv))[0]
-    if not given.config_file or given.output_config:
-        return None
-    path = Path(given.config_file)
+    """The TOML file named by --config_file, unless it is to be written (sd-scripts' --output_config)."""
+    name = glimpse(argv, config_file=None).config_file
+    return toml_path(name) if name and "--output_config" not in argv else None
+
+
+def toml_path(name: str) -> Path:
+    """The file that --config_file means; as in sd-scripts, ".toml" may be left out."""
+    path = Path(name)
     return path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
+
+
+def config_of(argv: Sequence[str]) -> dict[str, object]:
+    """``read_config`` of the command line's file; nothing where there is none."""
+    path = config_path(argv)
+    return read_config(path) if path is not None else {}
 
 
 def read_config(path: Path) -> dict[str, object]:

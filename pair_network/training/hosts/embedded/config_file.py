@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pair_network import leftovers
 from pair_network.errors import PairError, nearest
-from pair_network.reading import read_toml
 
 from ...options import check_one_part
 from ..input_files import check_output_folder, check_weights
+from ..kohya_config import read_config, toml_path
 from .config import EmbeddedOptions
 from .model_files import TAKEN, check_model, find_model, refuse_pickle
 from .numbers import check_options
@@ -52,11 +52,10 @@ def read_config_file(
     """
     if not args.config_file:
         return args
-    path = Path(args.config_file)
-    path = path if path.suffix == ".toml" else path.with_name(path.name + ".toml")
+    path = toml_path(args.config_file)
     values = {}
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config_file")}
-    for key, value in _flatten(read_toml(path), path).items():
+    for key, value in read_config(path).items():
         if key == "host":  # it has been chosen
             continue
         if key in NOT_NEEDED:
@@ -66,17 +65,6 @@ def read_config_file(
             raise PairError(f"{path}: unknown key {key!r}{nearest(key, actions)}")
         values[key] = _checked(value, actions[key], f"{path}: {key}")
     return parser.parse_args(list(argv), namespace=argparse.Namespace(**values))
-
-
-def _flatten(content: Mapping[str, object], path: Path) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in content.items():
-        entries = value if isinstance(value, Mapping) else {name: value}
-        for key, entry in entries.items():
-            if key in flat:
-                raise PairError(f"{path}: {key!r} is set twice, in two sections; keep one of them")
-            flat[key] = entry
-    return flat
 
 
 def _checked(value: object, action: argparse.Action, where: str) -> object:

@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from pair_network.errors import PairError
 from pair_network.starting import installed_module
 
+from ...options import key_values
 from ...protocols import Network
 from .caching import cache_latents
 from .config import EmbeddedOptions
@@ -98,17 +99,6 @@ def import_network_module(args: EmbeddedOptions) -> ModuleType:
     return module
 
 
-def network_kwargs(args: EmbeddedOptions) -> dict[str, object]:
-    """The --network_args as strings by key."""
-    kwargs: dict[str, object] = {}
-    for entry in args.network_args or ():
-        key, separator, value = entry.partition("=")
-        if not separator:
-            raise PairError(f"--network_args: {entry!r} is not KEY=VALUE")
-        kwargs[key] = value
-    return kwargs
-
-
 def merge_base_weights(args: EmbeddedOptions, module: ModuleType, session: Session) -> None:
     """Merges the LoRAs of --base_weights into the model."""
     multipliers = list(args.base_weights_multiplier or [])
@@ -123,7 +113,7 @@ def merge_base_weights(args: EmbeddedOptions, module: ModuleType, session: Sessi
 
 def create_network(args: EmbeddedOptions, module: ModuleType, session: Session) -> Network:
     """A new network from the options, or one of the shape that --network_weights has with --dim_from_weights."""
-    kwargs = network_kwargs(args)
+    kwargs: dict[str, object] = {**key_values(args.network_args)}
     models = (session.vae, session.text_encoder, session.unet)
     if args.dim_from_weights:
         network, _ = module.create_network_from_weights(1, args.network_weights, *models, **kwargs)

@@ -13,14 +13,14 @@ from types import ModuleType
 from pair_network.errors import PairError
 from pair_network.families import Musubi
 from pair_network.files import only_writer
-from pair_network.options import OneLineParser
+from pair_network.options import OneLineParser, glimpse
 
 from ...options import add_pair_options, pair_network_module
 from ...replaced import replaced
 from ..after_training import say_what_to_convert
 from ..contract import MUSUBI_FUNCTIONS, MUSUBI_HOOKS, check_contract
 from ..kohya_checks import check_run, telling
-from ..kohya_config import check_config, config_path, read_config
+from ..kohya_config import check_config, config_of, config_path, read_config
 from ..model_types import detect_model_type, size_of
 from ..versions import MUSUBI, warn_if_newer
 from .families import TRAINERS, trainer_of
@@ -170,10 +170,7 @@ def _as_its_own(module: ModuleType, family: Musubi, trainer: type, argv: Sequenc
 
 def train(checkout: str, argv: list[str]) -> None:
     """Trains with musubi-tuner's own parser, caches, optimizer and loop."""
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    path = config_path(argv)
-    chooser.add_argument("--model_type", default=read_config(path).get("model_type") if path is not None else None)
-    family = trainer_of(chooser.parse_known_args(argv)[0].model_type)
+    family = trainer_of(glimpse(argv, model_type=config_of(argv).get("model_type")).model_type)
     module = import_musubi(checkout, family.module)
     check_contract(module, "musubi-tuner", MUSUBI_FUNCTIONS)
     trainer = pair_trainer_class(getattr(module, family.trainer), family, checkout)

@@ -12,7 +12,7 @@ from types import ModuleType
 from pair_network.errors import PairError
 from pair_network.files import only_writer
 from pair_network.network.pair_file import PAIR_SUFFIX
-from pair_network.options import OneLineParser
+from pair_network.options import OneLineParser, glimpse
 from pair_network.reading import read_json_table, read_toml
 
 from ...options import add_pair_options, check_one_part, pair_network_module
@@ -22,7 +22,7 @@ from ...trainer import PairTraining, check_parts, trains_text_encoder
 from ..after_training import say_what_to_convert
 from ..contract import HOOKS, SD_SCRIPTS_HOOKS, check_contract
 from ..kohya_checks import check_dataset, check_optimizer, check_resolution, check_run, telling
-from ..kohya_config import check_config, config_path, read_config
+from ..kohya_config import check_config, config_of, config_path, read_config
 from ..model_types import detect_model_type, is_on_musubi, remedy_for
 from ..versions import SD_SCRIPTS, warn_if_newer
 from .clip import restore_text_model
@@ -150,10 +150,8 @@ def choose_model_type(argv: Sequence[str], values: Mapping[str, object]) -> str:
     Raises:
         PairError: The checkpoint is of another family, or proves nothing and no type is given.
     """
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--model_type", default=values.get("model_type"))
-    chooser.add_argument("--pretrained_model_name_or_path", default=values.get("pretrained_model_name_or_path"))
-    given = chooser.parse_known_args(list(argv))[0]
+    names = ("model_type", "pretrained_model_name_or_path")
+    given = glimpse(argv, **{name: values.get(name) for name in names})
     model = given.pretrained_model_name_or_path
     proven = detect_model_type(model)
     if is_on_musubi(proven):
@@ -267,8 +265,7 @@ def allow_any_shape(args: argparse.Namespace) -> None:
 
 def train(checkout: str, argv: list[str]) -> None:
     """Trains with sd-scripts' own parser, dataset, optimizer and loop."""
-    path = config_path(argv)
-    family = trainer_of(choose_model_type(argv, read_config(path) if path is not None else {}))
+    family = trainer_of(choose_model_type(argv, config_of(argv)))
     host = import_sd_scripts(checkout, family.module)
     trainer_class = pair_trainer_class(getattr(host, family.trainer), family)
     warn_if_newer(SD_SCRIPTS, checkout)
