@@ -46,6 +46,19 @@ def read_text(path: Path, option: str = "", largest: int = LARGEST) -> str:
         raise PairError(f"{name}: cannot be read ({cause.strerror}); check its permissions") from cause
 
 
+def read_prompt_lines(path: Path, option: str) -> list[str]:
+    """The lines of a text file that are neither empty nor begin with #.
+
+    Raises:
+        PairError: As ``read_text``, or no prompt in it.
+    """
+    lines = [line.strip() for line in read_text(path, option).splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise PairError(f"{option} {path}: the file holds no prompt")
+    return prompts
+
+
 def read_json(path: Path, option: str = "", remedy: str = COPY) -> object:
     """What a JSON file holds.
 

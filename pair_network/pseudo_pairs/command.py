@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pair_network.errors import UNFIT, PairError
 from pair_network.images import list_images, open_image
-from pair_network.reading import read_text
+from pair_network.reading import read_prompt_lines, read_text
 from pair_network.sampling.cli.models import default_cfg, load_pipeline, place, set_sampler
 from pair_network.training.pairs import check_pair
 
@@ -83,7 +83,7 @@ def _check(args: PairsOptions) -> None:
     if bool(args.pictures) == bool(args.model) and not args.check_only:
         raise PairError("give either --pictures FOLDER, or a --model to draw them with")
     if args.prompts:
-        read_prompts(args.prompts)
+        read_prompt_lines(args.prompts, "--prompts")
     if args.pictures:
         for picture in list_images(args.pictures):
             _caption(picture)
@@ -144,7 +144,7 @@ def pictures(args: PairsOptions) -> Iterator[tuple[Image.Image, str]]:
     settings: dict[str, object] = {"num_inference_steps": args.steps, name: scale}
     if scale > 1:
         settings["negative_prompt"] = args.negative
-    prompts = PROMPTS if args.prompts is None else read_prompts(args.prompts)
+    prompts = PROMPTS if args.prompts is None else read_prompt_lines(args.prompts, "--prompts")
     side = max(MULTIPLE, args.resolution // MULTIPLE * MULTIPLE)
     for i in range(args.count):
         prompt = prompts[i % len(prompts)]
@@ -152,19 +152,6 @@ def pictures(args: PairsOptions) -> Iterator[tuple[Image.Image, str]]:
         picture = pipe(prompt=prompt, width=side, height=side, generator=generator, **settings).images[0]
         print(f"drawn {i + 1} of {args.count}", end="\r", flush=True)
         yield picture.convert("RGB"), prompt
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a text file that are neither empty nor begin with #.
-
-    Raises:
-        PairError: No such file, not UTF-8 text, or no prompt in it.
-    """
-    lines = [line.strip() for line in read_text(path, "--prompts").splitlines()]
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise PairError(f"--prompts {path}: the file holds no prompt")
-    return prompts
 
 
 def _caption(picture: Path) -> str:

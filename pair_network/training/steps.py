@@ -125,6 +125,16 @@ class PairSteps(Trains[Args]):
         """Losses of the last step by branch."""
         return {f"loss/{name}": float(value) for name, value in self._last_losses.items()}
 
+    def pair_metadata(self, args: Args) -> dict[str, object]:
+        """What a LoRA's metadata says of the pairs; the trigger words where they are known."""
+        words = self.trigger_words(args)
+        return {
+            "pair_network_schedule": args.pair_schedule,
+            "pair_network_style_start_step": style_start_step(args),
+            "pair_network_num_pairs": len(self.pair_captions),
+            **({"modelspec.trigger_phrase": words} if words else {}),
+        }
+
     def trigger_words(self, args: Args) -> str:
         """The style words: --style_prompt, or what every style caption adds to its content caption."""
         if args.style_prompt:

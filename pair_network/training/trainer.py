@@ -22,7 +22,7 @@ from . import batch as pair_batch
 from .objective import Phase, branch_losses, joint_loss
 from .options import HostOptions, check_preview_options
 from .protocols import Accelerator, Args, Batch, HostTrainer, StepInputs
-from .steps import PairSteps, set_num_pairs, style_start_step, warn_of_small_alpha
+from .steps import PairSteps, set_num_pairs, warn_of_small_alpha
 
 
 class PairTraining(PairSteps[Args], HostTrainer[Args]):
@@ -103,12 +103,7 @@ class PairTraining(PairSteps[Args], HostTrainer[Args]):
 
     def update_metadata(self, metadata: dict[str, object], args: Args) -> None:
         super().update_metadata(metadata, args)
-        metadata["pair_network_schedule"] = args.pair_schedule
-        metadata["pair_network_style_start_step"] = style_start_step(args)
-        metadata["pair_network_num_pairs"] = len(self.pair_captions)
-        words = self.trigger_words(args)
-        if words:
-            metadata["modelspec.trigger_phrase"] = words
+        metadata.update(self.pair_metadata(args))
 
 
 def routed_batch(batch: Batch, phase: Phase) -> tuple[list[Row], Batch]:

@@ -18,11 +18,12 @@ from torch import nn
 from pair_network.errors import PairError
 from pair_network.network.pair_network import PairNetwork
 from pair_network.network.route import Row
-from pair_network.reading import read_text
+from pair_network.reading import read_prompt_lines
 from pair_network.sampling.pipelines import Style, style_guidance
 from pair_network.sampling.previews import grid, save_picture
 from pair_network.sampling.protocols import Pipeline, TextEncoder, Tokenizer, UNet, Vae
 
+from ...replaced import evaluated
 from .config import EmbeddedOptions
 from .model import skipped_layers
 from .model_files import find_model
@@ -65,11 +66,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     path = Path(path)
     if path.suffix.lower() in (".toml", ".json"):
         return [parse_prompt(line, f"{path}") for line in lines_of(path)]
-    lines = [line.strip() for line in read_text(path, "--sample_prompts").splitlines()]
-    prompts = [parse_prompt(line, f"{path}") for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise PairError(f"--sample_prompts {path}: the file holds no prompt")
-    return prompts
+    return [parse_prompt(line, f"{path}") for line in read_prompt_lines(path, "--sample_prompts")]
 
 
 def parse_prompt(line: str, source: str) -> Prompt:
@@ -130,7 +127,9 @@ class PreviewWriter:
     @contextlib.contextmanager
     def drawing(self, pipe: Pipeline, autocast: AbstractContextManager[None]) -> Iterator[None]:
         """Inside the block pictures can be drawn."""
-        with evaluated(self.network, pipe), skipped_layers(pipe.text_encoder, self.args.clip_skip), autocast:
+        models = (self.network, pipe.unet, *text_encoders_of(pipe))
+        skipped = skipped_layers(pipe.text_encoder, self.args.clip_skip)
+        with on_one_device(pipe), evaluated(*models), skipped, autocast:
             yield
 
     def render(self, pipe: Pipeline, prompt: Prompt) -> dict[str, Image.Image]:
@@ -175,24 +174,16 @@ def sample(pipe: Pipeline, prompt: Prompt) -> Image.Image:
 
 
 @contextlib.contextmanager
-def evaluated(network: PairNetwork, pipe: Pipeline) -> Iterator[None]:
-    """Inside the block the network and the pipeline's models are in evaluation mode and all on the U-Net's device."""
-    encoders = text_encoders_of(pipe)
-    modules = [network, pipe.unet, *encoders]
-    modes = [module.training for module in modules]
-    devices = [(module, module.device) for module in (pipe.vae, *encoders)]
+def on_one_device(pipe: Pipeline) -> Iterator[None]:
+    """Inside the block the pipeline's models are all on the U-Net's device."""
+    devices = [(module, module.device) for module in (pipe.vae, *text_encoders_of(pipe))]
     try:
-        for module in modules:
-            module.eval()
         for module, _ in devices:
             module.to(pipe.unet.device)
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, device in devices:
             module.to(device)
-        for module, mode in zip(modules, modes, strict=True):
-            module.train(mode)
 
 
 def text_encoders_of(pipe: Pipeline) -> list[TextEncoder]:

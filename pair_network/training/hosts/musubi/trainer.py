@@ -24,7 +24,8 @@ from pair_network.reading import read_toml
 from ...batch import CONTENT, PAIR_INDICES
 from ...objective import Phase
 from ...protocols import Accelerator
-from ...steps import PairSteps, style_start_step, warn_of_small_alpha
+from ...replaced import evaluated
+from ...steps import PairSteps, warn_of_small_alpha
 from ..kohya_checks import check_dataset, check_optimizer
 from .dataset import check_caches, prepare_dataset
 from .protocols import Batch, Collator, Datasets, MusubiTrainer, Prediction
@@ -133,20 +134,8 @@ class MusubiPairTraining(PairSteps[argparse.Namespace], MusubiTrainer):
         """musubi-tuner's own samples, with the style branch on."""
         network = self.pair_network
         assert network is not None
-        mode = network.training
-        network.eval()  # no dropout in previews
-        try:
-            with network.route(None):
-                super().sample_images(*args, **named)
-        finally:
-            network.train(mode)
+        with evaluated(network), network.route(None):
+            super().sample_images(*args, **named)
 
     def extra_metadata(self, args: argparse.Namespace) -> dict[str, object]:
-        words = self.trigger_words(args)
-        return {
-            **super().extra_metadata(args),
-            "pair_network_schedule": args.pair_schedule,
-            "pair_network_style_start_step": style_start_step(args),
-            "pair_network_num_pairs": len(self.pair_captions),
-            **({"modelspec.trigger_phrase": words} if words else {}),
-        }
+        return {**super().extra_metadata(args), **self.pair_metadata(args)}

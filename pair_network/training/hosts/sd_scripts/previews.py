@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from pair_network.sampling.guidance import is_in_interval, style_shift
 from pair_network.sampling.previews import grid, save_picture
 
 from ...protocols import Accelerator
+from ...replaced import evaluated
 from ...report.recording import Recording
 from .protocols import ModelOutput, Prompt, SamplingTrainer
 
@@ -278,15 +278,3 @@ def sheet_path(args: argparse.Namespace, epoch: int | None, step: int, number: i
     """Named as kohya names its samples, without the time of day."""
     when = f"{step:06d}" if epoch is None else f"e{epoch:06d}"
     return Path(args.output_dir) / "sample" / f"{args.output_name or 'last'}_{when}_{number:02d}_{seed}.png"
-
-
-@contextlib.contextmanager
-def evaluated(network: PairNetwork) -> Iterator[None]:
-    """Inside the block the network is in evaluation mode: no dropout in previews."""
-    mode = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(mode)
