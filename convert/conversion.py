@@ -28,11 +28,6 @@ class Files:
     )
 
 
-def as_named(target: Path, options: Writing) -> Path:
-    """The place that -o names, or the one beside the input."""
-    return target
-
-
 @dataclass(frozen=True)
 class Conversion(Generic[Options]):
     """A verb that turns one input into one output, alone or in a batch.
@@ -43,7 +38,7 @@ class Conversion(Generic[Options]):
         ending: Of a result that lies beside its input; a function of the options where they decide.
         convert: Writes an input to an output; returns all that was written.
         verify: Reads a result again and compares it.
-        place: Where the options put a result.
+        place: Where the options put a result; by default the place that -o names, or the one beside the input.
         base: Name of the option for the checkpoint that all inputs of a batch share; "": there is none.
     """
 
@@ -52,7 +47,7 @@ class Conversion(Generic[Options]):
     ending: str | Callable[[Options], str]
     convert: Callable[[Path, Path, Options], list[Path]]
     verify: Callable[[Path, Path, Options], None]
-    place: Callable[[Path, Options], Path] = as_named
+    place: Callable[[Path, Options], Path] = lambda target, options: target
     base: str = ""
 
     @property

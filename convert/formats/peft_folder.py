@@ -44,10 +44,6 @@ FREE_SETTINGS = frozenset((
 SEPARATE = ("bias", "lora_bias", "modules_to_save", "trainable_token_indices")
 
 
-def is_peft_key(key: str) -> bool:
-    return key.startswith(ROOT)
-
-
 def peft_folder(path: Path) -> Path | None:
     """The adapter folder that a path means, or None: the folder itself, or the weights in it."""
     if path.is_dir():

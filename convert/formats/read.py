@@ -21,14 +21,7 @@ from .foreign import FULL_WEIGHT, INCOMPLETE, INVERSION, UNKNOWN, Foreign, forei
 from .layers import Adapter, Branch
 from .official_folder import official_files
 from .parse import Parsed, RawLayer, parse_keys, suffix_of
-from .peft_folder import (
-    AlphaOf,
-    has_config,
-    is_peft_key,
-    no_settings,
-    open_peft,
-    peft_folder,
-)
+from .peft_folder import ROOT, AlphaOf, has_config, no_settings, open_peft, peft_folder
 from .proof import Proof, prove
 from .spelling import known_name
 
@@ -63,7 +56,7 @@ def read_adapter(
         return _coupled(path, tensors, metadata, family)
     # PEFT itself writes no other metadata; other programs use its names for files that stand alone, of scale 1.
     is_pefts = set(metadata) <= {"format"} and all(not key.endswith(".alpha") for key in tensors)
-    if tensors and is_pefts and all(is_peft_key(key) for key in tensors):
+    if tensors and is_pefts and all(key.startswith(ROOT) for key in tensors):
         raise PairError(no_settings(path))
     return _plain(path, tensors, metadata, family, adapter_alphas(metadata, path, skip_unknown), skip_unknown)
 

@@ -110,11 +110,11 @@ def _tensors(adapter: Adapter, branch: Branch, options: Options) -> tuple[dict[s
     if options.ui == "a1111" and family.name == "sd3":
         return _a1111_sd3(branch, source, options.drop_unmatched)
     if options.ui == "comfyui" and not _comfyui_reads_kohya(family):
-        layers = dict(written_layers(branch, original_entries(family), source))
-        return tensors_of(layers.items()), branch_of(layers)
+        layers = written_layers(branch, original_entries(family), source)
+        return tensors_of(layers), branch_of(layers)
     is_diffusers = options.naming == "diffusers" and family.component == "unet"
-    layers = dict((diffusers_keys if is_diffusers else kohya_layers)(branch, family, source))
-    return tensors_of(layers.items()), branch_of(layers)
+    layers = (diffusers_keys if is_diffusers else kohya_layers)(branch, family, source)
+    return tensors_of(layers), branch_of(layers)
 
 
 def _comfyui_reads_kohya(family: Family) -> bool:

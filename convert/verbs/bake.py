@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING
 
 from convert import verify
 from convert.conversion import Conversion
-from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.layers import Branch, by_module
 from convert.options import OfBranch, chosen_branch, read_source
 from pair_network.errors import PairError
 from pair_network.options import option
 
-from .kohya import branch_of, kohya_layers, tensors_of
+from .kohya import kohya_layers, write_kohya
 
 if TYPE_CHECKING:  # torch is imported with the first tensor
     from pair_network.sampling.protocols import Pipeline
@@ -78,10 +77,8 @@ def convert(source: Path, target: Path, options: Options) -> list[Path]:
     facts |= {"cfg_end": options.cfg_end} if options.cfg_end < 1 else {}
     words = options.style_words or metadata.trigger_words(adapter.metadata)
     branch, strength = _fitted(_pipeline(options.model), by_module(branch, source), words, options, facts)
-    values = metadata.converted(adapter, "bake", {**facts, "strength": round(strength, 4)})
-    layers = dict(kohya_layers(branch, adapter.family, source))
-    metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
-    write_tensors(target, tensors_of(layers.items()), values)
+    layers = kohya_layers(branch, adapter.family, source)
+    write_kohya(target, layers, adapter, "bake", {**facts, "strength": round(strength, 4)})
     return [target]
 
 

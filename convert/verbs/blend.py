@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from convert import paths
 from convert.command import Command
-from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.families import FAMILIES
 from convert.formats.layers import Adapter, Branch, Layer, by_module, strengthened
@@ -20,7 +19,7 @@ from convert.options import Choosing, Reading, chosen_branch, read_source, stack
 from pair_network.errors import PairError
 from pair_network.options import option
 
-from .kohya import branch_of, kohya_layers, tensors_of
+from .kohya import kohya_layers, write_kohya
 
 SUFFIX = "-blend.safetensors"
 
@@ -48,7 +47,7 @@ def run(options: Options) -> int:
     adapters = of_one_family(adapters, options)
     branches = [chosen_branch(adapter, options) for adapter in adapters]
     branch = summed([weighted(b, weight) for b, weight in zip(branches, weights, strict=True)], output)
-    layers = dict(kohya_layers(branch, adapters[0].family, output))
+    layers = kohya_layers(branch, adapters[0].family, output)
     loss = 0.0
     if options.rank is not None:
         layers, loss = _reduced(layers, options.rank)
@@ -133,9 +132,7 @@ def _write(
         "of": [f"{name} × {weight:g}" for name, weight in zip(names, weights, strict=True)],
         "relative_error": loss,
     }
-    values = metadata.converted(mixed, "blend", facts)
-    metadata.set_kohya(values, mixed, branch_of(layers), target.stem)
-    write_tensors(target, tensors_of(layers.items()), values)
+    write_kohya(target, layers, mixed, "blend", facts)
 
 
 VERB = Command(__doc__, Options, run)

@@ -23,7 +23,6 @@ from convert.files import lazy
 from convert.files.dtypes import same_bits
 from convert.files.lazy import Lazy, from_tensor
 from convert.files.storage import open_tensors
-from convert.files.writer import write_tensors
 from convert.formats import metadata
 from convert.formats.checkpoints import BaseModel, Place, base_model
 from convert.formats.layers import Adapter, Branch, Layer, by_module, needs_swap, swap_halves
@@ -35,7 +34,7 @@ from pair_network.errors import PairError
 from pair_network.families import Family
 from pair_network.options import option
 
-from .kohya import branch_of, kohya_layers, tensors_of
+from .kohya import kohya_layers, write_kohya
 from .merge import placed_delta
 
 if TYPE_CHECKING:  # torch is imported with the first tensor
@@ -107,10 +106,8 @@ def convert(source: Path, target: Path, options: Options | BatchOptions) -> list
         raise PairError(f"{source}: differs from {options.base} by rounding at most, in no layer that a LoRA can carry")
     loss = math.sqrt(max(lost, 0.0) / total)
     adapter = Adapter(family, branch, {}, {}, source, "checkpoint")
-    values = metadata.converted(adapter, "extract", {"relative_error": round(loss, 6), "base": options.base.name})
-    layers = dict(kohya_layers(branch, family, target))
-    metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
-    write_tensors(target, tensors_of(layers.items()), values)
+    facts = {"relative_error": round(loss, 6), "base": options.base.name}
+    write_kohya(target, kohya_layers(branch, family, target), adapter, "extract", facts)
     print(f"{target}: {len(branch)} layers, relative error {loss:.4f}")
     return [target]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from convert import verify
@@ -25,11 +25,28 @@ DIFFERENCES = (".w_norm", ".b_norm", ".diff", ".diff_b")  # LyCORIS' own, which 
 def convert(source: Path, target: Path, options: OfBranch) -> list[Path]:
     """Writes ``source`` to ``target`` in kohya's naming; returns what was written."""
     adapter = read_source(source, options, carries=True)
-    layers = dict(kohya_layers(chosen_branch(adapter, options), adapter.family, source))
-    values = metadata.converted(adapter, "kohya")
-    metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
-    write_tensors(target, {**tensors_of(layers.items()), **carried(adapter)}, values)
+    layers = kohya_layers(chosen_branch(adapter, options), adapter.family, source)
+    write_kohya(target, layers, adapter, "kohya", beside=carried(adapter))
     return [target]
+
+
+def write_kohya(
+    target: Path,
+    layers: Mapping[str, Layer],
+    adapter: Adapter,
+    verb: str,
+    facts: Mapping[str, object] | None = None,
+    beside: Mapping[str, Lazy] | None = None,
+) -> None:
+    """Writes layers by kohya's keys, with the metadata of the adapter that they were made of.
+
+    Args:
+        verb, facts: What its history says of this conversion; see ``metadata.converted``.
+        beside: Further tensors.
+    """
+    values = metadata.converted(adapter, verb, facts)
+    metadata.set_kohya(values, adapter, branch_of(layers), target.stem)
+    write_tensors(target, {**tensors_of(layers), **(beside or {})}, values)
 
 
 def carried(adapter: Adapter, factor: float = 1.0, element: Element | None = None) -> dict[str, Lazy]:
@@ -55,31 +72,29 @@ def branch_of(layers: Mapping[str, Layer]) -> Branch:
     return {layer.modules: layer for layer in layers.values()}
 
 
-def tensors_of(layers: Iterable[tuple[str, Layer]], prefix: str = "") -> dict[str, Lazy]:
+def tensors_of(layers: Mapping[str, Layer], prefix: str = "") -> dict[str, Lazy]:
     """KEY.lora_down.weight, KEY.lora_up.weight and KEY.alpha (float32) of every layer."""
     import torch
 
     tensors: dict[str, Lazy] = {}
-    for key, layer in layers:
+    for key, layer in layers.items():
         tensors[f"{prefix}{key}.lora_down.weight"] = layer.down
         tensors[f"{prefix}{key}.lora_up.weight"] = layer.up
         tensors[f"{prefix}{key}.alpha"] = from_tensor(torch.tensor(layer.alpha))
     return tensors
 
 
-def kohya_layers(branch: Branch, family: Family, source: Path) -> Iterator[tuple[str, Layer]]:
-    """Layers under kohya's keys, joint and with their rows in the original order.
+def kohya_layers(branch: Branch, family: Family, source: Path) -> dict[str, Layer]:
+    """Layers by kohya's keys, joint and with their rows in the original order.
 
     Raises:
         PairError: A layer has no place in kohya's naming.
     """
-    yield from written_layers(branch, kohya_entries(family), source)
+    return written_layers(branch, kohya_entries(family), source)
 
 
-def written_layers(
-    branch: Branch, entries: Mapping[str, tuple[Modules, bool]], source: Path
-) -> Iterator[tuple[str, Layer]]:
-    """Layers under the keys of ``entries``, joined where one key covers several of them.
+def written_layers(branch: Branch, entries: Mapping[str, tuple[Modules, bool]], source: Path) -> dict[str, Layer]:
+    """Layers by the keys of ``entries``, joined where one key covers several of them.
 
     Raises:
         PairError: A layer has no key.
@@ -89,10 +104,12 @@ def written_layers(
     for layer in branch.values():
         for part in _fitting(layer, entries, key_of, source):
             gathered.setdefault(key_of[part.modules[0]], []).append(part)
+    written = {}
     for key, parts in gathered.items():
         modules, swaps = entries[key]
         layer = join(parts, modules, source)
-        yield key, swap_halves(layer) if swaps and needs_swap(layer) else layer
+        written[key] = swap_halves(layer) if swaps and needs_swap(layer) else layer
+    return written
 
 
 def _fitting(
@@ -105,12 +122,14 @@ def _fitting(
     return [layer] if len(keys) == 1 else split(layer, source)
 
 
-def diffusers_keys(branch: Branch, family: Family, source: Path) -> Iterator[tuple[str, Layer]]:
-    """Layers under kohya-style keys with diffusers' block names (``lora_unet_down_blocks_…``)."""
+def diffusers_keys(branch: Branch, family: Family, source: Path) -> dict[str, Layer]:
+    """Layers by kohya-style keys with diffusers' block names (``lora_unet_down_blocks_…``)."""
+    named = {}
     for layer in by_module(branch, source).values():
         component, _, path = layer.modules[0].partition(".")
         encoder = next((e.prefix for e in family.text_encoders if e.component == component), "lora_unet")
-        yield f"{encoder}_{path.replace('.', '_')}", layer
+        named[f"{encoder}_{path.replace('.', '_')}"] = layer
+    return named
 
 
 VERB = Conversion(__doc__, OfBranch, SUFFIX, convert, verify.same)

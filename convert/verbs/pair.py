@@ -54,14 +54,14 @@ def convert(source: Path, target: Path, options: Options) -> list[Path]:
         PairError: A content LoRA is of another family, or its layers do not fit the style's.
     """
     adapter = read_source(source, options)
-    style = dict(kohya_layers(adapter.style, adapter.family, source))
+    style = kohya_layers(adapter.style, adapter.family, source)
     content = _content(adapter, options)
     _fill(style, content, source)
     config = _config(adapter, style, content)
     values = metadata.converted(adapter, "pair")
     metadata.set_kohya(values, adapter, branch_of(style), target.name.removesuffix(PAIR_SUFFIX))
     values["ss_network_module"], values[CONFIG_KEY] = "pair_network", config.to_json()
-    write_tensors(target, {**tensors_of(content.items(), "content."), **tensors_of(style.items(), "style.")}, values)
+    write_tensors(target, {**tensors_of(content, "content."), **tensors_of(style, "style.")}, values)
     return [target]
 
 
@@ -70,7 +70,7 @@ def _content(adapter: Adapter, options: Options) -> dict[str, Layer]:
     if adapter.content:
         if options.content:
             raise PairError(f"{adapter.source}: has a content branch already; leave --content out")
-        return dict(kohya_layers(adapter.content, adapter.family, adapter.source))
+        return kohya_layers(adapter.content, adapter.family, adapter.source)
     pairs = []
     for file in options.content:
         other = read_source(file, options)
@@ -78,7 +78,7 @@ def _content(adapter: Adapter, options: Options) -> dict[str, Layer]:
             raise PairError(f"--content {file}: is for {other.family.title}, the style LoRA for {adapter.family.title}")
         if not other.is_sure:
             other = read_source(file, replace(options, family=adapter.family.name))
-        pairs.append(dict(kohya_layers(other.style, adapter.family, file)))
+        pairs.append(kohya_layers(other.style, adapter.family, file))
     keys = {key: None for pair in pairs for key in pair}
     if len(pairs) > 1 and any(key not in pair for key in keys for pair in pairs):
         raise PairError(

@@ -14,14 +14,12 @@ from tqdm import tqdm
 
 from convert import verify
 from convert.conversion import Conversion
-from convert.files.writer import write_tensors
-from convert.formats import metadata
 from convert.formats.layers import Layer
 from convert.options import DTYPES, OfBranch, chosen_branch, element_named, read_source
 from pair_network.errors import PairError
 from pair_network.options import option
 
-from .kohya import branch_of, kohya_layers, tensors_of
+from .kohya import kohya_layers, write_kohya
 
 if TYPE_CHECKING:  # torch is imported with the first tensor
     from torch import Tensor
@@ -44,11 +42,9 @@ class Options(OfBranch):
 def convert(source: Path, target: Path, options: Options) -> list[Path]:
     """Writes ``source`` at a lower rank to ``target``, in kohya's naming; returns what was written."""
     adapter = read_source(source, options)
-    layers = dict(kohya_layers(chosen_branch(adapter, options), adapter.family, source))
+    layers = kohya_layers(chosen_branch(adapter, options), adapter.family, source)
     resized, loss = shrink(layers, options)
-    values = metadata.converted(adapter, "resize", {"relative_error": round(loss, 6)})
-    metadata.set_kohya(values, adapter, branch_of(resized), target.stem)
-    write_tensors(target, tensors_of(resized.items()), values)
+    write_kohya(target, resized, adapter, "resize", {"relative_error": round(loss, 6)})
     ranks = [layer.rank for layer in resized.values()]
     print(f"{target.name}: ranks {min(ranks)} to {max(ranks)}, relative error {loss:.4f}")
     return [target]
