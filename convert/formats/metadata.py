@@ -15,7 +15,6 @@ from .layers import Adapter, Branch
 # What describes the bytes or the wrapping of the old file and is wrong for any other.
 STALE = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256", "lora_adapter_metadata", CONFIG_KEY)
 HISTORY_KEY = "pair_network_converted"
-TRIGGER_KEYS = ("modelspec.trigger_phrase",)
 
 
 def converted(adapter: Adapter, verb: str, facts: Mapping[str, object] | None = None) -> dict[str, str]:
@@ -96,7 +95,7 @@ def safe_name(name: str) -> str:
 
 
 def trigger_words(metadata: Mapping[str, str]) -> str:
-    return next((metadata[key] for key in TRIGGER_KEYS if metadata.get(key)), "")
+    return metadata.get("modelspec.trigger_phrase", "")
 
 
 def training_tags(metadata: Mapping[str, str], limit: int = 8) -> list[str]:

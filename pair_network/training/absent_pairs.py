@@ -39,12 +39,8 @@ def absent_pairs_kept(content_ups: Iterable[Tensor]) -> Iterator[None]:
                     if key in state:
                         value.copy_(torch.where(mask, value, state[key]))
 
-    handles = [register_optimizer_step_pre_hook(remember), register_optimizer_step_post_hook(put_back)]
-    try:
+    with register_optimizer_step_pre_hook(remember), register_optimizer_step_post_hook(put_back):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _watched_parameters(optimizer: torch.optim.Optimizer, watched: set[int]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -52,13 +52,10 @@ class Eye:
             side: Pixels of the longer side.
         """
         kept: list[Tensor] = []
-        handle = self.vae.encoder.down_blocks[0].register_forward_hook(lambda block, given, out: kept.append(out))
-        weight = next(self.vae.parameters())
-        try:
+        first, weight = self.vae.encoder.down_blocks[0], next(self.vae.parameters())
+        with first.register_forward_hook(lambda block, given, out: kept.append(out)):
             pixels = torch.stack([pixels_of(image, side) for image in images]).to(weight.device, weight.dtype)
             latents = [self.vae.encode(one[None] * 2 - 1).latent_dist.mean for one in pixels]
-        finally:
-            handle.remove()
         return Seen(torch.cat(kept).float().cpu(), torch.cat(latents).float().cpu())
 
 

@@ -288,11 +288,6 @@ def skipped_layers(text_encoder: nn.Module, clip_skip: int | None) -> Iterator[N
     def take(encoder: nn.Module, _args: tuple[object, ...], output: EncoderStates) -> tuple[Tensor]:
         return (skipped_state(encoder, output.hidden_states, clip_skip),)
 
-    handles = [
-        text_encoder.register_forward_pre_hook(ask, with_kwargs=True), text_encoder.register_forward_hook(take)
-    ]  # fmt: skip
-    try:
+    asked = text_encoder.register_forward_pre_hook(ask, with_kwargs=True)
+    with asked, text_encoder.register_forward_hook(take):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -157,21 +157,15 @@ class StyleGuide:
     def recording(self) -> Iterator[None]:
         """Inside the block, the prompt's text inputs and the number of calls are noted."""
         self.recorded_calls = 0
-        handle = self.model.register_forward_pre_hook(self._record, with_kwargs=True)
-        try:
+        with self.model.register_forward_pre_hook(self._record, with_kwargs=True):
             yield
-        finally:
-            handle.remove()
 
     @contextlib.contextmanager
     def guiding(self) -> Iterator[None]:
         """Inside the block, every prediction after the start is shifted, and without CFG after its end."""
         self.calls = 0
-        handle = self.model.register_forward_hook(self._shift, with_kwargs=True)
-        try:
+        with self.model.register_forward_hook(self._shift, with_kwargs=True):
             yield
-        finally:
-            handle.remove()
 
     def _record(self, model: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self.recorded_calls += 1
