@@ -35,8 +35,6 @@ FAMILY = Family(
     name="anima",
     title="Anima",
     order=90,
-    component="transformer",
-    kohya_is_native=True,
     words=Words("anima", "anima-preview/lora", ("anima",), ("anima",)),
     kinds={
         "attention": _PATH + r"(self|cross)_attn\.(q|k|v|output)_proj$",

@@ -109,14 +109,14 @@ class Family:
         name: Short name, as ``--family`` takes it.
         title: Name for people.
         order: Place among the families: in lists, and in a guess where a file fits several.
-        component: diffusers' name of the denoiser, "unet" or "transformer".
-        kohya_is_native: kohya's files name the denoiser's layers by the original names, not by diffusers'.
         words: Its names in metadata.
         blocks: The denoiser's layers, original name by diffusers' name; empty: not known to the converters.
         hidden: Hidden widths, "h" of ``blocks``, of the published models.
         kinds: Regular expression of the layers' paths, as the trainers' models have them, by kind: "attention";
             "ff", feed-forward parts and projections; "modulation"; "conv"; and "full", what the host's own network
             module of the family takes without further options.
+        component: diffusers' name of the denoiser, "unet" or "transformer".
+        kohya_is_native: kohya's files name the denoiser's layers by the original names, not by diffusers'.
         text_encoders: Its text encoders, as files name them.
         trains_text_encoders: The trainers train them.
         model_classes: Classes of its denoiser in the trainers.
@@ -140,10 +140,10 @@ class Family:
     name: str
     title: str
     order: int
-    component: str
-    kohya_is_native: bool
     words: Words
     kinds: Mapping[str, str]
+    component: str = "transformer"
+    kohya_is_native: bool = True
     blocks: tuple[Blocks, ...] = ()
     hidden: tuple[int, ...] = ()
     text_encoders: tuple[TextEncoder, ...] = ()

@@ -55,8 +55,6 @@ def _family(name: str, title: str, order: int, words: Words, hidden: int, depth:
         name=name,
         title=title,
         order=order,
-        component="transformer",
-        kohya_is_native=True,
         words=words,
         # Modulation is shared by all blocks, and not trained by its trainer.
         kinds={"attention": _ATTENTION, "ff": _FF, "full": f"{_ATTENTION}|{_FF}"},

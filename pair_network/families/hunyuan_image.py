@@ -25,8 +25,6 @@ FAMILY = Family(
     name="hunyuan_image",
     title="HunyuanImage",
     order=80,
-    component="transformer",
-    kohya_is_native=True,
     words=Words("hunyuan-image-2.1", "hunyuan-image-2.1/lora", ("hunyuan-image", "hunyuan_image"), ("hunyuan-image",)),
     kinds={
         "attention": r"^(double_blocks\.\d+\.(img|txt)_attn_(qkv|proj)|single_blocks\.\d+\.linear[12])$",

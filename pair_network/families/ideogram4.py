@@ -10,8 +10,6 @@ FAMILY = Family(
     name="ideogram4",
     title="Ideogram 4",
     order=140,
-    component="transformer",
-    kohya_is_native=True,
     words=Words("ideogram4", "Ideogram-4/lora", ("ideogram4",), ("ideogram-4", "ideogram4")),
     # Its trainer leaves the modulation alone.
     kinds={

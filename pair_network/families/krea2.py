@@ -41,8 +41,6 @@ FAMILY = Family(
     name="krea2",
     title="Krea 2",
     order=140,
-    component="transformer",
-    kohya_is_native=True,
     words=Words("krea2", "Krea-2/lora", ("krea2", "krea-2", "krea_2"), ("krea-2", "krea2", "krea_2")),
     kinds={
         "attention": _PATH + r"attn\.(wq|wk|wv|wo|gate)$",

@@ -28,8 +28,6 @@ FAMILY = Family(
     name="lumina2",
     title="Lumina 2",
     order=70,
-    component="transformer",
-    kohya_is_native=True,
     words=Words("lumina2", "lumina-2/lora", ("lumina",), ("lumina",)),
     kinds={
         "attention": _PATH + r"attention\.(qkv|out)$",

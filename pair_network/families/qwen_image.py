@@ -29,8 +29,6 @@ FAMILY = Family(
     name="qwen_image",
     title="Qwen-Image",
     order=100,
-    component="transformer",
-    kohya_is_native=True,
     words=Words("qwen_image", "Qwen-Image/lora", ("qwen_image", "qwen-image"), ("qwen-image", "qwen_image")),
     kinds={
         "attention": _PATH + r"attn\.(to_(q|k|v|out\.0|add_out)|add_(q|k|v)_proj)$",

@@ -35,8 +35,6 @@ FAMILY = Family(
     name="sd3",
     title="Stable Diffusion 3",
     order=50,
-    component="transformer",
-    kohya_is_native=True,
     words=Words("sd3", "stable-diffusion-3/lora", ("sd3",), ("stable-diffusion-3", "stable-diffusion-v3")),
     kinds={
         "attention": _PATH + r"attn2?\.(qkv|proj)$",

@@ -9,7 +9,6 @@ FAMILY = Family(
     title="SDXL",
     order=30,
     component="unet",
-    kohya_is_native=True,
     words=Words(
         "sdxl_base_v1-0",
         "stable-diffusion-xl-v1-base/lora",

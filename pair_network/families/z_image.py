@@ -32,7 +32,6 @@ FAMILY = Family(
     name="z_image",
     title="Z-Image",
     order=95,
-    component="transformer",
     kohya_is_native=False,
     words=Words("z_image", "Z-Image/lora", ("z_image", "z-image", "zimage"), ("z-image", "z_image", "zimage")),
     # Its trainer leaves the refiners alone.
