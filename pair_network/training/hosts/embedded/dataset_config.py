@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict, cast
 
 from pair_network.errors import PairError, nearest
 from pair_network.images import Size
@@ -49,15 +48,6 @@ REFUSED = {
 WORDS = {str: "a text in quotes", int: "a whole number", bool: "true or false", dict: "a table { … }", list: "a list"}
 LARGEST_COUNT = 1_000_000
 LARGEST_SIDE = 16_384  # pixels
-
-
-class SubsetSettings(TypedDict, total=False):
-    """A subset's checked settings; those that are only passed on are left out here."""
-
-    image_dir: str
-    num_repeats: int
-    keep_tokens: int
-    custom_attributes: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -169,20 +159,20 @@ def _dataset(entry: object, inherited: Mapping[str, object], where: str) -> Data
 
 
 def _subset(entry: object, inherited: Mapping[str, object], where: str) -> SubsetConfig:
-    values = cast(SubsetSettings, {**inherited, **_section(entry, {**SUBSET_KEYS, "image_dir": str}, where)})
+    values = {**inherited, **_section(entry, {**SUBSET_KEYS, "image_dir": str}, where)}
     if not values.get("image_dir"):
         raise PairError(f"{where}: image_dir is missing; name the folder of the style images")
-    if values["num_repeats"] < 1 or values["keep_tokens"] < 0:
+    build: Callable[..., SubsetConfig] = SubsetConfig
+    subset = build(**{**values, "image_dir": Path(str(values["image_dir"]))})
+    if subset.num_repeats < 1 or subset.keep_tokens < 0:
         raise PairError(f"{where}: num_repeats must be at least 1 and keep_tokens at least 0")
-    attributes = values.get("custom_attributes", {})
-    for key, value in attributes.items():
+    for key, value in subset.custom_attributes.items():
         if key.startswith("content") and key not in CONTENT_KEYS:
             raise PairError(f"{where}: unknown key {key!r} in custom_attributes{nearest(key, CONTENT_KEYS)}")
         if key in CONTENT_KEYS and not isinstance(value, str):
             raise PairError(f"{where}: {key} must be a text in quotes, not {value!r}")
-    check_branch(attributes, where)
-    build: Callable[..., SubsetConfig] = SubsetConfig
-    return build(**{**values, "image_dir": Path(values["image_dir"])})
+    check_branch(subset.custom_attributes, where)
+    return subset
 
 
 def _section(entry: object, accepted: Mapping[str, type], where: str) -> dict[str, object]:
