@@ -12,18 +12,14 @@ from pair_network.errors import PairError
 from pair_network.network.pair_network import PairNetwork
 
 from .denoiser import GuidedDenoiser
-from .prompts import Conditioning, PromptRecorder, StylePrompts
+from .prompts import Conditioning, PromptRecorder, Prompts
 from .style import Style
 
 
-class _Numbers(StylePrompts):
+class _Numbers(Prompts):
     """The prompts of one model call, each as its number in a list: rows ``(images, 1)`` that fit one tensor."""
 
     has_cond_first = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.base: Conditioning | None = None
 
     def is_negative(self, embeds: Tensor) -> bool:
         return False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,29 +67,19 @@ def _returned(pipe: Any, parameters: Collection[str]) -> tuple[str, ...]:
     raise PairError(f"{type(pipe).__name__}: style guidance knows the pipelines of {KNOWN}")
 
 
-class Prompts(Protocol):
-    """The prompts that a model call may hold."""
-
-    has_cond_first: bool
-
-    @property
-    def base(self) -> Conditioning | None: ...
-
-    def style(self, index: int) -> Conditioning: ...
-
-    def is_negative(self, embeds: Tensor) -> bool: ...
-
-    def has_null_rows(self, rows: int) -> bool: ...
-
-
-class StylePrompts:
-    """Each style's prompt.
+class Prompts(ABC):
+    """The prompts that a model call may hold.
 
     Attributes:
+        has_cond_first: The prompt's rows come before the negative prompt's.
+        base: The prompt, c; None before the run has encoded it.
         styles: c_style for each style; None where λ is 0.
     """
 
+    has_cond_first = False
+
     def __init__(self) -> None:
+        self.base: Conditioning | None = None
         self.styles: list[Conditioning | None] = []
 
     def style(self, index: int) -> Conditioning:
@@ -97,16 +88,21 @@ class StylePrompts:
         assert conditioning is not None
         return conditioning
 
+    @abstractmethod
+    def is_negative(self, embeds: Tensor) -> bool:
+        """Whether a model call carries the negative prompt alone."""
 
-class PromptRecorder(StylePrompts):
+    @abstractmethod
+    def has_null_rows(self, rows: int) -> bool:
+        """Whether a model call of so many rows holds the negative prompt's and the prompt's."""
+
+
+class PromptRecorder(Prompts):
     """What the pipeline encodes in one run, and each style's version of it.
 
     Attributes:
-        base: The prompt, c; None before the run has encoded it.
         negative: Negative prompt embeddings that pass through the model in a call of their own, as FLUX's do.
     """
-
-    has_cond_first = False  # the negative prompt's rows come before the prompt's
 
     def __init__(self, pipe: Pipeline, styles: Sequence[Style], networks: Sequence[PairNetwork]):
         super().__init__()
@@ -118,12 +114,11 @@ class PromptRecorder(StylePrompts):
         self.start_run()
 
     def start_run(self) -> None:
-        self.base: Conditioning | None = None
+        self.base = None
         self.negative: Tensor | None = None
         self.styles = []
 
     def is_negative(self, embeds: Tensor) -> bool:
-        """Whether a model call carries the negative prompt alone."""
         return embeds is self.negative and self.base is not None and embeds is not self.base.embeds
 
     def encode(self, *args: object, **kwargs: object) -> Sequence[Tensor]:
@@ -153,7 +148,6 @@ class PromptRecorder(StylePrompts):
         return Conditioning(**{name: value for name, value in zip(self._returned, result, strict=True) if name})
 
     def has_null_rows(self, rows: int) -> bool:
-        """Whether a model call of so many rows holds the negative prompt's and the prompt's."""
         return self.encodes_negative and bool(getattr(self.pipe, "do_classifier_free_guidance", False))
 
     def _style_conditioning(self, style: Style, network: PairNetwork, call: inspect.BoundArguments) -> Conditioning:
