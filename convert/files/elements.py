@@ -55,7 +55,7 @@ ELEMENTS = {
         Element("BOOL", 1, "bool", False),
     )
 }
-F16, BF16, F32, F64 = (ELEMENTS[name] for name in ("F16", "BF16", "F32", "F64"))
+F16, BF16, F32 = (ELEMENTS[name] for name in ("F16", "BF16", "F32"))
 OF_TORCH = {f"torch.{element.torch_name}": element for element in ELEMENTS.values()}
 
 

@@ -206,9 +206,9 @@ def compare(
     if way == "guidance":
         where = ["--scale", str(float(amount)), "--cfg_end", str(float(cfg_end))]
     with work.busy:
-        made = verb(
-            "generate", "--model", work.model(model), "--prompt", words, "--style", str(run.lora), "--compare", *where,
-            "--seed", str(int(seed)), "--steps", "20", "--out", str(work.folder / "drawn"),
+        made = call(
+            "pair_network", "generate", "--model", work.model(model), "--prompt", words, "--style", str(run.lora),
+            "--compare", *where, "--seed", str(int(seed)), "--steps", "20", "--out", str(work.folder / "drawn"),
         )  # fmt: skip
     return made[0], made[2] if way == "guidance" else made[1]
 
@@ -219,8 +219,8 @@ def restyle(
     """A photo and the same in the style."""
     run, (picture, _) = work.lora(lora), pictures(photo, photo)
     with work.busy:
-        made = verb(
-            "restyle", str(picture), "--model", work.model(model), "--style", str(run.lora), "--scale",
+        made = call(
+            "pair_network", "restyle", str(picture), "--model", work.model(model), "--style", str(run.lora), "--scale",
             str(float(amount)), "--prompt", text_of(shows, "what the photo shows"), "--steps", "20",
             "--out", str(work.folder / "drawn"),
         )  # fmt: skip
@@ -245,11 +245,6 @@ def send(work: Workplace, lora: str | None) -> list[str]:
     if not commands:
         raise PairError("no UI is known: start the page with --webui DIR or --comfyui DIR, or download the file")
     return [str(path) for command in commands for path in call("convert", *command)]
-
-
-def verb(*arguments: str) -> list[Path]:
-    """The pictures that a verb of the package has made."""
-    return call("pair_network", *arguments)
 
 
 def call(package: str, *arguments: str) -> list[Path]:

@@ -64,11 +64,6 @@ def _opened(path: Path) -> Iterator[safe_open]:
         raise PairError(f"{path}: not an intact safetensors file ({cause}); copy or download it again") from cause
 
 
-def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
-    """``write_together`` for one file."""
-    write_together({Path(path): (tensors, metadata)})
-
-
 def write_together(files: Mapping[Path, tuple[Mapping[str, Tensor], Mapping[str, object]]]) -> None:
     """Writes safetensors files whole, all or none, with kohya's content hash (sshs_model_hash) in their metadata.
 

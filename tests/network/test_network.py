@@ -356,7 +356,7 @@ def test_style_file_is_a_plain_kohya_lora_with_metadata(unet, perturb, tmp_path)
 def test_a_file_is_known_by_the_hash_of_its_data_whatever_its_metadata_say(tmp_path):
     path = tmp_path / "x.safetensors"
     told = {"sshs_model_hash": "stale", "before": "0" * 64, "like": '"sshs_model_hash":"' + "0" * 64 + '"'}
-    checkpoint.write(path, {"b": torch.ones(3).half(), "a": torch.arange(4.0)}, told)
+    checkpoint.write_together({path: ({"b": torch.ones(3).half(), "a": torch.arange(4.0)}, told)})
     content = path.read_bytes()
     data = content[8 + int.from_bytes(content[:8], "little") :]
     with safe_open(path, "pt") as handle:
@@ -369,11 +369,11 @@ def test_a_file_is_known_by_the_hash_of_its_data_whatever_its_metadata_say(tmp_p
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
 def test_one_element_that_is_not_finite_is_found_and_nothing_is_written(tmp_path, bad, dtype):
     tensor = torch.zeros(40, 40)
-    checkpoint.write(tmp_path / "x", {"whole": tensor.to(dtype), "empty": tensor[:0].to(dtype)}, {})
+    checkpoint.write_together({tmp_path / "x": ({"whole": tensor.to(dtype), "empty": tensor[:0].to(dtype)}, {})})
     before = (tmp_path / "x").read_bytes()
     tensor[17, 3] = bad
     with pytest.raises(PairError, match="x: broken is not finite, nothing was written"):
-        checkpoint.write(tmp_path / "x", {"broken": tensor.to(dtype)}, {})
+        checkpoint.write_together({tmp_path / "x": ({"broken": tensor.to(dtype)}, {})})
     assert (tmp_path / "x").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 

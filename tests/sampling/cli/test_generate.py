@@ -11,7 +11,7 @@ from PIL import Image
 from demo.model_config import load_pipeline
 from pair_network.__main__ import main
 from pair_network.errors import PairError
-from pair_network.network.checkpoint import write
+from pair_network.network.checkpoint import write_together
 from pair_network.sampling.cli import generate
 from pair_network.sampling.cli.models import default_cfg, pipeline_of
 from pair_network.sampling.cli.options import read_generate
@@ -116,7 +116,7 @@ def test_settings_of_the_other_families(builders, folder, kind):
     ],
 )
 def test_checkpoints_in_one_file_are_recognised(tmp_path, tensor, pipeline):
-    write(tmp_path / "model.safetensors", {tensor: torch.zeros(1)}, {})
+    write_together({tmp_path / "model.safetensors": ({tensor: torch.zeros(1)}, {})})
     assert pipeline_of(tmp_path / "model.safetensors") == pipeline
 
 

@@ -175,7 +175,7 @@ def test_kohya_sd3_file_equals_diffusers_own_conversion_of_the_weights(tools, tm
     model, shapes = tools.make_sd3().transformer.float(), sd3_shapes()
     tensors, deltas = random_lora(shapes)
     file = tmp_path / "style.safetensors"
-    checkpoint.write(file, tensors, {})
+    checkpoint.write_together({file: (tensors, {})})
     expected = single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers(whole_checkpoint(deltas, shapes))
     network = network_from_file(str(file), [], model)
     paths = {id(module): name for name, module in model.named_modules()}
@@ -210,6 +210,6 @@ def compare(found, expected, model):
 
 def test_fused_layer_of_another_width_is_refused(tools, tmp_path):
     tensors, _ = random_lora({"double_blocks.0.img_attn.qkv": (90, 32)})
-    checkpoint.write(tmp_path / "style.safetensors", tensors, {})
+    checkpoint.write_together({tmp_path / "style.safetensors": (tensors, {})})
     with pytest.raises(PairError, match="90 outputs, this model's layer has 96"):
         network_from_file(str(tmp_path / "style.safetensors"), [], tools.make_flux().transformer)

@@ -212,7 +212,7 @@ def test_original_names_are_split_for_diffusers(family, kohya, tmp_path):
             parts = (0.5 * up @ down).split([modules[path].out_features for path in entry.modules])
             deltas |= dict(zip(entry.modules, parts, strict=True))
     assert any("to_q" in path for path in deltas)
-    checkpoint.write(tmp_path / "style.safetensors", tensors, {})
+    checkpoint.write_together({tmp_path / "style.safetensors": (tensors, {})})
     network = network_from_file(str(tmp_path / "style.safetensors"), [], model)
     paths = {id(module): path for path, module in modules.items()}
     found = {paths[id(layer.base)]: layer.delta() for layer in network.coupled_layers()}
