@@ -51,7 +51,7 @@ class Lazy:
         """The values as float64; of what a file stores without torch.
 
         Raises:
-            PairError: As ``read_stored``.
+            PairError: As ``bytes_of``.
         """
         if self.stored is None:
             values: np.ndarray = self.load().double().numpy()
@@ -63,8 +63,22 @@ def from_stored(stored: Stored) -> Lazy:
     return Lazy(stored.shape, stored.element, lambda: read_stored(stored), stored)
 
 
-def read_stored(stored: Stored, *, checked: bool = True) -> Tensor:
+def read_stored(stored: Stored) -> Tensor:
     """The tensor's values, in memory of their own.
+
+    Raises:
+        PairError: As ``bytes_of``.
+    """
+    import torch
+
+    buffer = bytes_of(stored)
+    if not stored.size:
+        return torch.empty(stored.shape, dtype=stored.element.dtype)
+    return torch.frombuffer(buffer, dtype=stored.element.dtype).reshape(stored.shape)
+
+
+def bytes_of(stored: Stored, checked: bool = True) -> bytearray:
+    """The tensor's bytes.
 
     Args:
         stored: Where they lie.
@@ -73,16 +87,6 @@ def read_stored(stored: Stored, *, checked: bool = True) -> Tensor:
     Raises:
         PairError: Not finite, or the file has become shorter than its header said when it was checked.
     """
-    import torch
-
-    buffer = bytes_of(stored, checked)
-    if not stored.size:
-        return torch.empty(stored.shape, dtype=stored.element.dtype)
-    return torch.frombuffer(buffer, dtype=stored.element.dtype).reshape(stored.shape)
-
-
-def bytes_of(stored: Stored, checked: bool = True) -> bytearray:
-    """The tensor's bytes; arguments and errors as in ``read_stored``."""
     buffer = bytearray(stored.size)
     with stored.path.open("rb", buffering=0) as file:
         file.seek(stored.start)

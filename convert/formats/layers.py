@@ -246,12 +246,8 @@ def by_module(branch: Mapping[Modules, Layer], source: object) -> Branch:
     return {part.modules: part for layer in branch.values() for part in split(layer, source)}
 
 
-def delta(layer: Layer, pair: int = 0, element: Element = F32) -> Tensor:
+def delta(layer: Layer, element: Element = F32) -> Tensor:
     """alpha / rank · up @ down, in the shape of the base weight: (out, in) or (out, in, kh, kw)."""
-    dtype = element.dtype
-    up = layer.up.load()
-    if up.dim() > len(layer.down.shape):
-        up = up[pair]
-    down = layer.down.load()
-    product = up.to(dtype).reshape(-1, layer.rank) @ down.to(dtype).flatten(1)
+    up, down = (factor.load().to(element.dtype) for factor in (layer.up, layer.down))
+    product = up.reshape(-1, layer.rank) @ down.flatten(1)
     return (product * layer.scale).reshape(-1, *down.shape[1:])
