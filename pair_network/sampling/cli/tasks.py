@@ -24,14 +24,8 @@ from .options import PictureOptions, StyleOptions
 
 Value = TypeVar("Value")
 
-# Lists of the styles group by option, with the field of Style and its value where the option is not given.
-STYLE_LISTS = {
-    "words": ("prompt_words", None),
-    "scale": ("scale", 3.0),
-    "start": ("start", 0.2),
-    "end": ("end", 1.0),
-    "multiplier": ("multiplier", 1.0),
-}
+# Options that are lists, one value for each style -> the field of Style.
+STYLE_LISTS = {"words": "prompt_words", "scale": "scale", "start": "start", "end": "end", "multiplier": "multiplier"}
 # Latents of Stable Diffusion; with a mask and the masked picture's latents, what inpainting models read.
 INPAINTING_CHANNELS = (4, 9)
 FAMILY = re.compile(r"^(StableDiffusionXL|StableDiffusion3|StableDiffusion|Flux)")
@@ -201,8 +195,9 @@ def styles_of(args: StyleOptions, **changes: float) -> list[Style]:
         raise PairError(f"--{stray[0]} is of a style: name it with --style FILE")
     count = len(args.style)
     columns = {
-        field: _per_style(name, [default] if getattr(args, name) is None else getattr(args, name), count)
-        for name, (field, default) in STYLE_LISTS.items()
+        field: _per_style(name, getattr(args, name), count)
+        for name, field in STYLE_LISTS.items()
+        if getattr(args, name) is not None
     }
     return [
         Style(file, **{**{field: column[i] for field, column in columns.items()}, **changes})
