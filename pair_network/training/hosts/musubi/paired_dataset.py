@@ -20,6 +20,7 @@ from pair_network.errors import PairError
 from pair_network.images import Size
 
 from ...batch import CONTENT, PAIR_INDICES
+from ...replaced import replaced
 from .protocols import CachedImage, Dataset, Datasets
 
 
@@ -33,13 +34,10 @@ class PairedBatches(BucketBatchManager):
     def __getitem__(self, idx: int) -> dict[str, object]:
         batch = super().__getitem__(idx)
         size, number = self.bucket_batch_indices[idx]
-        styled = self.buckets
-        items = styled[size][number * self.batch_size : (number + 1) * self.batch_size]
-        self.buckets = {size: [self.content[item.item_key] for item in styled[size]]}
-        try:
+        styled = self.buckets[size]
+        items = styled[number * self.batch_size : (number + 1) * self.batch_size]
+        with replaced(self, {"buckets": {size: [self.content[item.item_key] for item in styled]}}):
             batch[CONTENT] = super().__getitem__(idx)
-        finally:
-            self.buckets = styled
         batch[PAIR_INDICES] = [self.pair_numbers[item.item_key] for item in items]
         return batch
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +23,7 @@ from pair_network.reading import read_text
 
 from ...batch import CONTENT, PAIR_INDICES
 from ...pairs import SHARED_BRANCH, check_branch, check_no_orphans, check_pair, find_content_image
+from ...replaced import replaced
 from .protocols import Attributes, Dataset, DatasetGroup, ImageInfo, LatentsStrategy, Subset
 
 ATTRIBUTES = ("content_dir", "content_class_tokens", "content_branch")
@@ -41,14 +41,8 @@ class PairedDataset(DreamBoothDataset):
     pair_numbers: dict[str, int]
     image_in_two_sizes: str | None
 
-    @contextmanager
-    def _content_in_place(self) -> Iterator[None]:
-        style_data = self.image_data
-        self.image_data = self.content_data
-        try:
-            yield
-        finally:
-            self.image_data = style_data
+    def _content_in_place(self) -> AbstractContextManager[None]:
+        return replaced(self, {"image_data": self.content_data})
 
     def new_cache_latents(self, model: object, accelerator: object) -> None:
         if self.image_in_two_sizes and _one_size_per_cache_file(LatentsCachingStrategy.get_strategy()):
