@@ -19,14 +19,18 @@ PROBES = 4
 TOLERANCE = {"F64": 1e-6, "F32": 1e-6, "F16": 2e-3, "BF16": 1e-2, "F8_E4M3": 7e-2, "F8_E5M2": 0.13}
 
 
-def same(source: Path, target: Path, options: OfBranch) -> None:
+def same(source: Path, target: Path, options: OfBranch, factor: float = 1.0, partial: bool = False) -> None:
     """Reads ``target`` again and compares it with the branch of ``source`` that it was made of.
+
+    Args:
+        factor: Of the branch in the target.
+        partial: Layers may be missing.
 
     Raises:
         PairError: A layer is missing, or its delta differs by more than rounding.
     """
     branch = chosen_branch(as_given(source, options), options)
-    compare(branch, read_adapter(target, options.family).style, 1.0, target)
+    compare(branch, read_adapter(target, options.family).style, factor, target, partial)
 
 
 def readable(source: Path, target: Path, options: Reading) -> None:

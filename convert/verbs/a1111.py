@@ -20,18 +20,16 @@ from convert.formats import metadata
 from convert.formats.layers import Adapter, Branch, by_module, fold_alpha, strengthened
 from convert.formats.loaders import layer_names
 from convert.formats.names import kohya_entries, original_entries
-from convert.formats.read import read_adapter
 from convert.options import (
     DTYPES,
     OfBranch,
-    as_given,
     chosen_branch,
     element_named,
     name_embeddings,
     read_source,
     refuse_additions,
 )
-from convert.verify import compare
+from convert.verify import same
 from pair_network.errors import PairError
 from pair_network.families import Family
 from pair_network.options import option
@@ -180,9 +178,7 @@ def verify(source: Path, target: Path, options: Options) -> None:
     Raises:
         PairError: A layer is missing, or its delta differs by more than rounding.
     """
-    branch = chosen_branch(as_given(source, options), options)
-    written = read_adapter(target, options.family).style
-    compare(branch, written, options.strength, target, options.drop_unmatched)
+    same(source, target, options, options.strength, options.drop_unmatched)
 
 
 VERB = Conversion(__doc__, Options, SUFFIX, convert, verify, place)
