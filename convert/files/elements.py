@@ -47,6 +47,9 @@ ELEMENTS = {
         Element("BF16", 2, "bfloat16"),
         Element("F8_E4M3", 1, "float8_e4m3fn"),
         Element("F8_E5M2", 1, "float8_e5m2"),
+        Element("U64", 8, "uint64", False),
+        Element("U32", 4, "uint32", False),
+        Element("U16", 2, "uint16", False),
         Element("I64", 8, "int64", False),
         Element("I32", 4, "int32", False),
         Element("I16", 2, "int16", False),
@@ -55,6 +58,8 @@ ELEMENTS = {
         Element("BOOL", 1, "bool", False),
     )
 }
+# safetensors' other types: complex numbers, and parts of numbers that other tensors scale.
+UNREAD = ("C64", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2", "F4")
 F16, BF16, F32 = (ELEMENTS[name] for name in ("F16", "BF16", "F32"))
 OF_TORCH = {f"torch.{element.torch_name}": element for element in ELEMENTS.values()}
 

@@ -17,8 +17,8 @@ from typing import IO, NoReturn, TypeGuard
 from pair_network.errors import PairError, printable
 from pair_network.files import PICKLES
 
-from .disguise import disguise
-from .elements import ELEMENTS, Element
+from .disguise import ENOUGH, disguise, is_pickle
+from .elements import ELEMENTS, UNREAD, Element
 
 MAX_HEADER = 100_000_000  # safetensors' own limit, in bytes
 MAX_KEY = 1024
@@ -59,6 +59,10 @@ class _Refused(Exception):
     """The reason why a header is not accepted; becomes a PairError with the file's name."""
 
 
+class _Unread(_Refused):
+    """The header is intact, and speaks of what is not read here."""
+
+
 def read_header(path: str | Path) -> Header:
     """The checked header of a safetensors file.
 
@@ -85,9 +89,11 @@ def check_header(path: Path, file: IO[bytes], size: int) -> Header:
         values = _parse(file.read(length))
         metadata = _metadata(values.pop("__metadata__", {}))
         return Header(path, _tensors(path, values, 8 + length, size), metadata, 8 + length)
+    except _Unread as cause:
+        raise PairError(f"{printable(str(path))}: {cause}") from None
     except _Refused as cause:
         file.seek(0)
-        kind = disguise(file.read(32))
+        kind = disguise(file.read(ENOUGH))
         reason = f"not an intact safetensors file: {cause}; copy or download it again"
         if kind is not None:
             reason = f"is no safetensors file but {kind}"
@@ -103,11 +109,24 @@ def _check_kind(path: Path) -> None:
         raise PairError(f"{path}: is a folder where a .safetensors file is needed")
     if not stat.S_ISREG(mode):
         raise PairError(f"{path}: is not a regular file (a device, pipe or socket)")
-    if path.suffix.lower() in PICKLES:
+    if path.suffix.lower() in PICKLES and is_pickle(start_of(path)):
         raise PairError(
             f"{path}: pickled weights can run code when they are loaded; pass --allow-pickle to read it through "
             "torch's weights_only loading, which does not"
         )
+
+
+def start_of(path: Path) -> bytes:
+    """A file's first bytes, by which it is known.
+
+    Raises:
+        PairError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(ENOUGH)
+    except OSError as cause:
+        raise PairError(f"{path}: cannot be read ({cause.strerror}); check its permissions") from cause
 
 
 def _fail(reason: str) -> NoReturn:
@@ -175,6 +194,10 @@ def _stored(path: Path, key: str, value: object, data_start: int) -> Stored:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         _fail_at(key, "is not described by dtype, shape and data_offsets")
     element = ELEMENTS.get(value["dtype"]) if isinstance(value["dtype"], str) else None
+    if element is None and value["dtype"] in UNREAD:
+        raise _Unread(
+            f"{printable(key, 80)} is of type {value['dtype']}, which is not read here; save it in fp16 or bf16"
+        )
     if element is None:
         _fail_at(key, f"has the unknown dtype {printable(str(value['dtype']), 40)}")
     shape, offsets = value["shape"], value["data_offsets"]

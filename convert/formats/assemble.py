@@ -16,6 +16,7 @@ from convert.files.lazy import Lazy, bytes_of
 from pair_network.errors import PairError, printable
 from pair_network.families import Family
 
+from .families import COMPONENTS
 from .layers import Branch, Layer, needs_swap, row_ranges, swap_halves
 from .names import Name
 from .parse import Parsed, RawLayer
@@ -32,17 +33,22 @@ def own_rank(name: str, module: str, rank: int) -> float:
 
 
 def adapter_alphas(metadata: Mapping[str, str], path: Path, skip: bool = False) -> AlphaOf:
-    """Alphas of diffusers' ``lora_adapter_metadata``: the settings of PEFT, prefixed with the component."""
+    """Alphas of diffusers' ``lora_adapter_metadata``: the settings of PEFT, prefixed with the component in a pipeline's
+    file; one model's own file has them bare."""
     if "lora_adapter_metadata" not in metadata:
         return own_rank
     try:
         values = dict(json.loads(metadata["lora_adapter_metadata"]))
     except (ValueError, TypeError, RecursionError) as cause:
-        raise PairError(f"{path}: its lora_adapter_metadata cannot be read ({printable(str(cause), 80)})") from cause
+        raise PairError(
+            f"{path}: its lora_adapter_metadata cannot be read ({printable(str(cause), 80)}), and its scale may stand "
+            "there; save it again with the program that made it"
+        ) from cause
     configs: dict[str, dict[str, object]] = {}
     for key, value in values.items():
-        component, _, setting = key.partition(".")
-        configs.setdefault(component, {})[setting] = value
+        component, dot, setting = key.partition(".")
+        for name in [component] if dot else COMPONENTS:
+            configs.setdefault(name, {})[setting if dot else key] = value
     for config in configs.values():
         check_settings(config, path, skip)
     return config_alphas(configs, path)

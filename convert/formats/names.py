@@ -19,7 +19,7 @@ class Name:
         modules: diffusers layers with their component (``unet.…``) whose rows the layer's up covers, in order.
         swaps: Its rows may be (shift, scale), see ``Entry.swaps``.
         style: Naming it belongs to: "kohya", "kohya-diffusers", "kohya-native", "dotted", "native", "native-split",
-            "onetrainer" or "xflux".
+            "onetrainer", "omi" or "xflux".
         rows: Outputs of its up.
         columns: Inputs of its down.
     """
@@ -74,6 +74,11 @@ def names_of(family: Family) -> dict[str, Name]:
     return names
 
 
+# OMI, which OneTrainer wrote: the original's names, a joint layer's parts numbered below it (``…img_attn.qkv.0``), and
+# what it calls otherwise.
+OMI_OTHERS = {"img_in": "img_in.proj"}
+
+
 def _add_entry(names: dict[str, Name], family: Family, entry: Entry) -> None:
     target = tuple(f"{family.component}.{module}" for module in entry.modules)
     native_style, module_style = ("kohya", "kohya-diffusers") if family.kohya_is_native else ("kohya-native", "kohya")
@@ -85,9 +90,13 @@ def _add_entry(names: dict[str, Name], family: Family, entry: Entry) -> None:
         names[f"lora_unet_{underscored(native)}"] = whole
         for prefix in ("diffusion_model.", "model.diffusion_model."):
             names[prefix + native] = native_name
-    for module, full, rows in zip(entry.modules, target, entry.rows, strict=True):
-        styles = ("dotted", module_style, "native-split", "onetrainer")
-        one, kohya, split, onetrainer = (Name((full,), False, style, rows, entry.columns) for style in styles)
+    if entry.native in OMI_OTHERS:
+        names[f"lora_unet_{underscored(OMI_OTHERS[entry.native])}"] = replace(whole, style="omi")
+    for place, (module, full, rows) in enumerate(zip(entry.modules, target, entry.rows, strict=True)):
+        styles = ("dotted", module_style, "native-split", "onetrainer", "omi")
+        one, kohya, split, onetrainer, omi = (Name((full,), False, style, rows, entry.columns) for style in styles)
+        if len(target) > 1:
+            names[f"lora_unet_{underscored(entry.native)}_{place}"] = omi
         # Transformers that kohya names by the original's names are never named by diffusers' under its prefix.
         if family.component == "unet" or not family.kohya_is_native:
             names.setdefault(f"lora_unet_{underscored(module)}", kohya)

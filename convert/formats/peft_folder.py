@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from convert.files.lazy import Lazy
 from convert.files.storage import open_tensors
 from pair_network.errors import PairError, printable
+from pair_network.families import Family
+from pair_network.reading import read_json_table
 
 from .families import COMPONENTS, FAMILIES, family_by_name
 from .parse import suffix_of
 from .spelling import known_name
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PICKLED = "adapter_model.bin"  # PEFT's name for weights before it wrote safetensors
 ROOT = "base_model.model."
 WRAPPER = re.compile(r"(?:(?<=\.)|^)base_model\.model\.")
-MAX_CONFIG = 10_000_000
 OPEN_CLIP_WIDTH = 1280  # CLIP bigG, SDXL's and SD3's second text encoder
 
 # Alpha of a layer by its name in the file, its module (with component) and its rank.
@@ -52,7 +54,12 @@ def peft_folder(path: Path) -> Path | None:
                 f"{path}: is a folder without {CONFIG}, so no PEFT adapter; name a file, or use batch for a folder"
             )
         return path
-    return path.parent if path.name == WEIGHTS and (path.parent / CONFIG).is_file() else None
+    return path.parent if path.name in (WEIGHTS, PICKLED) and (path.parent / CONFIG).is_file() else None
+
+
+def weights_of(folder: Path) -> Path | None:
+    """An adapter's weights, or None where the folder has none."""
+    return next((folder / name for name in (WEIGHTS, PICKLED) if (folder / name).is_file()), None)
 
 
 def no_settings(path: Path) -> str:
@@ -72,9 +79,9 @@ def has_config(folder: Path) -> bool:
 
 
 def open_peft(
-    folder: Path, family: str | None, skip_unknown: bool = False
+    folder: Path, family: str | None, skip_unknown: bool = False, allow_pickle: bool = False
 ) -> tuple[dict[str, Lazy], AlphaOf, dict[str, str]]:
-    """Tensors under diffusers' names with component, alphas, and the weights' metadata, of one or several adapters.
+    """Tensors under names with component, alphas, and the weights' metadata, of one or several adapters.
 
     Raises:
         PairError: A part is missing, or holds something else than a plain LoRA of a known model.
@@ -86,13 +93,15 @@ def open_peft(
     configs: dict[str, dict[str, object]] = {}
     metadata: dict[str, str] = {}
     for part in parts:
-        if not (part / WEIGHTS).is_file():
+        weights = weights_of(part)
+        if weights is None:
             raise PairError(f"{part}: holds {CONFIG}, and no {WEIGHTS}, as PEFT names the weights; name them so")
-        own, found = open_tensors(part / WEIGHTS)
-        component = _component(part, own, family)
-        configs[component] = read_config(part / CONFIG, skip_unknown)
+        own, found = open_tensors(weights, allow_pickle)
+        prefix = _prefix(part, own, family)
+        config = read_config(part / CONFIG, skip_unknown)
+        configs.update(dict.fromkeys(COMPONENTS if len(parts) == 1 else [part.name], config))
         metadata.update(found)
-        tensors.update({f"{component}.{key.removeprefix(ROOT)}": tensor for key, tensor in own.items()})
+        tensors.update({prefix + key.removeprefix(ROOT): tensor for key, tensor in own.items()})
     return tensors, config_alphas(configs, folder), metadata
 
 
@@ -106,14 +115,7 @@ def read_config(path: Path, skip_unknown: bool) -> dict[str, object]:
     Raises:
         PairError: Unreadable, or another method than LoRA, or settings that change the delta in other ways.
     """
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise PairError(f"{path}: is larger than {MAX_CONFIG} bytes, which no adapter's settings are")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as cause:
-        raise PairError(f"{path}: cannot be read ({printable(str(cause), 80)})") from cause
-    if not isinstance(values, dict):
-        raise PairError(f"{path}: holds no settings")
+    values = read_json_table(path, remedy="copy it again from where the training saved it")
     if values.get("peft_type") != "LORA":
         raise PairError(
             f"{path}: its method is {printable(str(values.get('peft_type')), 40)}; only plain LoRA can be converted"
@@ -157,8 +159,9 @@ def config_alphas(configs: Mapping[str, Mapping[str, object]], source: Path) -> 
         config = configs.get(component)
         if not config:
             return float(rank)
-        # Patterns name the layers of the model that was trained, which may have had the original paths.
-        paths = (WRAPPER.sub("", name).partition(".")[2], path)
+        # Patterns name the layers of what was trained: a model, with the original's paths or diffusers', or a pipeline.
+        plain = WRAPPER.sub("", name)
+        paths = (plain.partition(".")[2], path, plain)
         own = patterns[component]
         alpha = _number(own["alpha_pattern"].of(paths, config.get("lora_alpha", rank)), source, may_be_zero=True)
         told_rank = _number(own["rank_pattern"].of(paths, config.get("r", rank)), source)
@@ -202,21 +205,29 @@ def _number(value: object, source: Path, may_be_zero: bool = False) -> float:
     return float(value)
 
 
-def _component(folder: Path, tensors: Mapping[str, Lazy], family: str | None) -> str:
-    """The model that an adapter belongs to: its folder's name, else the only one that has such layers."""
-    if folder.name in COMPONENTS:
-        return folder.name
+def _prefix(folder: Path, tensors: Mapping[str, Lazy], family: str | None) -> str:
+    """What an adapter's names lack before them: its model, or "" where they name it themselves.
+
+    The model is the folder's name, else that with the most of its layers.
+    """
     modules = list(dict.fromkeys(key.removeprefix(ROOT)[: -len(row[0])] for key in tensors if (row := suffix_of(key))))
-    families = [family_by_name(family)] if family else list(FAMILIES.values())
-    found = {
-        component
-        for each in families
-        for component in (each.component, *(encoder.component for encoder in each.text_encoders))
-        if modules and all(known_name(f"{component}.{module}", each) for module in modules)
-    }
-    if found == {"text_encoder", "text_encoder_2"} and any(OPEN_CLIP_WIDTH in t.shape for t in tensors.values()):
-        return "text_encoder_2"
-    if not found:
+    known: Counter[str] = Counter()
+    for each in [family_by_name(family)] if family else FAMILIES.values():
+        components = {each.component, *(encoder.component for encoder in each.text_encoders)}
+        for component in components & {folder.name} if folder.name in COMPONENTS else components:
+            prefix = f"{component}."
+            known[prefix] = max(known[prefix], _count(modules, prefix, each))
+        known[""] = max(known[""], _count(modules, "", each))
+    most = max(known.values())
+    if not most:
         first = printable(next(iter(modules), "none"), 60)
         raise PairError(f"{folder}: its layers ({first} …) are of no model that is known here")
-    return min(found)
+    found = {prefix for prefix, count in known.items() if count == most}
+    if {"text_encoder.", "text_encoder_2."} <= found and any(OPEN_CLIP_WIDTH in t.shape for t in tensors.values()):
+        return "text_encoder_2."
+    return min(found - {""} or found)
+
+
+def _count(modules: Sequence[str], prefix: str, family: Family) -> int:
+    """How many of the modules the family has under this prefix."""
+    return sum(known_name(prefix + module, family) is not None for module in modules)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from convert.files.header import printable
 from pair_network.errors import PairError
 from pair_network.families import Family, claims_of_metadata, other_model
+from pair_network.families.others import KEYS
 
 from .families import FAMILIES
 from .names import Name
@@ -85,10 +86,13 @@ def prove(
 
 
 def said_of_model(metadata: Mapping[str, str]) -> str:
-    """What a file's metadata call its model, in quotes; "" where they say nothing."""
-    words = metadata.get("modelspec.architecture", "").strip() or metadata.get("ss_base_model_version", "").strip()
-    said = other_model(metadata) or words or ("ss_v2 = True" if metadata.get("ss_v2") == "True" else "")
-    return repr(printable(said, 60)) if said else ""
+    """What a file's metadata call its model, in quotes, all of it where it disagrees; "" where they say nothing."""
+    words = [metadata[key].strip() for key in KEYS if metadata.get(key, "").strip()]
+    claims = claims_of_metadata(metadata)
+    said = [other_model(metadata) or words[0]] if words else ["ss_v2 = True"] if claims else []
+    if len(claims) == 2 and not claims[0] & claims[1] and any(claims):
+        said = words
+    return " and ".join(repr(printable(each, 60)) for each in said)
 
 
 def _is_foreign(family: Family, names: Mapping[str, Name]) -> bool:

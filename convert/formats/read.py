@@ -49,7 +49,7 @@ def read_adapter(
         return _official(path, *release, family, skip_unknown)
     folder = peft_folder(path)
     if folder is not None:
-        tensors, alphas, metadata = open_peft(folder, family, skip_unknown)
+        tensors, alphas, metadata = open_peft(folder, family, skip_unknown, allow_pickle)
         return _plain(path, tensors, metadata, family, alphas, skip_unknown)
     tensors, metadata = open_tensors(path, allow_pickle)
     if is_pair_file(metadata):
@@ -274,12 +274,12 @@ def _nearest(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None) ->
 
 FORMATS = {
     "kohya": "kohya", "kohya-diffusers": "kohya", "kohya-native": "kohya", "onetrainer": "onetrainer", "xflux": "xflux",
-    "native": "comfyui", "native-split": "comfyui", "dotted": "diffusers",
+    "native": "comfyui", "native-split": "comfyui", "dotted": "diffusers", "omi": "omi",
 }  # fmt: skip
 
 
 def format_of(parsed: Parsed, family: Family) -> str:
-    """kohya, diffusers (old suffixes), diffusers-peft (lora_A / lora_B), comfyui, onetrainer or xflux."""
+    """kohya, diffusers (old suffixes), diffusers-peft (lora_A / lora_B), comfyui, onetrainer, omi or xflux."""
     styles = Counter(known.style for known in names_in(parsed, family).values())
     style = FORMATS[styles.most_common(1)[0][0]] if styles else "unknown"
     syntax = Counter(layer.syntax for layer in parsed.layers.values()).most_common(1)[0][0]

@@ -23,7 +23,7 @@ DENOISER = tuple(
     for pattern in (rf"(?:model\.)?{_DENOISERS}\.", rf"(?:lora|lycoris)_{_DENOISERS}[._]", r"lycoris_")
 )
 # Text encoders as kohya, diffusers, ComfyUI and original checkpoints name them: by number, or by kind.
-_KINDS = "(clip_l|clip_h|clip_g|t5xxl)"
+_KINDS = "(clip_l|clip_h|clip_g|t5xxl|t5)"
 ENCODERS = (
     re.compile(r"(?:lora_|lycoris_)?(?:te|text_encoders?)[._]?([123]?)[._](?:transformer\.)?"),
     re.compile(rf"(?:lora_|lycoris_)?(?:text_encoders?[._])?{_KINDS}[._](?:transformer[._])?"),
@@ -33,6 +33,7 @@ ENCODERS = (
 NUMBERS = {"": 1, "1": 1, "2": 2, "3": 3, "clip_l": 1, "clip_h": 1, "clip_g": 2, "embedders.1": 2}
 # Prefixes of original checkpoints, and how many CLIPs the families have whose checkpoints they are.
 CLIPS = {"cond_stage_model": 1, "embedders.0": 2, "embedders.1": 2}
+T5_KINDS = ("t5xxl", "t5")
 KOHYA_ENCODER = re.compile(r"lora_te[123]?_")
 T5_PATH = re.compile(r"encoder[._]block[._]")
 CLIP_PATH = re.compile(r"(?:text_model[._])?encoder[._]layers[._]|text_projection$")
@@ -83,7 +84,7 @@ def _encoders(name: str, family: Family) -> Iterator[tuple[TextEncoder, str]]:
             continue
         path, which = name[found.end() :], found.group(1)
         if T5_PATH.match(path):
-            yield from ((encoder, path) for encoder, place in t5 if which in ("t5xxl", str(place)))
+            yield from ((encoder, path) for encoder, place in t5 if which in T5_KINDS or NUMBERS.get(which) == place)
         is_kohya = KOHYA_ENCODER.match(name)  # whose numbers tell the families apart
         if not CLIP_PATH.match(path) or is_kohya or CLIPS.get(which, len(clips)) != len(clips):
             continue
@@ -103,6 +104,6 @@ def _new_attention(found: re.Match[str]) -> str:
 
 def _style(name: str, path: str, found: Name, names: dict[str, Name]) -> str:
     """The naming that a name follows, from its form: original paths, or diffusers'."""
-    if "." not in name:
+    if "." not in name or found.style == "omi":
         return found.style
     return "native" if f"diffusion_model.{path}" in names else "dotted"

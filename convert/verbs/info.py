@@ -26,7 +26,7 @@ from convert.formats.match import match_all
 from convert.formats.measures import branch_overlap, delta_norm, flat, gram_defect
 from convert.formats.names import kind_of
 from convert.formats.official_folder import SDXL_LAYERS, official_files
-from convert.formats.peft_folder import ROOT, WEIGHTS, peft_folder
+from convert.formats.peft_folder import ROOT, peft_folder, weights_of
 from convert.formats.proof import said_of_model
 from convert.options import Reading, Writing, as_given
 from pair_network.errors import PairError
@@ -45,6 +45,7 @@ TITLES = {
     "diffusers-peft": "diffusers LoRA (lora_A / lora_B)",
     "comfyui": "ComfyUI LoRA (diffusion_model.)",
     "onetrainer": "OneTrainer LoRA",
+    "omi": "OneTrainer LoRA (OMI)",
     "xflux": "xflux LoRA",
     "pair": "coupled Pair Network checkpoint",
     "peft": "PEFT adapter",
@@ -121,7 +122,7 @@ def _weights(path: Path) -> Path:
     if release is not None:
         return release[0]
     parts = (path, *(path / name for name in COMPONENTS))
-    return next((part / WEIGHTS for part in parts if (part / WEIGHTS).is_file()), path)
+    return next((file for part in parts if (file := weights_of(part))), path)
 
 
 def _identity(adapter: Adapter, path: Path) -> Report:

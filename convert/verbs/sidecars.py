@@ -131,7 +131,7 @@ def _texts_beside(source: Path) -> dict[str, object]:
     """The texts of the card beside the input; nothing if there is none."""
     file = source.with_name(stem_of(source) + ".json")
     try:
-        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        values = json.loads(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
     except (ValueError, RecursionError):
         values = {}  # whatever it is, it is no card
     return _harmless(values) if isinstance(values, dict) else {}
@@ -156,7 +156,7 @@ def _existing(file: Path) -> dict[str, object]:
     if not file.is_file():
         return {}
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as cause:
         raise PairError(f"{file}: is no JSON, so it was left as it is; remove it or pass --no-card") from cause
     if not isinstance(values, dict):

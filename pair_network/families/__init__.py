@@ -60,8 +60,9 @@ def claims_of_metadata(metadata: Mapping[str, str]) -> list[frozenset[str]]:
 
 
 def _meant(text: str, beginnings: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
-    """The families with the longest beginning that the text has."""
-    longest = {name: max((len(s) for s in starts if text.startswith(s)), default=0)
+    """The families with the longest beginning that the text has; "_" and "-" are one."""
+    plain = text.replace("_", "-")
+    longest = {name: max((len(s) for s in starts if plain.startswith(s.replace("_", "-"))), default=0)
                for name, starts in beginnings.items()}  # fmt: skip
     most = max(longest.values())
     return frozenset(name for name, length in longest.items() if most and length == most)

@@ -12,7 +12,7 @@ FAMILY = Family(
     words=Words(
         "sdxl_base_v1-0",
         "stable-diffusion-xl-v1-base/lora",
-        ("sdxl", "pony", "illustrious", "noobai"),
+        ("sdxl", "pony", "illustrious", "noobai", "animagine"),
         ("stable-diffusion-xl",),
         ui="SDXL",
     ),

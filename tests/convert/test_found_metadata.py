@@ -104,3 +104,29 @@ def test_words_that_name_no_model_are_no_proof_and_are_kept(said, written, run, 
     assert result[VERSION] == said and ARCHITECTURE not in result
     out = run("info", tmp_path / "found.safetensors")[1]
     assert f"its metadata says {said!r}" in out, "not that the file says nothing"
+
+
+def test_metadata_that_contradicts_itself_is_shown_whole(written):
+    """With one of the two alone the message would say that the file is what it was refused for not being."""
+    said = {ARCHITECTURE: "stable-diffusion-v1/lora", VERSION: "sdxl_base_v1-0"}
+    report, result = written(LAYERS["sd1"], said)
+    assert result is None and "'stable-diffusion-v1/lora' and 'sdxl_base_v1-0'" in report and "--family" in report
+
+
+@pytest.mark.parametrize(
+    "said, meant",
+    [
+        ("flux-2-klein-4b", {"flux2_klein_4b"}),
+        ("flux-2", {"flux2_dev", "flux2_klein_4b", "flux2_klein_9b"}),
+        ("flux-1-dev", {"flux"}),
+        ("Qwen-Image-Edit", {"qwen_image"}),
+        ("sd-v1-5", {"sd1"}),
+        ("animagine-xl-4.0", {"sdxl"}),
+        ("anima_preview", {"anima"}),
+    ],
+)
+def test_one_name_in_several_spellings(said, meant):
+    """FLUX.2 is no FLUX.1 for its hyphen, and Animagine, an SDXL, no Anima."""
+    from pair_network.families import claims_of_metadata
+
+    assert claims_of_metadata({VERSION: said}) == [frozenset(meant)]

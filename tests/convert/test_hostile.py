@@ -251,7 +251,7 @@ def test_devices_and_folders_are_no_files(tmp_path, run):
 @pytest.mark.parametrize(
     "config, words",
     [
-        ("[", "cannot be read"), ("[]", "no settings"), ('{"peft_type": "LOHA"}', "plain LoRA"),
+        ("[", "not a JSON file"), ("[]", "no table of settings"), ('{"peft_type": "LOHA"}', "plain LoRA"),
         ('{"peft_type": "LORA", "r": 0, "lora_alpha": 1}', "no rank or alpha"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": "x"}', "no rank or alpha"),
         ('{"peft_type": "LORA", "r": 2, "lora_alpha": 1' + "0" * 400 + "}", "no rank or alpha"),

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 RANK = 3
+T5_LAYER = "encoder.block.0.layer.0.SelfAttention.q"
 # A layer's name in a file, without the factor's end -> family, and kohya's key for the layer.
 NAMES = {
     # denoisers: whose layer it is, in every form
@@ -149,3 +150,58 @@ def test_t5_under_te2_is_flux(run, tmp_path):
     assert known_name(name, FAMILIES["flux"]).modules == ("text_encoder_2.encoder.block.0.layer.0.SelfAttention.q",)
     assert known_name(name, FAMILIES["sd3"]) is None
     assert known_name(name.replace("te2", "te3"), FAMILIES["sd3"]) is not None
+
+
+# OMI's name of a part -> where its rows lie in the original's joint layer, in widths of the model.
+OMI = {
+    "flux": {
+        "transformer.double_blocks.4.img_attn.qkv.{}": ("double_blocks_4_img_attn_qkv", (1, 1, 1)),
+        "transformer.single_blocks.30.linear1.{}": ("single_blocks_30_linear1", (1, 1, 1, 4)),
+    },
+    "sd3": {"transformer.joint_blocks.2.x_block.attn.qkv.{}": ("joint_blocks_2_x_block_attn_qkv", (1, 1, 1))},
+    "chroma": {"transformer.double_blocks.18.txt_attn.qkv.{}": ("double_blocks_18_txt_attn_qkv", (1, 1, 1))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", OMI)
+@pytest.mark.parametrize("without", [None, 0, 2])
+def test_parts_of_a_joint_layer_by_number(family, without, run, tmp_path, helpers):
+    """OneTrainer's OMI files name the parts below the joint layer; one may be absent, or of another rank and alpha."""
+    tensors, wanted = {}, {}
+    for name, (key, multiples) in OMI[family].items():
+        rows = []
+        for place, multiple in enumerate(multiples):
+            generator = torch.Generator().manual_seed(place)
+            down = torch.randn(RANK + place, 12, generator=generator)
+            up = torch.randn(12 * multiple, RANK + place, generator=generator)
+            if place == without:
+                rows.append(torch.zeros(12 * multiple, 12, dtype=torch.float64))
+                continue
+            part = name.format(place)
+            tensors |= {
+                f"{part}.lora_down.weight": down,
+                f"{part}.lora_up.weight": up,
+                f"{part}.alpha": torch.tensor(2.0),
+            }
+            rows.append(2 / (RANK + place) * up.double() @ down.double())
+        wanted[f"lora_unet_{key}"] = torch.cat(rows)
+    found = helpers.deltas(converted(tensors, run, tmp_path, "--family", family))
+    assert found.keys() == wanted.keys()
+    assert all(torch.allclose(found[key], wanted[key], rtol=1e-5, atol=1e-6) for key in wanted)
+    assert "OMI" in run("info", tmp_path / "in.safetensors", "--family", family)[1]
+
+
+def test_other_names_of_omi(run, tmp_path):
+    for family, name, key in (
+        ("flux", "transformer.img_in.proj", "lora_unet_img_in"),
+        ("chroma", "transformer.img_in.proj", "lora_unet_img_in"),
+        ("flux", f"t5.{T5_LAYER}", "lora_te3_encoder_block_0_layer_0_SelfAttention_q"),
+        ("sd3", f"t5.{T5_LAYER}", "lora_te3_encoder_block_0_layer_0_SelfAttention_q"),
+        ("chroma", f"t5.{T5_LAYER}", "lora_te3_encoder_block_0_layer_0_SelfAttention_q"),
+        ("chroma", f"lora_te.{T5_LAYER}", "lora_te3_encoder_block_0_layer_0_SelfAttention_q"),
+        ("sdxl", "clip_g.text_model.encoder.layers.3.mlp.fc1", "lora_te2_text_model_encoder_layers_3_mlp_fc1"),
+    ):  # fmt: skip
+        down, up = pair_of_factors(6)
+        tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+        written = converted(tensors, run, tmp_path, "--family", family, "--overwrite")
+        assert torch.equal(written[f"{key}.lora_up.weight"], up), name
