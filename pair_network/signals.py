@@ -7,11 +7,14 @@ got. So several signals within ``GRACE`` seconds are one.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -29,6 +32,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 _received = 0
+_first = 0.0  # when
 
 
 def received() -> int:
@@ -66,13 +70,35 @@ def end_cleanly() -> None:
     """From here on a signal raises ``Interrupted`` where the program is, and a closed terminal is no error."""
     for signum in signals():
         signal.signal(signum, _raise)
+    sys.unraisablehook = _unraised
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
-    global _received
-    _received = signum
+    global _received, _first
     outlive_terminal(signum)
+    if _received and time.monotonic() - _first <= GRACE:
+        return  # the same one: raised once more, it would break off what the first lets the program clean up
+    _received, _first = signum, time.monotonic()
     raise Interrupted(signum)
+
+
+def _unraised(failure: sys.UnraisableHookArgs) -> None:
+    """Python passes over what is raised while it removes an object: a signal is given again, a moment later."""
+    global _first
+    if not isinstance(failure.exc_value, Interrupted):
+        sys.__unraisablehook__(failure)
+        return
+    _first = -GRACE
+    again = threading.Timer(0.05, _tell_program, [failure.exc_value.signum])
+    again.daemon = True
+    again.start()
+
+
+def _tell_program(signum: int) -> None:
+    if os.name == "nt":
+        signal.raise_signal(signum)
+    else:  # its main thread, which wakes up from what it waits for
+        signal.pthread_kill(threading.main_thread().ident or 0, signum)
 
 
 def outlive_terminal(signum: int) -> None:
@@ -107,7 +133,7 @@ def become(command: list[str]) -> int:
 
 
 def run_main(main: Callable[[], int]) -> int:
-    """A program's exit status; a signal that ends it is one line and no traceback."""
+    """A program's exit status; a signal that ends it, or comes after its end, is one line or none and no traceback."""
     end_cleanly()
     try:
         return main()
@@ -116,7 +142,14 @@ def run_main(main: Callable[[], int]) -> int:
             failure = Interrupted(received())  # what a library made of the signal's own exception
         if not isinstance(failure, KeyboardInterrupt):
             raise
-        for signum in signals():
-            signal.signal(signum, signal.SIG_IGN)  # told once more, there is nothing left to end
+        _hear_nothing()
         print("stopped; what was saved before is whole", file=sys.stderr)
         return exit_status(failure)
+    finally:
+        atexit.register(_hear_nothing)  # before the libraries' own last words, which it would break off
+
+
+def _hear_nothing() -> None:
+    """For a program that is at its end: told once more, there is nothing left to end."""
+    for signum in signals():
+        signal.signal(signum, signal.SIG_IGN)

@@ -34,7 +34,7 @@ def heavy_after_each(*commands):
     """(how much it said, heavy modules imported by then, the command) of each, run in one process."""
     words = " + ".join(" ".join(command) for command in commands).split()
     done = subprocess.run(
-        [sys.executable, "-c", CODE, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-c", CODE, *words], cwd=ROOT, capture_output=True, text=True, timeout=900, check=True
     )
     rows = (line.replace("[", "]").split("]") for line in done.stdout.splitlines())
     return [(int(size), modules, line.strip()) for size, modules, line in rows]

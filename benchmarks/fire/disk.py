@@ -10,23 +10,16 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import train_pair_network
-from pair_network.signals import run_main
-
-from .trials import Plan, Score, make_pairs, start, temporary_files, training, wait, whole_files
+from .trials import Plan, Score, make_pairs, program, start, temporary_files, training, wait, whole_files
 
 STEPS = 2
-
-
-def program(argv: list[str]) -> int:
-    return run_main(lambda: train_pair_network.main(argv))
 
 
 def run(folder: Path, score: Score, plan: Plan) -> None:
     """Sizes spread from nothing to a little more than a run needs."""
     make_pairs(folder, plan.seed)
     log = folder / "log.txt"
-    status = wait(start(program, _argv(folder, folder / "whole"), log), 300)
+    status = wait(start(program, _argv(folder, folder / "whole"), log))
     score.check(status == 0, f"with space it ended with {status}: {log.read_text()[-300:]}")
     sizes = [path.stat().st_size for path in (folder / "whole").rglob("*") if path.is_file()]
     with mounted(folder / "probe", 1 << 20) as can_mount:
@@ -64,7 +57,7 @@ def _on_small_disk(folder: Path, score: Score, number: int, size: int) -> None:
 
 def _judged(folder: Path, out: Path, score: Score, where: str, before: Callable[[], None] | None = None) -> None:
     log = folder / f"{score.trials}.txt"
-    status = wait(start(program, _argv(folder, out), log, before), 120)
+    status = wait(start(program, _argv(folder, out), log, before))
     said = log.read_text()
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     score.check(status in (0, 2), f"{where}: status {status}: {said[-300:]}")

@@ -78,7 +78,7 @@ def run(folder: Path, score: Score, plan: Plan) -> None:
 
 def _one(file: Path, content: bytes, read: Callable[[Path], object], score: Score, number: int = 0) -> None:
     file.write_bytes(content)
-    begun = time.monotonic()
+    begun = time.process_time()
     where = f"{file.name}, number {number}"
     try:
         read(file)
@@ -89,7 +89,7 @@ def _one(file: Path, content: bytes, read: Callable[[Path], object], score: Scor
         score.check("weights_only=False" not in str(mistake), f"{where}: tells to run foreign code")
     except (Exception, SystemExit) as failure:
         score.check(False, f"{where}: {type(failure).__name__}: {failure}")
-    took = time.monotonic() - begun
+    took = time.process_time() - begun
     score.check(took < SLOWEST, f"{where}: took {took:.1f} s")
     score.check(not _started, f"{where}: started {_started}")
     _started.clear()

@@ -46,7 +46,7 @@ def _undisturbed(folder: Path, kind: str, score: Score) -> float:
     """Seconds of a run that nothing stops."""
     begun = time.monotonic()
     log = folder / "log.txt"
-    status = wait(start(*_command(folder, kind), log), 300)
+    status = wait(start(*_command(folder, kind), log))
     score.check(status == 0, f"{kind} without a kill ended with {status}: {log.read_text()[-300:]}")
     return time.monotonic() - begun
 
@@ -57,7 +57,7 @@ def _is_killed(folder: Path, kind: str, delay: float, score: Score) -> bool:
     child = start(*_command(folder, kind), folder / "log.txt")
     time.sleep(delay)
     os.kill(child, signal.SIGKILL)
-    ended = wait(child, 30)
+    ended = wait(child)
     score.count(f"{kind} {'killed' if ended == 137 else 'had ended'}")
     score.count("left temporary files", bool(temporary_files(place)))
     after = whole_files(place, score)
@@ -75,7 +75,7 @@ def _resume(folder: Path, score: Score) -> None:
     log = folder / "resumed.txt"
     log.write_text("")
     argv = training(folder, folder / "train", "--max_train_steps", STEPS + 1, "--resume", states[-1])
-    status = wait(start(train_pair_network.main, argv, log), 120)
+    status = wait(start(train_pair_network.main, argv, log))
     score.count("resumed")
     score.check(status == 0, f"{states[-1].name} could not be resumed ({status}): {log.read_text()[-300:]}")
     score.check("identically" not in log.read_text(), f"resumed otherwise: {log.read_text()[-300:]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,8 +11,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .disk import mounted, program
-from .trials import Plan, Score, make_pairs, start, temporary_files, training, wait, whole_files
+from .disk import mounted
+from .trials import (
+    PATIENCE,
+    Plan,
+    Score,
+    make_pairs,
+    program,
+    start,
+    temporary_files,
+    training,
+    wait,
+    whole_files,
+)  # fmt: skip
 
 STEPS = 4
 ENDLESS = 1_000_000  # steps of a run that lasts until it is stopped
@@ -23,7 +35,7 @@ def run(folder: Path, score: Score, plan: Plan) -> None:
     make_pairs(folder, plan.seed)
     begun = time.monotonic()
     log = folder / "log.txt"
-    status = wait(start(program, _argv(folder, folder / "whole"), log), 300)
+    status = wait(start(program, _argv(folder, folder / "whole"), log))
     score.check(status == 0, f"in a usual place it ended with {status}: {log.read_text()[-300:]}")
     length = time.monotonic() - begun
     for number, generator in score.numbers(plan):
@@ -36,7 +48,7 @@ def _argv(pairs: Path, out: Path) -> list[str]:
 
 
 def _judged(child: int, log: Path, score: Score, where: str, statuses: tuple[int, ...]) -> str:
-    return _examined(wait(child, 120), log, score, where, statuses)
+    return _examined(wait(child), log, score, where, statuses)
 
 
 def _examined(status: int | None, log: Path, score: Score, where: str, statuses: tuple[int, ...]) -> str:
@@ -81,7 +93,7 @@ def _vanishes(place: Path, pairs: Path, score: Score, delay: float, _: bool) -> 
     child = start(program, _argv(pairs, place), log)
     time.sleep(delay)
     gone = place.with_suffix(".gone")
-    if place.exists():
+    with contextlib.suppress(FileNotFoundError):  # it is not there yet, or not any more
         place.rename(gone)  # at one instant: a removal that is still under way would take files out of what is finished
     shutil.rmtree(gone, ignore_errors=True)
     _judged(child, log, score, "vanishes", (0, 2))
@@ -109,8 +121,8 @@ def _two_at_once(place: Path, pairs: Path, score: Score, delay: float, _: bool) 
 
 
 def _first_to_end(children: list[int]) -> tuple[int, int | None]:
-    """The child that ended first, and its status; 0 and None: none has in two minutes."""
-    end = time.monotonic() + 120
+    """The child that ended first, and its status; 0 and None: none has."""
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         for child in children:
             done, status = os.waitpid(child, os.WNOHANG)

@@ -9,8 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from .disk import program
-from .trials import Plan, Score, make_pairs, start, temporary_files, training, wait, whole_files
+from .trials import Plan, Score, make_pairs, program, start, temporary_files, training, wait, whole_files
 
 STEPS = 8
 
@@ -20,7 +19,7 @@ def run(folder: Path, score: Score, plan: Plan) -> None:
     make_pairs(folder, plan.seed)
     begun = time.monotonic()
     log = folder / "log.txt"
-    status = wait(start(program, _argv(folder, "whole"), log), 300)
+    status = wait(start(program, _argv(folder, "whole"), log))
     score.check(status == 0, f"without a signal it ended with {status}: {log.read_text()[-300:]}")
     length = time.monotonic() - begun
     for _, generator in score.numbers(plan):
@@ -47,7 +46,7 @@ def _is_stopped(folder: Path, score: Score, sent: signal.Signals, delay: float, 
         except ProcessLookupError:
             break
         time.sleep(0.05)
-    status = wait(child, 60)
+    status = wait(child)
     said = log.read_text()
     where = f"{sent.name} × {times} at {delay:.2f} s"
     score.count(sent.name, status != 0)
@@ -59,7 +58,8 @@ def _is_stopped(folder: Path, score: Score, sent: signal.Signals, delay: float, 
     if status == 128 + sent and steps and int(steps[-1]) > 0:
         score.count("stopped in training")
         state = re.search(r'--resume "(.+)"', said)
-        score.check(state or "all files are written" in said, f"{where}: not said how to go on: {said[-200:]}")
+        is_done = "all files are written" in said or re.search(r"^made ", said, re.MULTILINE)  # on its very last lines
+        score.check(state or is_done, f"{where}: not said how to go on: {said[-200:]}")
         score.check(not state or Path(state[1]).is_dir(), f"{where}: the state that it names is not there")
     score.check(not temporary_files(folder / name), f"{where}: temporary files are left")
     return status != 0

@@ -8,6 +8,7 @@ import importlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -22,13 +23,15 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+import train_pair_network
 from convert.files.header import read_header
 from convert.files.lazy import read_stored
-from pair_network import leftovers
+from pair_network import leftovers, signals
 from pair_network.training.hosts.embedded.state import read_train_state
 
 MODEL = Path(__file__).resolve().parents[2] / "demo" / "model"
-SLOWEST = 10.0  # seconds that one broken input may take
+SLOWEST = 10.0  # seconds of the processor that one broken input may take: a busy machine is no hang
+PATIENCE = 600.0  # seconds after which a child hangs: on a busy machine what takes one may take a minute
 # What a training imports while it runs; children that are forked after it start in no time.
 PROGRAMS = (
     "pair_network.training.hosts.embedded.entry", "transformers.models.clip.modeling_clip", "torch._dynamo",
@@ -143,14 +146,23 @@ def training(pairs: Path, out: Path, *further: object) -> list[str]:
 def start(
     program: Callable[[list[str]], int], argv: list[str], log: Path, before: Callable[[], None] | None = None
 ) -> int:
-    """Starts a program in a forked child with a process group of its own; returns the child's number."""
+    """Starts a program in a forked child with a process group of its own; returns the child's number.
+
+    Signals that come before the program has its own answer to them end the child without a word, as they end a Python
+    that is only starting; those that come after its end change nothing.
+    """
+    before_it = signal.pthread_sigmask(signal.SIG_BLOCK, signals.signals())
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before_it)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpgid(child, child)
         return child
     status = 70
     try:
+        for signum in signals.signals():
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before_it)
         os.setpgid(0, 0)
         # tqdm's own lock is shared with forked children: one that is killed while it holds it stops all later ones.
         tqdm.set_lock(threading.RLock())
@@ -171,9 +183,23 @@ def start(
         os._exit(status)
 
 
-def wait(child: int, seconds: float) -> int | None:
+def program(argv: list[str]) -> int:
+    """Trains as the script does; where that one leaves, the child is deaf from within its program on."""
+    signals.GRACE = PATIENCE  # on a busy machine the signals of one moment are heard further apart
+
+    def until_its_end() -> int:
+        try:
+            return train_pair_network.main(argv)
+        finally:
+            for signum in signals.signals():
+                signal.signal(signum, signal.SIG_IGN)
+
+    return signals.run_main(until_its_end)
+
+
+def wait(child: int) -> int | None:
     """The child's status, 128 + n when signal n ended it; None: it still runs, and is killed."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

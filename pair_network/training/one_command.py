@@ -211,7 +211,13 @@ def free_name(name: str, given: Given) -> str:
 def newest_state(folder: str, name: str) -> Path | None:
     """The state that a run of this name saved last, or None."""
     states = [path for path in Path(folder).glob("*-state") if is_state_of(path, name)]
-    return max(states, key=lambda path: (path / "train_state.json").stat().st_mtime, default=None)
+    return max(states, key=_when_saved, default=None)
+
+
+def _when_saved(state: Path) -> tuple[float, bool, str]:
+    """Some drives count seconds: of two states of one of them, the last save has the plain name."""
+    changed = (state / "train_state.json").stat().st_mtime
+    return changed, not re.search(r"-(step)?\d+-state$", state.name), state.name
 
 
 def is_state_of(folder: Path, name: str) -> bool:

@@ -37,7 +37,7 @@ def queue(tmp_path, monkeypatch):
         child.kill()
 
 
-def until(queue, name, state, seconds=30):
+def until(queue, name, state, seconds=600):
     end = time.monotonic() + seconds
     while queue.run(name).state != state and time.monotonic() < end:
         queue.tick()
@@ -56,7 +56,7 @@ def test_trainings_run_one_after_the_other_and_their_ends_are_told_apart(queue):
 
 
 def test_a_stopped_training_is_resumed_and_a_waiting_one_leaves_the_line(queue):
-    queue.add("a", ["60", "0"])
+    queue.add("a", ["9999", "0"])
     queue.add("b", ["0", "0"])
     queue.tick()
     queue.stop("b")
@@ -70,7 +70,7 @@ def test_a_stopped_training_is_resumed_and_a_waiting_one_leaves_the_line(queue):
 
 
 def test_another_page_goes_on_where_this_one_was_closed(queue, tmp_path):
-    queue.add("a", ["60", "0"])
+    queue.add("a", ["9999", "0"])
     queue.add("b", ["0", "0"])
     queue.tick()
     later = Queue(tmp_path)  # of this process, which holds the lock itself

@@ -74,11 +74,16 @@ def test_a_stopped_batch_does_not_go_on(lora, tmp_path, monkeypatch):
         def __init__(self, count, mp_context):
             super().__init__(count)
 
+        def shutdown(self, wait=True, **named):
+            super().shutdown(wait=False, **named)  # takes no more; only now may end what runs
+            stopping.set()
+            super().shutdown(wait)
+
     begun, stopping = [], threading.Event()
 
     def work(job, threads):
         begun.append(job)
-        return {"source": str(job.source), "status": "done"} if len(begun) < 4 else (stopping.wait(5) and {})
+        return {"source": str(job.source), "status": "done"} if len(begun) < 4 else (stopping.wait() and {})
 
     monkeypatch.setattr(batch, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(jobs, "run", work)
@@ -86,7 +91,6 @@ def test_a_stopped_batch_does_not_go_on(lora, tmp_path, monkeypatch):
     records = batch._run_all(listed, {}, 2)
     assert {record["status"] for record in next(records)} == {"waiting"}
     assert next(records)
-    stopping.set()
     records.close()
     assert len(begun) < 10
 

@@ -159,7 +159,7 @@ def test_ten_thousand_damaged_headers():
     assert 0 < accepted < 5_000
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(header=JSON)
 def test_any_json_is_answered_with_one_line(header, tmp_path_factory):
     path = tmp_path_factory.mktemp("json") / "f.safetensors"
@@ -171,7 +171,7 @@ def test_any_json_is_answered_with_one_line(header, tmp_path_factory):
         assert len(str(error).splitlines()) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(metadata=st.dictionaries(st.text(max_size=20), st.text(max_size=60), max_size=6))
 def test_any_metadata_is_carried_over(metadata, tmp_path_factory):
     """Text metadata of any content neither breaks a conversion nor gets lost, except what the conversion sets."""

@@ -36,7 +36,7 @@ def test_truncation_is_the_best_approximation():
         assert torch.allclose(gram, torch.eye(short.rank, dtype=torch.float64), atol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 1000), energy=st.floats(0.01, 1.0))
 def test_energy_is_kept_and_no_rank_is_wasted(seed, energy):
     values = factored(layer(seed=seed)).values
@@ -45,7 +45,7 @@ def test_energy_is_kept_and_no_rank_is_wasted(seed, energy):
     assert share[rank - 1] >= energy - 1e-9 and (rank == 1 or share[rank - 2] < energy)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 1000), budget=st.integers(60, 400))
 def test_size_is_kept_and_the_best_ranks_are_chosen(seed, budget):
     generator = torch.Generator().manual_seed(seed)

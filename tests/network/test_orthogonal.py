@@ -20,7 +20,7 @@ from pair_network.network.orthogonal import (
 TOLERANCE = {torch.float64: 2e-7, torch.float32: 2e-7, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), width=st.integers(2, 400), seed=st.integers(0, 2**31), dtype=st.sampled_from(list(TOLERANCE)))
 def test_gram_is_the_identity_for_any_rank_width_and_dtype(data, width, seed, dtype):
     count = data.draw(st.integers(1, min(width, 96)))
@@ -30,7 +30,7 @@ def test_gram_is_the_identity_for_any_rank_width_and_dtype(data, width, seed, dt
     assert gram_defect(torch.cat([rows, rows[:1]])) > 0.9  # a repeated row is noticed
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(known=st.integers(1, 20), count=st.integers(1, 20), seed=st.integers(0, 2**31))
 def test_rows_avoid_the_span_of_given_rows_even_when_those_are_not_orthonormal(known, count, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pair_network.sampling.guidance import content_cfg, is_in_interval, shift_for_rescale, style_guided, style_shift
@@ -61,7 +61,6 @@ def test_a_scale_is_missing():
         style_shift(one(1.0), [one(2.0), one(3.0)], [1.0])
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(VALUES, VALUES, VALUES, st.floats(-8, 8), st.floats(-8, 8))
 def test_shifting_both_rows_shifts_any_combination(null, cond, style, cfg, scale):
     shift = style_shift(cond, [style], [scale])
@@ -69,7 +68,6 @@ def test_shifting_both_rows_shifts_any_combination(null, cond, style, cfg, scale
     torch.testing.assert_close(combined, style_guided(null, cond, [style], cfg, [scale]), rtol=0, atol=1e-9)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(VALUES, VALUES, VALUES, st.floats(-8, 8), st.floats(-8, 8))
 def test_without_its_cfg_the_null_prompt_says_nothing(null, cond, style, cfg, scale):
     ended = style_guided(null, cond, [style], content_cfg(cfg, 0.7, 0.5), [scale])
@@ -77,7 +75,6 @@ def test_without_its_cfg_the_null_prompt_says_nothing(null, cond, style, cfg, sc
     torch.testing.assert_close(ended, cond + scale * (style - cond), rtol=0, atol=1e-12)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(VALUES, VALUES, VALUES, st.floats(1.01, 20))
 def test_shift_on_the_null_rows_alone_comes_to_the_same(null, cond, shift, cfg):
     moved = shift_for_rescale(null, shift, cfg)

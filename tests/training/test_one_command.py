@@ -166,6 +166,13 @@ def test_resume_auto_takes_the_newest_state_of_this_name_alone(tmp_path):
         os.utime(state, (1000 + number, 1000 + number))
     assert one_command.newest_state(str(tmp_path), "ink") == tmp_path / "ink-000002-state"
     assert one_command.newest_state(str(tmp_path), "none") is None
+    for name in ("ink-step00000100-state", "ink-step00000099-state", "ink-state"):  # some drives count seconds
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train_state.json").touch()
+        os.utime(tmp_path / name / "train_state.json", (5000, 5000))
+    assert one_command.newest_state(str(tmp_path), "ink") == tmp_path / "ink-state"
+    (tmp_path / "ink-state" / "train_state.json").unlink()
+    assert one_command.newest_state(str(tmp_path), "ink") == tmp_path / "ink-step00000100-state"
     assert one_command.resumed([], str(tmp_path), "none") == ["--resume", ""]
 
 

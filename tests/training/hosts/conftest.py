@@ -183,7 +183,7 @@ def run_entry():
         env = {name: value for name, value in os.environ.items() if name != "SD_SCRIPTS_DIR"}
         return subprocess.run(
             [sys.executable, str(ROOT / "train_pair_network.py"), *map(str, options)],
-            env={**env, **environment}, capture_output=True, text=True, timeout=120,
+            env={**env, **environment}, capture_output=True, text=True, timeout=900,
         )  # fmt: skip
 
     return run

@@ -31,7 +31,7 @@ def test_a_signal_saves_state_and_says_how_to_resume(start_process, dataset_file
     process = start_process(*argv)
     wait_for_steps(process, 5)
     process.send_signal(sent)
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == code, output
     resume = re.search(r'stopped after step (\d+).*--resume "(.+)"', output)
     assert resume, output
@@ -52,7 +52,7 @@ def test_a_signal_saves_state_and_says_how_to_resume(start_process, dataset_file
         assert all(torch.equal(a[key], b[key]) for key in b)
 
 
-def wait_for_steps(process, count, seconds=300):
+def wait_for_steps(process, count, seconds=900):
     """Reads the progress bar until the step counter reaches ``count``."""
     text, end = "", time.monotonic() + seconds
     while time.monotonic() < end:
@@ -67,7 +67,7 @@ def wait_for_steps(process, count, seconds=300):
 def test_mistakes_are_one_line_and_exit_code_2(start_process, dataset_file, tmp_path):
     (tmp_path / "content" / "dog.png").unlink()
     process = start_process("--dataset_config", str(dataset_file))
-    output, _ = process.communicate(timeout=180)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 2
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "dog" in errors[0] and "Traceback" not in output
@@ -96,7 +96,7 @@ def two_processes(start_process, script, *argv, out):
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
     launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
     process = start_process(*argv, launcher=(*launcher, str(script)), out=out)
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
 
 

@@ -21,13 +21,21 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a 
 
 REPORT = {"report.html", "x-record.json"}
 REPOSITORY = Path(__file__).resolve().parents[4]
-ENTRY = (sys.executable, str(REPOSITORY / "train_pair_network.py"), "--host", "embedded")
+# train_pair_network.py, for which signals of one moment stay one however far apart a busy machine lets it hear them.
+PATIENT = f"""
+import runpy, sys
+sys.path.insert(0, {str(REPOSITORY)!r})
+from pair_network import signals
+signals.GRACE = 900
+runpy.run_path({str(REPOSITORY / "train_pair_network.py")!r}, run_name="__main__")
+"""
 RUN_PY = f"""
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("run_script", {str(REPOSITORY / "run.py")!r})
 run = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(run)
 run.PYTHON, run.set_up = sys.executable, lambda: 0  # the Python that runs the tests, as it is
+run.VERBS["train"] = [[sys.argv.pop(1)]]
 sys.exit(run.main(sys.argv[1:]))
 """
 
@@ -63,7 +71,7 @@ def start(model, tmp_path, dataset_file):
         process.wait()
 
 
-def wait_for(process, text_file, pattern, seconds=300):
+def wait_for(process, text_file, pattern, seconds=900):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         text = text_file.read_text(errors="replace")
@@ -74,33 +82,28 @@ def wait_for(process, text_file, pattern, seconds=300):
     raise AssertionError(text)
 
 
-def wait_until_caught(process, sent):
-    """Until the program has its own answer to the signal; a busy machine takes seconds to start Python."""
-    status = Path(f"/proc/{process.pid}/status")
-    while status.exists() and process.poll() is None:  # elsewhere than on Linux nobody can tell
-        caught = int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16)
-        if caught >> (sent - 1) & 1:
-            return
-        time.sleep(0.02)
-
-
-def ways_to_train():
-    through_run_py = [sys.executable, "-c", RUN_PY, "train", "--host", "embedded"]
-    return {"run.py": through_run_py, "timeout": ["timeout", "300", *through_run_py], "script": list(ENTRY)}
+@pytest.fixture
+def ways(tmp_path):
+    """How a training is started, by name."""
+    script = tmp_path / "patient.py"
+    script.write_text(PATIENT, encoding="utf-8")
+    through_run_py = [sys.executable, "-c", RUN_PY, str(script), "train", "--host", "embedded"]
+    directly = [sys.executable, str(script), "--host", "embedded"]
+    return {"run.py": through_run_py, "timeout": ["timeout", "3600", *through_run_py], "script": directly}
 
 
 @pytest.mark.parametrize(
     ("way", "sent"), [("run.py", "SIGTERM"), ("timeout", "SIGTERM"), ("script", "SIGINT"), ("script", "SIGHUP")]
 )
-def test_a_signal_to_the_whole_group_saves_once_and_gives_128_plus_n(start, tmp_path, way, sent):
+def test_a_signal_to_the_whole_group_saves_once_and_gives_128_plus_n(start, tmp_path, ways, way, sent):
     sent = getattr(signal, sent)
     if signal.getsignal(sent) is signal.SIG_IGN:
         pytest.skip("the tests run under nohup, and so would the training, which then rightly ignores this signal")
-    process = start(*ways_to_train()[way], options=["--max_train_steps", "100000", "--cache_latents"])
+    process = start(*ways[way], options=["--max_train_steps", "100000", "--cache_latents"])
     wait_for(process, tmp_path / "out.txt", r" [3-9]/100000|\d\d/100000")
     os.killpg(process.pid, sent)
     os.killpg(process.pid, sent)  # a launcher that passes on what its child has got already
-    status = process.wait(timeout=180)
+    status = process.wait(timeout=900)
     text = (tmp_path / "out.txt").read_text()
     assert "Traceback" not in text and text.count("finishing this step") == 1, text
     assert re.search(r'stopped after step (\d+).*--resume "(.+)"', text), text
@@ -113,33 +116,29 @@ def test_a_signal_to_the_whole_group_saves_once_and_gives_128_plus_n(start, tmp_
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT])
-def test_a_signal_in_the_last_previews_ends_them_and_says_that_all_is_written(start, tmp_path, sent):
+def test_a_signal_in_the_last_previews_ends_them_and_says_that_all_is_written(start, tmp_path, ways, sent):
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a photo of a dog --w 64 --h 64 --s 900\n")
+    prompts.write_text("a dog --w 64 --h 64 --s 1\n" + "a cat --w 64 --h 64 --s 900\n" * 9)
     options = ["--max_train_steps", "2", "--sample_prompts", str(prompts), "--save_state_on_train_end"]
-    process = start(*ENTRY, options=options)
-    state = tmp_path / "out" / "x-state" / "train_state.json"
-    end = time.monotonic() + 300
-    while not state.exists() and time.monotonic() < end:
+    process = start(*ways["script"], options=options)
+    first = tmp_path / "out" / "sample" / "x_000002_00_0.png"
+    while not first.exists():  # when it does, the others are being drawn, which takes minutes
         assert process.poll() is None, (tmp_path / "out.txt").read_text()
         time.sleep(0.02)
-    time.sleep(0.3)
     os.killpg(process.pid, sent)
-    assert process.wait(timeout=60) == 128 + sent
+    assert process.wait(timeout=900) == 128 + sent
     text = (tmp_path / "out.txt").read_text()
     assert "all files are written" in text and "nothing was trained" not in text and "Traceback" not in text
     names = {path.name for path in (tmp_path / "out").rglob("*") if path.parent.name != "x-state"}
-    assert {"x.safetensors", "x.pair.safetensors", "x-state"} <= names <= {*names, "sample"}
-    assert not [name for name in names if "tmp" in name]
+    assert {"x.safetensors", "x.pair.safetensors", "x-state"} == names - REPORT - {"sample", first.name}
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM])
-def test_a_signal_before_the_first_step_is_one_line(start, tmp_path, sent):
-    process = start(*ways_to_train()["run.py"])
-    wait_until_caught(process, sent)
-    time.sleep(1.5)  # imports of torch, diffusers and transformers
+def test_a_signal_before_the_first_step_is_one_line(start, tmp_path, ways, sent):
+    process = start(*ways["run.py"])
+    wait_for(process, tmp_path / "out.txt", "INFO|WARNING")  # it imports what it needs, and loads the model
     os.killpg(process.pid, sent)
-    assert process.wait(timeout=120) == 128 + sent
+    assert process.wait(timeout=900) == 128 + sent
     text = (tmp_path / "out.txt").read_text()
     assert "Traceback" not in text and text.count("stopped") == 1, text
 
@@ -153,32 +152,32 @@ def two_of(script):
     return [*launcher, *script[1:]]
 
 
-def test_two_processes_save_on_a_signal_and_either_number_goes_on(start, tmp_path):
+def test_two_processes_save_on_a_signal_and_either_number_goes_on(start, tmp_path, ways):
     log, out = tmp_path / "out.txt", tmp_path / "out"
     options = ["--cache_latents", "--style_start_step", "1", "--save_state", "--max_train_steps"]
-    process = start(*two_of(ENTRY), options=[*options, "100000"])
+    process = start(*two_of(ways["script"]), options=[*options, "100000"])
     wait_for(process, log, r" [3-9]/100000|\d\d/100000")
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=180) != 0
+    assert process.wait(timeout=900) != 0
     text = log.read_text()
     assert text.count("finishing this step") == 1 and text.count("stopped after step") == 1, text
     step, state = re.search(r'stopped after step (\d+).*--resume "(.+)"', text).groups()
     assert {"random_states_0.pkl", "random_states_1.pkl"} < {path.name for path in Path(state).iterdir()}
-    for launcher, more in ((ENTRY, 2), (two_of(ENTRY), 4)):  # from two to one, and from one to two
+    for launcher, more in ((ways["script"], 2), (two_of(ways["script"]), 4)):  # from two to one, and from one to two
         process = start(*launcher, options=[*options, str(int(step) + more), "--resume", state])
-        assert process.wait(timeout=180) == 0, log.read_text()
+        assert process.wait(timeout=900) == 0, log.read_text()
         assert "num_processes was" in log.read_text() and "Traceback" not in log.read_text()
         state = str(out / "x-state")
         assert read_train_state(Path(state)).current_step == int(step) + more
     assert not [path for path in out.rglob("*") if leftovers.PATTERN.fullmatch(path.name)]
 
 
-def test_what_fails_in_one_process_ends_both_at_once(start, tmp_path):
+def test_what_fails_in_one_process_ends_both_at_once(start, tmp_path, ways):
     """Nobody waits for half an hour at a meeting point that the other one never reaches."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x-state").touch()  # a file where the first process is to write a folder
-    process = start(*two_of(ENTRY), options=["--cache_latents", "--max_train_steps", "1", "--save_state"])
-    assert process.wait(timeout=180) != 0
+    process = start(*two_of(ways["script"]), options=["--cache_latents", "--max_train_steps", "1", "--save_state"])
+    assert process.wait(timeout=900) != 0
     text = (tmp_path / "out.txt").read_text()
     errors = [line for line in text.splitlines() if line.startswith("error")]
     assert any("x-state: is a file where a folder" in line for line in errors), text
@@ -251,6 +250,39 @@ sys.exit(run_main(lambda: reported(main, "")))
         assert (done.returncode, done.stderr) == (143, "stopped; what was saved before is whole\n")
 
 
+AFTER = """
+import atexit, os, signal, sys
+from pair_network.signals import run_main
+
+def told():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+class Removed:
+    def __del__(self):
+        told()
+
+def main():
+    {}
+
+sys.exit(run_main(main))
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        # a launcher that passes on what its child has got already
+        ("try: told()\n    finally: told(); print('cleaned up', file=sys.stderr)", 143, "cleaned up\nstopped; "),
+        ("atexit.register(told); return 0", 0, ""),  # while Python closes down
+        ("Removed(); import time; time.sleep(20)", 143, "stopped; "),  # Python itself passes over what is raised there
+    ],
+)
+def test_a_signal_at_an_odd_moment_breaks_off_no_cleaning_up_and_is_never_lost(body, status, said):
+    done = subprocess.run([sys.executable, "-c", AFTER.format(body)], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == status, done.stderr
+    assert done.stderr == (said and f"{said}what was saved before is whole\n")
+
+
 def test_a_program_becomes_another_one_and_gets_its_signals_itself(tmp_path):
     """A parent that waits would end its child on the first signal, before the child has saved anything."""
     body = "import os, signal, time; signal.signal(signal.SIGTERM, lambda *_: os._exit(7)); "
@@ -260,4 +292,4 @@ def test_a_program_becomes_another_one_and_gets_its_signals_itself(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
     assert int(process.stdout.readline()) == process.pid
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 7
+    assert process.wait(timeout=900) == 7
