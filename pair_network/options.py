@@ -95,6 +95,11 @@ def _field_maker(make: Callable[Facts, Option]) -> Callable[Concatenate[Value, F
 option = _field_maker(Option)
 
 
+def one_line(text: str) -> str:
+    """An option's type: words as a caption has them; a file or a shell may have put a line's end behind them."""
+    return " ".join(text.split())
+
+
 def options_of(settings: type) -> Iterator[tuple[str, str, object, Option]]:
     """(field, key, default, option) of every such field of a dataclass, in order."""
     for one in dataclasses.fields(settings):
@@ -119,7 +124,10 @@ class OneLineParser(argparse.ArgumentParser):
         return "--help lists all of them"
 
     def error(self, message: str) -> NoReturn:
-        raise PairError(re.sub(r"^argument (--\S+?)(?:/\S+)?:", r"\1:", message))
+        words = re.sub(r"^argument (--\S+?)(?:/\S+)?:", r"\1:", message)
+        if words.endswith("expected one argument"):
+            words += f"; a value that begins with a minus stands behind an equals sign: {words.partition(':')[0]}=-1"
+        raise PairError(words)
 
 
 def add_options(parser: argparse.ArgumentParser, settings: type, without: type | None = None) -> None:

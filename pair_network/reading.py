@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ BACKSLASHES = (
 
 
 def read_text(path: Path, option: str = "", largest: int = LARGEST) -> str:
-    """The content of a UTF-8 text file, without the mark that Windows puts in front.
+    """The content of a UTF-8 text file, without the mark that Windows puts in front; of UTF-16 where the mark says so,
+    as PowerShell's ``>`` writes it.
 
     Args:
         path: The file.
@@ -39,8 +41,8 @@ def read_text(path: Path, option: str = "", largest: int = LARGEST) -> str:
             raise PairError(f"{name}: {'a folder; name a file' if path.is_dir() else 'no such file'}")
         if path.stat().st_size > largest:
             raise PairError(f"{name}: more than {largest:,} bytes are no settings and no captions; name another file")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as cause:
+        return path.read_text(encoding="utf-16" if is_utf16(path) else "utf-8-sig")
+    except UnicodeError as cause:
         raise PairError(f"{name}: not UTF-8 text ({cause}); save it as UTF-8") from cause
     except OSError as cause:
         raise PairError(f"{name}: cannot be read ({cause.strerror}); check its permissions") from cause
@@ -57,6 +59,12 @@ def read_prompt_lines(path: Path, option: str) -> list[str]:
     if not prompts:
         raise PairError(f"{option} {path}: the file holds no prompt")
     return prompts
+
+
+def is_utf16(path: Path) -> bool:
+    """Whether a text file begins with UTF-16's mark."""
+    with path.open("rb") as file:
+        return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_json(path: Path, option: str = "", remedy: str = COPY) -> object:
@@ -98,7 +106,8 @@ def read_toml(path: Path) -> dict[str, object]:
         if depth > DEEPEST:
             raise PairError(f"{path}: tables or lists stand more than {DEEPEST} deep in each other; no settings do")
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
-            raise PairError(f"{path}: {value[:100]!r} holds a control character; {BACKSLASHES}")
+            hint = BACKSLASHES if "\\" in text else "write the text on one line, without tabs"
+            raise PairError(f"{path}: {value[:100]!r} holds a control character; {hint}")
     return {key: _with_home(value) for key, value in content.items()}
 
 

@@ -65,19 +65,22 @@ def _upright(path: Path, image: Image.Image, background: tuple[int, int, int]) -
     if orientation(image) != 1:
         changes.append("turned upright as its EXIF says")
     image.load()
-    image, deep = _eight_bits(upright(image))
+    image, deep = _eight_bits(upright(image), printable(path))
     image, layers = _opaque(image, background)
     changes += [change for change in (deep, layers) if change]
     return Upright(image, tuple(changes))
 
 
-def _eight_bits(image: Image.Image) -> tuple[Image.Image, str]:
+def _eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, str]:
     if image.mode not in DEEP_MODES:
         return image, ""
-    values = np.asarray(image, np.float64)
-    # Whole numbers of 16 bits, also where Pillow keeps them in 32; floats are taken as 0 to 1.
-    top = 1.0 if image.mode == "F" else 65535.0
-    return Image.fromarray((np.clip(values / top, 0, 1) * 255).round().astype(np.uint8)), "16 bits made 8"
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    # Pillow keeps 8 and 16 bits also in 32, and floats may be of 0 to 1 or hold whole numbers.
+    tops = [top for top in (1.0, 255.0, 65535.0) if (top > 1 or image.mode == "F") and top >= values.max()]
+    if not tops:
+        raise PairError(f"{name}: has values above 65535; save it with 8 or 16 bits for a colour")
+    eight = (np.clip(values / tops[0], 0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(eight), "floats made 8 bits" if image.mode == "F" else "16 bits made 8"
 
 
 def _opaque(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, str]:

@@ -41,6 +41,7 @@ def lay_out(folder):
     clear = pictures["b"].convert("RGBA")
     clear.paste((0, 0, 0, 0), (0, 0, 60, 60))
     pictures["clear"] = clear
+    pictures["dot"] = pictures["a"].resize((1, 1))
     for name, picture in pictures.items():
         picture.save(folder / f"{name}.png")
     exif = Image.Exif()
@@ -97,6 +98,12 @@ ERRORS = {
         "no style image.*pairs match by name"),
     "one name twice": (["check", "--content", "twice", "--style", "right"], "has the same name; keep one of them"),
     "an empty folder": (["check", "--content", "none", "--style", "right"], "no image in this folder; put .png"),
+    "a picture of nothing": ([*TRAIN[:3], "--content", "dot.png", "--style", "dot.png", "--words", "w"],
+        "dot.png is 1x1: less than 8 pixels show nothing; name the picture in full size"),
+    "a variable that is not set": (["check", "--content", "", "--style", "b.png"], "--content is empty: name an image"),
+    "so in a training": ([*TRAIN[:3], "--content", "a.png", "--style", " ", "--words", "w"], "--style is empty"),
+    "blank words": ([*TRAIN[:3], *PAIR, "--words", "  "], "need --style_prompt, for example"),
+    "a value with a minus": ([*TRAIN, "--learning_rate", "-1e-4"], "stands behind an equals sign: --learning_rate=-1"),
     "a colour that is none": (["check", *PAIR, "--background", "wite"], "no such colour; give a name like white"),
     "a fit that is none": (["train", "--model", MODEL, *OURS, "--fit", "stretch"], "--fit: invalid choice: 'stretch'"),
     "no model": (["train", *OURS], "--model is missing: name the .safetensors checkpoint"),
@@ -119,12 +126,18 @@ ERRORS = {
     "no steps": ([*TRAIN, "--max_train_steps", "0"], "--max_train_steps must be at least 1"),
     "steps that are no number": ([*TRAIN, "--max_train_steps", "many"], "--max_train_steps: invalid int value"),
     "no step left for the style": ([*TRAIN, "--style_start_step", "500"], "leaves no style step.*lower it"),
-    "a folder in the name": ([*TRAIN, "--output_name", "a/b"], "a file name without folders; set --output_dir"),
+    "a folder in the name": ([*TRAIN, "--output_name", "a/b"],
+        "holds ./.: give a file name without folders; set --output_dir"),
+    "a name of dots": ([*TRAIN, "--output_name", ".."], "'..' has no letter: give a file name without folders"),
+    "a blank name": ([*TRAIN, "--output_name", "  "], "has no letter: give a file name"),
+    "a name with a line's end": ([*TRAIN, "--output_name", "ink\n"], "holds '.n': give a file name"),
+    "a name too long": ([*TRAIN, "--output_name", "x" * 240], "is longer than 200 bytes: give a file name"),
     "a file where the folder goes": ([*TRAIN[:-1], "a-file"], "a-file"),
     "a state that is none": ([*TRAIN, "--resume", "left"], "not a saved state.*name a folder that ends in -state"),
     "no such settings": (["train", "--config_file", "nope.toml"], "nope.toml: .*no such file"),
     "backslashes in quotes": (["train", "--config_file", "backslash.toml"], "backslash.toml"),
-    "a key misspelt": (["train", "--config_file", "unknown.toml"], r"unknown key 'learing_rate' \(did you mean"),
+    "a key misspelt": (["train", "--config_file", "unknown.toml"],
+        r"unknown key .learing_rate. \(did you mean learning_rate\?\); .*remove the key, or use --sd_scripts"),
     "a text for a number": (["train", "--config_file", "type.toml"], "max_train_steps must be a whole number"),
     "a key in two sections": (["train", "--config_file", "twice.toml"], "set twice, in two sections; keep one"),
     "network_args without =": ([*TRAIN, "--network_args", "penalty"], "'penalty' is not KEY=VALUE"),
@@ -217,6 +230,7 @@ def test_a_mistake_gets_one_sentence_with_the_remedy(desk, monkeypatch, capfd, m
     assert re.search(words, errors[0]), errors[0]
     assert "Traceback" not in shown
     assert not list((desk / "out").glob("*.safetensors"))
+    assert not [path.name for path in desk.glob("*-dataset")], "written before it was refused"
 
 
 @pytest.mark.parametrize("mistake", WARNINGS)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("read", "content", "words"),
     [
-        (read_text, b"\xff\xfea\0", "not UTF-8 text"),
+        (read_text, b"caf\xe9", "not UTF-8 text"),
         (read_text, bytes(LARGEST + 1), "bytes are no settings"),
         (read_text, None, "no such file"),
         (read_json, b"{", "not a JSON file"),
@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
         (read_toml, b"a = " + b"[" * 5000, "not a TOML file"),
         (read_toml, b"[" + b"a." * 30 + b"a]", "20 deep"),
         (read_toml, b'a = "C:\\new"', "single quotes"),
+        (read_toml, b'a = """one\ntwo"""', "write the text on one line"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, read, content, words):
@@ -40,6 +41,17 @@ def test_the_mark_of_windows_is_no_part_of_a_text(tmp_path):
         (tmp_path / name).write_text(content, encoding="utf-8-sig")
     assert read_text(tmp_path / "x.txt") == "a cat"
     assert read_json(tmp_path / "x.json") == read_toml(tmp_path / "x.toml") == {"a": 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_texts_of_powershell_are_read(tmp_path, encoding):
+    """``echo "a cat" > x.txt`` there writes UTF-16, with a mark in front and a line's end of two characters behind."""
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    (tmp_path / "x.txt").write_bytes(f"{mark}ein Kätzchen\r\n".encode(encoding))
+    assert read_text(tmp_path / "x.txt") == "ein Kätzchen\n"
+    (tmp_path / "x.txt").write_bytes((tmp_path / "x.txt").read_bytes() + b"\0")  # cut off in a character
+    with pytest.raises(PairError, match=r"x\.txt: not UTF-8 text"):
+        read_text(tmp_path / "x.txt")
 
 
 def test_training_reads_texts_in_no_other_way():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pair_network.options import Number, option, read
+from pair_network.options import Number, one_line, option, read
 from pair_network.sampling.cli.options import ModelOptions
 
 # A field with an option of each heading in --help.
@@ -24,8 +24,10 @@ class PairsOptions(ModelOptions):
     model: str = of_source("", "diffusers folder, hub name, or one .safetensors checkpoint, to draw them with")
     content: Path = of_pair(Path(), "the photo", Path, is_required=True)
     style: Path = of_pair(Path(), "the same picture in the style", Path, is_required=True)
-    content_prompt: str = of_pair("", 'its caption, e.g. "a photo of a sbu dog"', is_required=True)
-    style_prompt: str = of_pair("", 'words added for the style, e.g. "in digital art style"', is_required=True)
+    content_prompt: str = of_pair("", 'its caption, e.g. "a photo of a sbu dog"', one_line, is_required=True)
+    style_prompt: str = of_pair(
+        "", 'words added for the style, e.g. "in digital art style"', one_line, is_required=True
+    )
     pictures: Path | None = of_source(None, "folder of pictures with a caption file (.txt) beside each", Path)
     prompts: Path | None = of_source(
         None, "text file, a prompt in each line, without the style words", Path, default="our own"

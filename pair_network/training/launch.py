@@ -23,6 +23,7 @@ from .hosts.kohya_config import config_path, read_config
 from .kohya_gui import Kinds, is_gui_config, model_type_of_gui, options_of_gui, read_gui_json, write_options
 from .kohya_install import find_installation, needs_restart, usual_places
 from .more_pairs import MorePairs
+from .options import check_name
 from .presets import choose_preset, free_gpu_memory, preset_named
 
 ENTRY = PROJECT / "train_pair_network.py"
@@ -91,6 +92,7 @@ def run_host(choice: Choice, rest: list[str], uis: finish.Uis, more: MorePairs) 
     host = choose_host(choice, values, path)
     given = one_command.Given.of(rest).completed_by(values)
     output = given.output_dir or "", given.output_name or ""
+    check_name(given.output_name)
     if given.resume == "auto":
         rest = one_command.resumed(rest, *output)
     if more.count:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from pair_network.errors import PairError
-from pair_network.options import add_options, option
+from pair_network.errors import PairError, printable
+from pair_network.options import add_options, one_line, option
 
 from .objective import SCHEDULES
 
+LONGEST_NAME = 200  # bytes: systems allow 255, and steps and endings stand behind
 FITS = ("error", "crop", "pad")
 NOT_ON_MUSUBI = "on musubi-tuner every pair has a content branch of its own; leave it out"
 pair_training = partial(option, group="pair training")
@@ -30,10 +32,12 @@ class PairOptions:
         None, "the same image in the style, or a folder of them (needs --content)", metavar="IMAGE_OR_DIR"
     )
     content_prompt: str | None = pair_training(
-        None, 'caption of the content images, e.g. "a photo of a sbu dog"; caption files win over it'
+        None, 'caption of the content images, e.g. "a photo of a sbu dog"; caption files win over it', one_line
     )
     style_prompt: str | None = pair_training(
-        None, 'words added to the content caption for the style, e.g. "in digital art style"; also the trigger words'
+        None,
+        'words added to the content caption for the style, e.g. "in digital art style"; also the trigger words',
+        one_line,
     )
     made_pairs: str | None = pair_training(
         None, "folder that the verb pairs has written: its pairs are trained on beside the real one", metavar="DIR"
@@ -64,6 +68,23 @@ class PairOptions:
         "share of the previews' sampling steps after which style guidance runs without CFG (0 to 1; 1: never)",
         float,
     )
+
+
+def check_name(name: str | None) -> None:
+    """Raises PairError where no file can have the --output_name on every system; none is the host's own."""
+    name = name or ""
+    found = next((character for character in name if character in '/\\:*?"<>|' or ord(character) < 32), None)
+    wrong = (
+        f"holds {found!r}" if found
+        else "has no letter" if name and not name.strip(". ")
+        else f"is longer than {LONGEST_NAME} bytes" if len(os.fsencode(name)) > LONGEST_NAME
+        else ""
+    )  # fmt: skip
+    if wrong:
+        shown = printable(name, 60)
+        raise PairError(
+            f"--output_name {shown!r} {wrong}: give a file name without folders; set --output_dir for those"
+        )
 
 
 class HostOptions(Protocol):

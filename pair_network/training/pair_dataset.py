@@ -14,7 +14,7 @@ from .check.run import run_findings, say
 from .check.sheet import write_sheet
 from .options import HostOptions
 from .pairs import SHARED_BRANCH
-from .prepare import Pair, copy_pairs, find_pairs, is_readable_in_place
+from .prepare import Pair, check_sides, copy_pairs, find_pairs, is_readable_in_place
 
 # Of a folder that the verb pairs writes: the dataset file, and the part with the pairs that it has made.
 DATASET, MADE = "dataset.toml", "made"
@@ -81,9 +81,7 @@ def prepared_folders(args: HostOptions, folder: Path) -> tuple[Path, Path]:
     Raises:
         PairError: The images do not exist, do not fit together, or are no pairs.
     """
-    content, style = Path(args.content or ""), Path(args.style or "")
-    if content.is_dir() != style.is_dir():
-        raise PairError("--content and --style must both be images or both be folders")
+    content, style = check_sides(args.content, args.style)
     pairs = find_pairs(content, style)
     _check(args, pairs)
     words = args.style_prompt or ""
@@ -108,17 +106,11 @@ def _check_quick_form(args: HostOptions) -> None:
             raise PairError(f"--{given} needs --{other}: the two images of a pair go together")
     if args.dataset_config:
         raise PairError("--content/--style and --dataset_config both name the training images; use one of them")
-    images = {"--content": Path(args.content or ""), "--style": Path(args.style or "")}
-    for flag, path in images.items():
-        if not path.exists():
-            raise PairError(f"{flag} {path}: no such file or folder")
-    if len({path.is_dir() for path in images.values()}) > 1:
-        raise PairError("--content and --style must both be images or both be folders")
-    has_captions = {side: bool(_caption_suffix(path)) for side, path in images.items()}
+    content, style = check_sides(args.content, args.style)
     for side, flag, example in (
-        ("--content", "content_prompt", "a photo of a sbu dog"), ("--style", "style_prompt", "in digital art style")
+        (content, "content_prompt", "a photo of a sbu dog"), (style, "style_prompt", "in digital art style")
     ):  # fmt: skip
-        if not getattr(args, flag) and not has_captions[side]:
+        if not (getattr(args, flag) or "").strip() and not _caption_suffix(side):
             raise PairError(f'--content/--style need --{flag}, for example --{flag} "{example}"')
     if not args.output_dir:
         raise PairError("--output_dir is missing: name the folder for the LoRA files")

@@ -18,7 +18,7 @@ from PIL import ImageOps
 from pair_network.errors import PairError
 from pair_network.files import atomic_file, write_text
 from pair_network.images import CAPTION_SUFFIXES, UNREAD, by_name, caption_file, list_images
-from pair_network.reading import read_text
+from pair_network.reading import is_utf16, read_text
 from pair_network.upright import Upright, background_colour, open_upright
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,24 @@ class Pair:
     name: str
     content: Path
     style: Path
+
+
+def check_sides(content: str | None, style: str | None) -> tuple[Path, Path]:
+    """What --content and --style name: two files, or two folders.
+
+    Raises:
+        PairError: One names nothing, or nothing that is there, or they name a file and a folder.
+    """
+    named = {"--content": content or "", "--style": style or ""}
+    for flag, name in named.items():
+        if not name.strip():
+            raise PairError(f"{flag} is empty: name an image or a folder of them")
+        if not Path(name).exists():
+            raise PairError(f"{flag} {name}: no such file or folder")
+    paths = Path(named["--content"]), Path(named["--style"])
+    if paths[0].is_dir() != paths[1].is_dir():
+        raise PairError("--content and --style must both be images or both be folders")
+    return paths
 
 
 def find_pairs(content: Path, style: Path) -> list[Pair]:
@@ -158,7 +176,7 @@ def _copy(source: Path, picture: Upright, target: Path) -> set[Path]:
     copied = target.with_name(target.name + CAPTION_SUFFIXES[0])
     logger.info("%s: taken as the caption of %s", caption, source.name)
     with atomic_file(copied) as temporary:
-        shutil.copyfile(caption, temporary)
+        temporary.write_text(read_text(caption), encoding="utf-8", newline="\n")
     return {image, copied}
 
 
@@ -188,6 +206,8 @@ def is_readable_in_place(
         PairError: As in ``fitted``.
     """
     captions = [caption_file(image) for pair in pairs for image in (pair.content, pair.style)]
+    if any(caption is not None and is_utf16(caption) for caption in captions):
+        return False
     suffixes = {caption.suffix for caption in captions if caption is not None}
     if any(lacks_caption(pair, style_words) for pair in pairs):
         return False

@@ -35,6 +35,24 @@ def test_sixteen_bits_keep_their_brightness(tmp_path):
     assert np.abs(np.asarray(found.image)[..., 0] - values / 257.0).max() <= 0.5
 
 
+@pytest.mark.parametrize(
+    ("mode", "scale", "change"), [("I", 1, "16 bits made 8"), ("F", 1, "floats"), ("F", 1 / 255, "floats")]
+)
+def test_eight_bits_that_are_kept_in_32_keep_their_brightness(tmp_path, mode, scale, change):
+    grey = Image.fromarray(colours()[..., 0])
+    kept = Image.fromarray((np.asarray(grey) * np.float32(scale)).astype(np.int32 if mode == "I" else np.float32))
+    assert kept.mode == mode
+    kept.save(tmp_path / "a.tiff")
+    found = open_upright(tmp_path / "a.tiff")
+    assert change in found.changes[-1] and (np.asarray(found.image)[..., 0] == np.asarray(grey)).all()
+
+
+def test_values_of_32_bits_are_refused_by_name(tmp_path):
+    Image.fromarray(np.full((32, 48), 70000, np.int32)).save(tmp_path / "a.tiff")
+    with pytest.raises(PairError, match=r"a\.tiff: has values above 65535; save it with 8 or 16 bits"):
+        open_upright(tmp_path / "a.tiff")
+
+
 @pytest.mark.parametrize(("name", "below"), [("white", 255), ("black", 0), ("#808080", 128)])
 def test_transparent_parts_get_the_background(tmp_path, name, below):
     image = np.dstack([colours(), np.zeros((32, 48), np.uint8)])

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pair_network.errors import PairError
 from pair_network.images import caption_file
-from pair_network.options import option, read
+from pair_network.options import one_line, option, read
 from pair_network.reading import read_text
 from pair_network.training.one_command import spelled
 from pair_network.training.options import FITS
-from pair_network.training.prepare import find_pairs
+from pair_network.training.prepare import check_sides, find_pairs
 
 from .run import run_findings
 from .sheet import write_sheet
@@ -26,10 +26,10 @@ class CheckOptions:
     files: Sequence[Path] = option(
         (), "models, LoRAs, .toml files, checkouts", Path, is_positional=True, nargs="*", metavar="FILE"
     )
-    content: Path | None = option(None, "the photo, or a folder", Path, metavar="IMAGE_OR_DIR")
-    style: Path | None = option(None, "the same, painted", Path, metavar="IMAGE_OR_DIR")
-    content_prompt: str | None = option(None, "what the photo shows")
-    style_prompt: str | None = option(None, "words of the style")
+    content: str | None = option(None, "the photo, or a folder", metavar="IMAGE_OR_DIR")
+    style: str | None = option(None, "the same, painted", metavar="IMAGE_OR_DIR")
+    content_prompt: str | None = option(None, "what the photo shows", one_line)
+    style_prompt: str | None = option(None, "words of the style", one_line)
     learning_rate: float | None = option(None, "that of the training, which is judged too", float)
     optimizer_type: str = option("", "that of the training")
     pretrained_model_name_or_path: str | None = option(None, "the model that is to be trained on")
@@ -56,12 +56,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if args.content is None or args.style is None:
         raise PairError("check needs a pair, --content and --style, or files to look at")
-    for side, path in (("content", args.content), ("style", args.style)):
-        if not path.exists():
-            raise PairError(f"--{side} {path}: no such file or folder")
-    if args.content.is_dir() != args.style.is_dir():
-        raise PairError("--content and --style must both be images or both be folders")
-    pairs = find_pairs(args.content, args.style)
+    pairs = find_pairs(*check_sides(args.content, args.style))
     for pair in pairs:
         print(f"{pair.name}: {pair.content} + {pair.style}")
         print(f"  {_caption(pair.content, args.content_prompt)!r}")

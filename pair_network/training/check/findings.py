@@ -14,6 +14,7 @@ from pair_network.upright import READ, Upright
 
 from .relation import Relation, flat_share, relate
 
+LEAST = 8  # pixels of a side: one of a latent
 SMALL = 160  # pixels of the longer side below which edges are too few to tell pictures apart for sure
 # Peaks in deviations; measured: pairs of photos 7 and more, 99 % of photos that are no pair below 4.9.
 UNRELATED, UNRELATED_SMALL = 4.5, 2.5
@@ -51,6 +52,11 @@ def pair_findings(pair: Pair, fit: str = "error", background: str = "white") -> 
         for path, picture in ((pair.content, content), (pair.style, style))
         for change in picture.changes
     ]
+    for path, picture in ((pair.content, content), (pair.style, style)):
+        if min(picture.image.size) < LEAST:
+            width, height = picture.image.size
+            text = f"{path} is {width}x{height}: less than {LEAST} pixels show nothing; name the picture in full size"
+            return [*found, Finding("error", text)]
     found += _alpha_on_one_side(pair, content, style)
     relation = relate(content.image, style.image)
     if relation.difference < 0.5 / 255:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pair_network import leftovers
-from pair_network.errors import PairError, nearest
+from pair_network.errors import PairError, nearest, printable
+from pair_network.options import one_line
 
-from ...options import check_one_part
+from ...options import check_name, check_one_part
 from ..input_files import check_output_folder, check_weights
 from ..kohya_config import read_config, toml_path
 from .config import EmbeddedOptions
@@ -27,6 +28,7 @@ KINDS: dict[object, tuple[str, tuple[type, ...]]] = {
     int: ("a whole number", (int,)),
     float: ("a number", (int, float)),
     str: ("a text in quotes", (str,)),
+    one_line: ("a text in quotes", (str,)),
 }
 # Keys of files that either host can run, and what this one does instead.
 NOT_NEEDED = {
@@ -62,7 +64,8 @@ def read_config_file(
             logger.info("%s: %s is for other hosts: here %s", path, key, NOT_NEEDED[key])
             continue
         if key not in actions:
-            raise PairError(f"{path}: unknown key {key!r}{nearest(key, actions)}")
+            remedy = "this trainer has some of sd-scripts' options: correct or remove the key, or use --sd_scripts DIR"
+            raise PairError(f"{path}: unknown key {printable(key)!r}{nearest(key, actions)}; {remedy}")
         values[key] = _checked(value, actions[key], f"{path}: {key}")
     return parser.parse_args(list(argv), namespace=argparse.Namespace(**values))
 
@@ -144,9 +147,7 @@ def _verify_ranges(args: EmbeddedOptions) -> None:
     high = 1000 if args.max_timestep is None else args.max_timestep
     if not 0 <= low < high <= 1000:
         raise PairError(f"timesteps from {low} up to {high} are no range: --min_timestep < --max_timestep, 0 to 1000")
-    name = args.output_name or ""
-    if any(character in name for character in '/\\:*?"<>|'):
-        raise PairError(f"--output_name {name!r} is a file name without folders; set --output_dir for the folder")
+    check_name(args.output_name)
 
 
 def _verify_files(args: EmbeddedOptions) -> None:

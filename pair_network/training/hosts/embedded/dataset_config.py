@@ -183,6 +183,8 @@ def _section(entry: object, accepted: Mapping[str, type], where: str) -> dict[st
         if key in REFUSED:
             if value:
                 raise PairError(f"{where}: {key} cannot be used for pairs: {REFUSED[key]}; remove it")
+        elif key in CONTENT_KEYS:
+            raise PairError(f"{where}: {key} belongs into custom_attributes = {{ {key} = {value!r} }}; write it so")
         elif key not in accepted:
             raise PairError(
                 f"{where}: unknown key {key!r}{nearest(key, accepted)}; if sd-scripts has it, use --host sd-scripts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,9 @@ from ...replaced import evaluated
 from .config import EmbeddedOptions
 from .model import skipped_layers
 from .model_files import find_model
-from .prompt_files import lines_of
+from .prompt_files import ELSEWHERE, lines_of
+
+logger = logging.getLogger(__name__)
 
 _FLAGS = ("n", "w", "h", "d", "s", "l")
 
@@ -75,6 +78,10 @@ def parse_prompt(line: str, source: str) -> Prompt:
     negative, whole, scale = "", {}, Prompt.guidance_scale
     for flag in flags:
         name, _, value = flag.partition(" ")
+        name = name.lower()  # as sd-scripts reads it
+        if name in ELSEWHERE.values():
+            logger.info("%s: --%s in %r is not used by the previews of this trainer", source, name, line)
+            continue
         if name not in _FLAGS:
             known = ", ".join(f"--{flag}" for flag in _FLAGS)
             raise PairError(f"{source}: unknown flag --{name} in {line!r}; known are {known}")

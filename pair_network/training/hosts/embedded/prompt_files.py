@@ -11,6 +11,11 @@ from pair_network.reading import read_json, read_toml
 FLAGS = {
     "negative_prompt": "n", "width": "w", "height": "h", "seed": "d", "sample_steps": "s", "scale": "l",
 }  # fmt: skip
+# What sd-scripts' previews take for samplers and families that are not drawn here: passed over, and said.
+ELSEWHERE = {
+    "sample_sampler": "ss", "guidance_scale": "g", "controlnet_image": "cn", "cfg_trunc_ratio": "ctr",
+    "renorm_cfg": "rcfg", "flow_shift": "fs", "enum": "",
+}  # fmt: skip
 
 
 def lines_of(path: Path) -> list[str]:
@@ -31,13 +36,16 @@ def lines_of(path: Path) -> list[str]:
         if not isinstance(subsets, list):
             raise PairError(f"--sample_prompts {path}: write its prompts as [[prompt.subset]]")
         entries = [{**shared, **each} if isinstance(each, Mapping) else each for each in subsets]
-    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise PairError(f"--sample_prompts {path}: a list of prompts, each a table, is needed")
-    return [_line(entry, path) for entry in entries]
+    if not isinstance(entries, list) or not all(isinstance(entry, (Mapping, str)) for entry in entries):
+        raise PairError(f"--sample_prompts {path}: a list of prompts, each a table or a line of text, is needed")
+    if not entries:
+        raise PairError(f"--sample_prompts {path}: the file holds no prompt")
+    return [_line({"prompt": entry} if isinstance(entry, str) else entry, path) for entry in entries]
 
 
 def _line(entry: Mapping[str, object], path: Path) -> str:
     known = ("prompt", *FLAGS)
+    entry = {key: value for key, value in entry.items() if key not in ELSEWHERE}
     for key, value in entry.items():
         if key not in known:
             raise PairError(f"--sample_prompts {path}: unknown key {key!r}{nearest(key, known)}")

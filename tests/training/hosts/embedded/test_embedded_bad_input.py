@@ -16,7 +16,7 @@ from pair_network.training.hosts.embedded.config_file import verify
 from pair_network.training.hosts.embedded.dataset import make_dataset_group
 from pair_network.training.hosts.embedded.model import read_model_facts
 from pair_network.training.hosts.embedded.model_files import check_model_folder
-from pair_network.training.hosts.embedded.previews import read_prompts
+from pair_network.training.hosts.embedded.previews import Prompt, read_prompts
 
 
 def refusal(function, *args, **named):
@@ -247,6 +247,19 @@ def test_prompts_in_kohyas_other_forms_are_read(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps([entry], indent=2))
     (tmp_path / "p.txt").write_text("a cat --w 64 --h 64 --s 2 --n bad --d 7\n")
     assert read_prompts(tmp_path / "p.toml") == read_prompts(tmp_path / "p.json") == read_prompts(tmp_path / "p.txt")
+    (tmp_path / "lines.json").write_text('["a cat --w 64 --h 64 --s 2 --n bad --d 7"]')  # so too for kohya
+    assert read_prompts(tmp_path / "lines.json") == read_prompts(tmp_path / "p.txt")
+
+
+def test_kohyas_flags_for_other_previews_are_passed_over_and_said(tmp_path, caplog):
+    """docs/kohya.md: the same file of prompts."""
+    caplog.set_level("INFO")
+    (tmp_path / "p.txt").write_text("a cat --W 64 --ss euler_a --g 3.5 --fs 3 --cn c.png --ctr 0.5 --rcfg 1 --d 7\n")
+    (tmp_path / "p.json").write_text(
+        '[{"prompt": "a cat", "width": 64, "seed": 7, "sample_sampler": "euler_a", "guidance_scale": 3.5, "enum": 0}]'
+    )
+    assert read_prompts(tmp_path / "p.txt") == read_prompts(tmp_path / "p.json") == [Prompt("a cat", width=64, seed=7)]
+    assert "--ss in" in caplog.text and "is not used by the previews" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -257,6 +270,8 @@ def test_prompts_in_kohyas_other_forms_are_read(tmp_path):
         ("p.json", '[{"prompt": "a", "seeds": 1}]'),
         ("p.json", '[{"prompt": "a\\n--d 5"}]'),
         ("p.json", '[{"width": 64}]'),
+        ("p.json", "[]"),
+        ("p.json", "[[]]"),
         ("p.toml", "prompt = 3"),
         ("p.toml", "[prompt]\nsubset = 5"),
         ("p.txt", "a --d 99999999999999999999999"),

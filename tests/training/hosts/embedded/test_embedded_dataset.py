@@ -91,6 +91,7 @@ def change(settings, where, key, value):
         ("attributes", "content_dirs", "x", ["did you mean content_dir?"]),
         ("attributes", "content_branch", "none", ["content_branch = 'none'", 'write "shared"']),
         ("attributes", "content_dir", 3, ["content_dir", "a text"]),
+        ("subset", "content_dir", "c", ["content_dir belongs into custom_attributes = { content_dir = 'c' }"]),
         ("subset", "num_repeats", "3", ["num_repeats", "a whole number"]),
         ("subset", "num_repeats", True, ["num_repeats", "a whole number"]),
         ("subset", "flip_aug", 1, ["flip_aug", "true or false"]),
