@@ -3,6 +3,7 @@ batch; and errors."""
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import sys
@@ -47,6 +48,8 @@ def os_reason(error: OSError, source: str | Path) -> str:
     name = re.sub(r"^\.(.+)\.\w{8}\.tmp$", r"\1", place.name)
     is_blocked = isinstance(error, (FileExistsError, NotADirectoryError))
     remedy = "a file is where a folder is needed" if is_blocked else "check space and permissions"
+    if error.errno == errno.ENAMETOOLONG:
+        remedy = "give a shorter name with -o"
     return f"{place.with_name(name) if place.name else place}: {error.strerror or error}; {remedy}"
 
 

@@ -111,13 +111,20 @@ def _check_shapes(down: Lazy, up: Lazy, where: str, has_pairs: bool) -> None:
     if not (down.element.is_float and up.element.is_float):
         kinds = " and ".join(dict.fromkeys((down.element.torch_name, up.element.torch_name)))
         raise PairError(f"{where} has factors of type {kinds}, and only floating-point ones are read: save it in fp16")
-    if len(down.shape) not in (2, 4) or pairs != has_pairs:
-        raise PairError(f"{where} has tensors of shape {down.shape} and {up.shape}, which are no LoRA's")
-    rank = pairs + 1
-    if up.shape[rank] != down.shape[0] or not down.shape[0] or any(size != 1 for size in up.shape[rank + 1 :]):
-        raise PairError(f"{where}: down {down.shape} and up {up.shape} do not multiply")
+    shapes = f"{down.shape} and {up.shape}"
     if 0 in down.shape or 0 in up.shape:
-        raise PairError(f"{where} has tensors of shape {down.shape} and {up.shape}, which hold nothing")
+        raise PairError(
+            f"{where} has tensors of shape {shapes}, which hold nothing; --skip-unknown leaves such layers out"
+        )
+    if len(down.shape) not in (2, 4) or pairs != has_pairs:
+        raise PairError(
+            f"{where} has tensors of shape {shapes}, which are no LoRA's; the file is damaged, copy it again"
+        )
+    rank = pairs + 1
+    if up.shape[rank] != down.shape[0] or any(size != 1 for size in up.shape[rank + 1 :]):
+        raise PairError(
+            f"{where}: down {down.shape} and up {up.shape} do not multiply; the file is damaged, copy it again"
+        )
 
 
 def _folded(down: Lazy, mid: Lazy, where: str) -> Lazy:

@@ -19,7 +19,7 @@ class Name:
         modules: diffusers layers with their component (``unet.…``) whose rows the layer's up covers, in order.
         swaps: Its rows may be (shift, scale), see ``Entry.swaps``.
         style: Naming it belongs to: "kohya", "kohya-diffusers", "kohya-native", "dotted", "native", "native-split",
-            "onetrainer", "omi" or "xflux".
+            "original" (its names without that prefix), "onetrainer", "omi" or "xflux".
         rows: Outputs of its up.
         columns: Inputs of its down.
     """

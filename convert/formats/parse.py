@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from convert.files.lazy import Lazy
+from convert.files.lazy import Lazy, reshaped
 
 PARTS = {"down": "down", "A": "down", "up": "up", "B": "up", "mid": "mid", "alpha": "alpha"}
 # The ends of names and the syntax that each belongs to; the first that fits holds. PEFT puts the name of an adapter,
@@ -78,7 +78,19 @@ def parse_keys(tensors: Mapping[str, Lazy]) -> Parsed:
             twice.append((layer.keys[part], key))
         layer.tensors[part], layer.keys[part] = tensor, key
         layer.syntax = syntax if part != "alpha" else layer.syntax
+    for layer in layers.values():
+        _level(layer.tensors)
     return Parsed(layers, unexpected, twice)
+
+
+def _level(tensors: dict[str, Lazy]) -> None:
+    """Gives an up the dimensions of its down, where the one is stored as of a convolution and the other is not: the
+    UIs flatten both. (A content branch's up has one dimension more than its down, never two.)"""
+    down, up = tensors.get("down"), tensors.get("up")
+    if down is None or up is None or {len(down.shape), len(up.shape)} != {2, 4}:
+        return
+    if all(size == 1 for size in up.shape[2:]):
+        tensors["up"] = reshaped(up, (*up.shape[:2], *(1 for _ in down.shape[2:])))
 
 
 def normal_name(name: str) -> str:

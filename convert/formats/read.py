@@ -114,8 +114,12 @@ def _plain(
 
 
 def _incomplete(parsed: Parsed) -> set[str]:
-    """Layers with one factor alone, or with none."""
-    return {name for name, layer in parsed.layers.items() if not {"down", "up"} <= layer.tensors.keys()}
+    """Layers with one factor alone, with none, or with one that holds no number: a rank of 0."""
+    return {
+        name
+        for name, layer in parsed.layers.items()
+        if not {"down", "up"} <= layer.tensors.keys() or any(0 in layer.tensors[part].shape for part in ("down", "up"))
+    }
 
 
 def _known(parsed: Parsed, metadata: Mapping[str, str], family: str | None) -> tuple[Parsed, list[str]]:
@@ -275,11 +279,12 @@ def _nearest(parsed: Parsed, metadata: Mapping[str, str], wanted: str | None) ->
 FORMATS = {
     "kohya": "kohya", "kohya-diffusers": "kohya", "kohya-native": "kohya", "onetrainer": "onetrainer", "xflux": "xflux",
     "native": "comfyui", "native-split": "comfyui", "dotted": "diffusers", "omi": "omi",
+    "original": "original",
 }  # fmt: skip
 
 
 def format_of(parsed: Parsed, family: Family) -> str:
-    """kohya, diffusers (old suffixes), diffusers-peft (lora_A / lora_B), comfyui, onetrainer, omi or xflux."""
+    """kohya, diffusers (old suffixes), diffusers-peft (lora_A / lora_B), or another of ``FORMATS``."""
     styles = Counter(known.style for known in names_in(parsed, family).values())
     style = FORMATS[styles.most_common(1)[0][0]] if styles else "unknown"
     syntax = Counter(layer.syntax for layer in parsed.layers.values()).most_common(1)[0][0]

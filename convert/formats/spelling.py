@@ -106,4 +106,6 @@ def _style(name: str, path: str, found: Name, names: dict[str, Name]) -> str:
     """The naming that a name follows, from its form: original paths, or diffusers'."""
     if "." not in name or found.style == "omi":
         return found.style
-    return "native" if f"diffusion_model.{path}" in names else "dotted"
+    if f"diffusion_model.{path}" not in names:
+        return "dotted"
+    return "native" if name.startswith(("diffusion_model.", "model.diffusion_model.")) else "original"

@@ -46,6 +46,7 @@ TITLES = {
     "comfyui": "ComfyUI LoRA (diffusion_model.)",
     "onetrainer": "OneTrainer LoRA",
     "omi": "OneTrainer LoRA (OMI)",
+    "original": "LoRA in the original model's names",
     "xflux": "xflux LoRA",
     "pair": "coupled Pair Network checkpoint",
     "peft": "PEFT adapter",

@@ -255,3 +255,51 @@ def test_pefts_names_in_a_file_that_stands_alone(described):
     layers = {"base_model.model.blocks.3.attn.wk": (1536, 6144)}
     assert "adapter_config.json" in described(tensors_of(layers), {"format": "pt"})[0]
     assert described(tensors_of(layers), {"software": '{"name": "ai-toolkit"}'})[0]["family"] == "krea2"
+
+
+@pytest.mark.parametrize("down_ends, up_ends", [((), (1, 1)), ((1, 1), ())])
+def test_factors_of_two_and_of_four_dimensions_are_one_layer(down_ends, up_ends, described, run, tmp_path):
+    """The UIs flatten both; which of them is a convolution's changes nothing."""
+    tensors = {
+        f"{KEY}.lora_down.weight": torch.randn(2, 768, *down_ends),
+        f"{KEY}.lora_up.weight": torch.randn(320, 2, *up_ends),
+    }
+    report, path = described(tensors)
+    assert report["family"] == "sd1" and report["family_is_certain"]
+    assert run("kohya", path, "-o", tmp_path / "out.safetensors")[0] == 0
+    written = load_file(tmp_path / "out.safetensors")
+    down, up = (written[f"{KEY}.lora_{part}.weight"] for part in ("down", "up"))
+    assert down.dim() == up.dim() and torch.equal(up.flatten(1), tensors[f"{KEY}.lora_up.weight"].flatten(1))
+    assert torch.equal(down, tensors[f"{KEY}.lora_down.weight"])
+
+
+def test_a_layer_of_rank_0_is_left_out_on_request(run, tmp_path):
+    other = KEY.replace("to_k", "to_v")
+    tensors = tensors_of({KEY: (320, 768)})
+    tensors |= {f"{other}.lora_down.weight": torch.ones(0, 768), f"{other}.lora_up.weight": torch.ones(320, 0)}
+    save_file(tensors, tmp_path / "in.safetensors")
+    errors = run("kohya", tmp_path / "in.safetensors")[2]
+    assert "hold nothing" in errors and "--skip-unknown" in errors
+    assert run("kohya", tmp_path / "in.safetensors", "-o", tmp_path / "out.safetensors", "--skip-unknown")[0] == 0
+    assert not any(key.startswith(other) for key in load_file(tmp_path / "out.safetensors"))
+    out = run("info", tmp_path / "in.safetensors")[1]
+    assert "2 tensors of unknown names or incomplete layers" in out
+
+
+@pytest.mark.parametrize(
+    "name, title",
+    [
+        ("transformer_blocks.0.img_mod.1", "in the original model's names"),
+        ("diffusion_model.transformer_blocks.0.img_mod.1", "(diffusion_model.)"),
+        ("transformer.transformer_blocks.0.img_mod.1", "diffusers LoRA"),
+    ],
+)
+def test_a_prefix_is_claimed_where_it_is(name, title, described):
+    report, _ = described(tensors_of({name: (18432, 3072)}))
+    assert title in report["title"]
+
+
+def test_a_name_that_the_system_finds_too_long_is_no_matter_of_space(run, tmp_path):
+    save_file(tensors_of({KEY: (320, 768)}), tmp_path / "in.safetensors")
+    errors = run("kohya", tmp_path / "in.safetensors", "-o", tmp_path / f"{'l' * 300}.safetensors")[2]
+    assert "shorter name" in errors and "space" not in errors and len(errors.splitlines()) == 1
