@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import time
@@ -100,16 +101,28 @@ def make_accelerator(args: EmbeddedOptions) -> Accelerator:
     if log_with in ("tensorboard", "all"):
         _require("tensorboard", "--logging_dir")
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             mixed_precision=args.mixed_precision,
             log_with=log_with,
             project_dir=logging_dir,
         )
+        group_ends_last()
+        return accelerator
     except ValueError as cause:
         raise PairError(
             f"--mixed_precision {args.mixed_precision} does not work here ({cause}); use bf16 or no"
         ) from cause
+
+
+def group_ends_last() -> None:
+    """Keeps the group of a run's processes until the program's end, when its network is long gone.
+
+    Else the network's wrapper is the last to let go of it, and holds Python's lock while it waits for the group's
+    threads, of which one may wait for that lock to let go of a tensor: a run that is done would never end.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        atexit.register(lambda _: None, torch.distributed.group.WORLD)
 
 
 def _require(package: str, option: str) -> None:

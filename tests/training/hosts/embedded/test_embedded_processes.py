@@ -3,8 +3,10 @@
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import toml
@@ -98,6 +100,36 @@ def two_processes(start_process, script, *argv, out):
     process = start_process(*argv, launcher=(*launcher, str(script)), out=out)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
+
+
+GROUP = """
+import gc, sys
+from pathlib import Path
+import torch
+from pair_network.training.hosts.embedded.session import group_ends_last
+
+def threads():
+    return [task for task in Path("/proc/self/task").glob("*/comm") if "gloo" in task.read_text()]
+
+torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+network = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+if sys.argv[1:]:
+    group_ends_last()
+torch.distributed.destroy_process_group()
+assert threads()
+del network
+gc.collect()
+print(bool(threads()))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="shows its threads by name on Linux alone")
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_the_network_is_not_the_last_to_let_go_of_the_group(is_kept):
+    """The wrapper's end waits for the group's threads with Python's lock in hand, and they may wait for that."""
+    command = [sys.executable, "-c", GROUP, *["kept"] * is_kept]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[4], timeout=900)
+    assert (done.returncode, done.stdout) == (0, f"{is_kept}\n"), done.stderr
 
 
 def test_two_processes_match_one_with_twice_the_batch(
