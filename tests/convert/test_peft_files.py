@@ -81,11 +81,13 @@ def test_weights_from_before_safetensors_have_their_scale_from_the_settings(run,
         assert run("info", source, "--allow-pickle")[0] == 0
 
 
-def test_settings_that_an_editor_of_windows_has_saved(run, tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_settings_that_windows_has_saved(encoding, run, tmp_path):
+    """An editor puts a mark in front, PowerShell writes two bytes a letter."""
     tensors = factors("base_model.model.mid_block.attentions.0.proj_in", 1280, 1280)
-    assert run("info", folder_of(tmp_path / "marked", tensors, encoding="utf-8-sig"))[0] == 0
-    errors = run("info", folder_of(tmp_path / "wide", tensors, encoding="utf-16"))[2]
-    assert "adapter_config.json: not UTF-8" in errors and "save it as UTF-8" in errors
+    folder = folder_of(tmp_path / "adapter", tensors, encoding=encoding)
+    assert run("kohya", folder, "-o", tmp_path / "out.safetensors")[0] == 0
+    assert float(load_file(tmp_path / "out.safetensors")["lora_unet_mid_block_attentions_0_proj_in.alpha"]) == 6
 
 
 @pytest.mark.parametrize("prefix", ["", "unet."])
