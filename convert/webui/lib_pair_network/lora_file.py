@@ -56,7 +56,9 @@ def read_style(path: Path) -> dict[str, Layer]:
             _check_names(path, names)
             tensors = {name: handle.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as cause:
-        raise GuidanceError(f"{path.name}: not an intact safetensors file ({cause})") from cause
+        raise GuidanceError(
+            f"{path.name}: not an intact safetensors file ({cause}); copy or download it again"
+        ) from cause
     keys = dict.fromkeys(name.partition(".")[0] for name in names)
     return {key: _layer(path, key, tensors) for key in keys}
 

@@ -170,7 +170,7 @@ def test_damaged_files_are_refused(library, tmp_path):
     save_file({"lora_unet_a.lora_down.weight": torch.full((1, 2), float("nan")),
                "lora_unet_a.lora_up.weight": torch.ones(2, 1)}, tmp_path / "b.safetensors")  # fmt: skip
     for name, words in (
-        ("a.safetensors", "not an intact"),
+        ("a.safetensors", "download it again"),
         ("b.safetensors", "NaN"),
         ("c.safetensors", "intact"),
         ("d.pt", "only"),
