@@ -26,7 +26,7 @@ from benchmarks.quality.curves import area, clean_strength, gain
 from benchmarks.quality.jobs import PRESET, ROOT, Job, _tools, base_pictures, make_prompts, model_hash, train_on
 from benchmarks.quality.measures import Reference, score
 from benchmarks.quality.oracle import LEAST_STRUCTURE, STYLES, through_autoencoder
-from benchmarks.quality.plan import RESERVED_OPERATORS, THREE
+from benchmarks.quality.plan import CFG_END, RESERVED_OPERATORS, THREE, WAYS
 from benchmarks.quality.report import plain_table
 from benchmarks.quality.sampler import GUIDANCE_SCALE, STEPS, STYLE_START, Sampler
 from demo.far_styles import FAR_STYLES
@@ -37,14 +37,6 @@ from pair_network.pseudo_pairs.command import to_image, to_tensor
 from pair_network.pseudo_pairs.folder import DATASET, MadePair, write_pairs
 from pair_network.pseudo_pairs.gate import Trial, best, try_maps
 
-CFG_END = 0.4
-# How pictures are drawn: the sampler's mode, where the content's CFG ends, and at which strengths.
-WAYS: dict[str, tuple[str, float, tuple[float, ...]]] = {
-    "lora": ("lora", 1.0, THREE["lora"]),
-    "positive rows": ("positive", 1.0, THREE["lora"]),
-    "guidance": ("guidance", 1.0, THREE["guidance"]),
-    "guidance, CFG ends": ("guidance", CFG_END, THREE["guidance"]),
-}
 # Row of the table -> the method whose options it trains with; the map alone trains nothing.
 ROWS = {
     "released": "released", "official": "official", "plain": "plain", "ours": "ours", "ours, pseudo-pairs": "ours",

@@ -25,7 +25,7 @@ from benchmarks.quality.__main__ import RESULTS
 from benchmarks.quality.jobs import PRESET, ROOT, make_prompts, without_previews
 from benchmarks.quality.judge import Judge, load_judge
 from benchmarks.quality.measures import Reference, score
-from benchmarks.quality.plan import THREE
+from benchmarks.quality.plan import WAYS
 from benchmarks.quality.report import plain_table
 from benchmarks.quality.sampler import Prompt, Sampler
 from demo.data import HELD_OUT_SEED
@@ -48,12 +48,12 @@ class Finding:
     """What the oracle reached in one style.
 
     Attributes:
-        strength: the largest at a structure of at least `LEAST_STRUCTURE`, by any mode and strength; 0 if none has it.
+        strength: the largest at a structure of at least `LEAST_STRUCTURE`, by any way and strength; 0 if none has it.
         ceiling: strength of T(base) after the autoencoder.
         share: strength / ceiling.
         structure: at that strength.
         pixel_error: distance to T(base) of the whole picture there, as a part of base's own.
-        at: mode and its strength, e.g. "lora 1".
+        at: way to draw (`plan.WAYS`) and its strength, e.g. "lora 1".
     """
 
     strength: float
@@ -109,13 +109,13 @@ def measure(
     allowed = through_autoencoder(sampler, reference.truth)
     ceiling, everywhere = reference.strength(allowed), np.ones(base.shape[:3])
     best, drawn = Finding(0.0, ceiling, 0.0, 1.0, 1.0, "none"), base
-    for mode, strengths in THREE.items():
+    for way, (mode, cfg_end, strengths) in WAYS.items():
         for strength in strengths:
-            images = sampler.draw(prompts, f"in {name} style", file, mode, strength)
+            images = sampler.draw(prompts, f"in {name} style", file, mode, strength, cfg_end)
             figures = score(images, reference, judge)
             if figures["structure"] >= LEAST_STRUCTURE and figures["strength"] > best.strength:
                 error, reached = reference.pixel_error(images, everywhere), figures["strength"]
-                where = f"{mode} {strength:g}"
+                where = f"{way} {strength:g}"
                 best = Finding(reached, ceiling, reached / ceiling, figures["structure"], error, where)
                 drawn = images
     return best, [base, drawn, allowed, reference.truth]

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality.__main__ import RESULTS, load_results, save_results
-from benchmarks.quality.fair import WAYS, Case, strongest, train_row
+from benchmarks.quality.fair import Case, strongest, train_row
 from benchmarks.quality.jobs import ROOT, _tools, base_pictures
 from benchmarks.quality.measures import Reference, score
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.oracle import LEAST_STRUCTURE, STYLES
+from benchmarks.quality.plan import WAYS
 from benchmarks.quality.report import plain_table
 from demo.make_pairs import CONTENTS
 

@@ -13,6 +13,7 @@ import torch
 from benchmarks.quality import fair, judge, methods, sampler
 from benchmarks.quality.jobs import make_prompts
 from benchmarks.quality.measures import Reference, all_features
+from benchmarks.quality.plan import WAYS
 from demo.far_styles import FAR_STYLES
 from demo.scenes import render_scene
 from demo.styles import HELD_OUT_STYLES
@@ -43,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rows_are_made_and_scored(row: str, style: str, short: None, work: Path) -> None:
     found = fair.run_case(fair.Case(row, style, prompts=3), work)
     assert 0 < found["ceiling"] <= 1 and found["map"]
-    assert list(found["curves"]) == (["the map"] if row == "map alone" else list(fair.WAYS))
+    assert list(found["curves"]) == (["the map"] if row == "map alone" else list(WAYS))
     points = [point for curve in found["curves"].values() for point in curve]
     assert all(np.isfinite(value) for point in points for value in point.values())
     if row == "map alone":
@@ -97,7 +98,7 @@ def test_it_goes_on_where_it_stopped_and_says_what_is_missing(
     def run(case: fair.Case, work: Path) -> dict:
         ran.append(case.key)
         better = {**point, "strength": 0.75} if case.row == "ours" else point
-        curves = {way: [{"at": 1.0, **better}] for way in fair.WAYS}
+        curves = {way: [{"at": 1.0, **better}] for way in WAYS}
         return {**vars(case), "ceiling": 0.8, "base": base, "curves": curves, "cpu_seconds": 1}
 
     monkeypatch.setattr(fair, "run_case", run)

@@ -36,7 +36,7 @@ def test_pairs_are_the_style_of_their_photos_and_say_so(tmp_path: Path) -> None:
 class Blender(sampler.Sampler):
     """Draws scenes in place of base pictures, and at every strength a blend with their true answer."""
 
-    def draw(self, prompts, words="", style=None, mode="lora", strength=0.0):  # type: ignore[no-untyped-def]
+    def draw(self, prompts, words="", style=None, mode="lora", strength=0.0, cfg_end=1.0):  # type: ignore[no-untyped-def]
         base = np.stack([render_scene(prompt.seed, prompt.subject).image for prompt in prompts])
         share = strength / 1.6 if mode == "lora" else 0.0
         return base + share * (np.stack([blueprint(image) for image in base]) - base)
