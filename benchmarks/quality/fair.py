@@ -35,14 +35,15 @@ from demo.one_pair import preset_without_pair
 from demo.scenes import caption, to_picture
 from pair_network.pseudo_pairs.command import to_image, to_tensor
 from pair_network.pseudo_pairs.folder import DATASET, MadePair, write_pairs
-from pair_network.pseudo_pairs.gate import Trial, best, try_maps
+from pair_network.pseudo_pairs.gate import Trial, best, try_maps, with_details
+from pair_network.pseudo_pairs.options import PairsOptions
 
 # Row of the table -> the method whose options it trains with; the map alone trains nothing.
 ROWS = {
     "released": "released", "official": "official", "plain": "plain", "ours": "ours", "ours, pseudo-pairs": "ours",
     "map alone": "ours", "oracle": "ours",
 }  # fmt: skip
-MADE, MADE_LIMIT, REAL_SHARE = 48, 0.6, 0.5
+MADE, MADE_LIMIT, REAL_SHARE = PairsOptions.count, PairsOptions.limit, PairsOptions.real_share
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _pixels(file: Path) -> np.ndarray:
 def fitted_map(case: Case, folder: Path) -> Trial:
     """The map that `python -m pair_network pairs` would take."""
     content, style = (to_tensor(oracle.Image.open(file).convert("RGB")) for file in pair_images(case, folder))
-    return best(try_maps(content, style))
+    return with_details(best(try_maps(content, style)), content, style)
 
 
 def train_row(
@@ -97,7 +98,7 @@ def train_row(
         return train_on(case.job, folder, PRESET, the_pair), {}
     found = fitted_map(case, folder)
     notes = {"map": found.style_map.name, "blocks": round(found.blocks, 3), "colours": round(found.colours, 3)}
-    if max(found.blocks, found.colours) > MADE_LIMIT:
+    if found.blocks > MADE_LIMIT:
         return train_on(case.job, folder, PRESET, the_pair), notes
     made = [
         MadePair(to_picture(image), to_image(found.style_map(torch.from_numpy(image).movedim(-1, 0))), text)

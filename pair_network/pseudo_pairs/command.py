@@ -18,7 +18,7 @@ from pair_network.sampling.cli.models import default_cfg, load_pipeline, place, 
 from pair_network.training.pairs import check_pair
 
 from .folder import DATASET, MadePair, check_empty, write_pairs
-from .gate import Trial, best, try_maps
+from .gate import Trial, best, try_maps, with_details
 from .options import PairsOptions
 from .prompts import PROMPTS
 
@@ -50,15 +50,14 @@ def run(args: PairsOptions) -> Path | None:
     _check(args)
     content, style = read_pair(args.content, args.style, args.resolution)
     trials = try_maps(content, style)
-    chosen = best(trials)
+    chosen = with_details(best(trials), content, style)
     print(report(trials, chosen), flush=True)
     if args.check_only or args.out is None:
         return None
-    error = max(chosen.blocks, chosen.colours)
-    if not error <= args.limit:
+    if not chosen.blocks <= args.limit:
         raise StyleNotReproduced(
-            f"{args.style}: on held-out parts of the pair the best map is {error:.2f} of the change away from the "
-            f"style (--limit {args.limit:g}); train on the pair alone"
+            f"{args.style}: on held-out blocks of the pair the best map is {chosen.blocks:.2f} of the change away from "
+            f"the style (--limit {args.limit:g}); train on the pair alone"
         )
     made = [
         MadePair(picture, to_image(chosen.style_map(to_tensor(picture))), caption)
@@ -94,11 +93,11 @@ def _check(args: PairsOptions) -> None:
 
 
 def report(trials: Sequence[Trial], chosen: Trial) -> str:
-    """The errors of all maps."""
+    """The errors of all maps, and of the one that is taken, which may have details that none of them had."""
     lines = ["error on held-out parts of the pair (0: the style, 1: the photo unchanged):"]
-    for trial in trials:
+    for trial in (*trials, *(() if any(trial is chosen for trial in trials) else (chosen,))):
         mark = "  <- taken" if trial is chosen else ""
-        lines.append(f"  {trial.style_map.name:20} blocks {trial.blocks:.2f}  colours {trial.colours:.2f}{mark}")
+        lines.append(f"  {trial.style_map.name:24} blocks {trial.blocks:.2f}  colours {trial.colours:.2f}{mark}")
     return "\n".join(lines)
 
 

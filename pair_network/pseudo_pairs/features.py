@@ -70,13 +70,17 @@ def tone_features(image: Tensor, scales: Sequence[float], waves: Sequence[Wave] 
     for sigma in scales:
         smooth = blurred(image, sigma)
         found += [luminance(smooth), luminance(smooth) - light, _slope(smooth).amax(0, keepdim=True) * sigma]
-    y, x = _places(image)
     # Strokes are darker or wider where the picture is: a linear map needs that product.
     near = luminance(blurred(image, 2 * FINEST))
-    for down, across in waves:
-        phase = 2 * math.pi * (down * y + across * x)
+    for phase in phases(image, waves):
         found += [factor * wave()[None] for wave in (phase.cos, phase.sin) for factor in (1, near)]
     return torch.cat(found).flatten(1).T
+
+
+def phases(image: Tensor, waves: Sequence[Wave]) -> list[Tensor]:
+    """Each wave's phase at the pixels of an image, (height, width) in radians."""
+    y, x = _places(image)
+    return [2 * math.pi * (down * y + across * x) for down, across in waves]
 
 
 def chroma_features(image: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class PairsOptions(ModelOptions):
     steps: int = of_source(30, "sampling steps", Number(1, unit=1))
     cfg: float | None = of_source(None, "λ_cfg", Number(0), default="5; FLUX 1")
     negative: str = of_source("", "negative prompt")
-    limit: float = of_gate(0.6, "largest error on held-out parts of the pair; 1: the photo unchanged", Number(0, 1))
+    limit: float = of_gate(0.42, "largest error on held-out blocks of the pair; 1: the photo unchanged", Number(0, 1))
     check_only: bool = of_gate(False, "print the errors and write nothing")
     out: Path | None = of_output(None, "new folder", Path)
     real_share: float = of_output(0.5, "of a run's samples that are the real pair", Number(0.01, 0.99))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .details import Details
 from .features import Wave, chroma_features, tone_features
 
 KINDS = ("linear", "tone", "colour")  # the cheapest and simplest first
@@ -70,22 +71,25 @@ class StyleMap:
         net: Its pixels' colours.
         scales: At which it sees brightness and edges.
         waves: The lattice it knows.
+        details: Of the pair, which are added to what the net gives.
     """
 
     net: PixelMap
     scales: tuple[float, ...]
     waves: tuple[Wave, ...]
+    details: Details | None = None
 
     @property
     def name(self) -> str:
-        return self.net.kind + (" and lattice" if self.waves else "")
+        return self.net.kind + (", lattice" if self.waves else "") + (", details" if self.details else "")
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         """The picture in the style: (3, height, width) in [0, 1] to the same."""
         inputs = inputs_of(image, self.scales, self.waves)
         parts = [self.net(inputs.at(slice(i, i + PART))) for i in range(0, len(inputs.tone), PART)]
-        return torch.cat(parts).T.reshape(image.shape).clamp(0, 1)
+        mapped = torch.cat(parts).T.reshape(image.shape).clamp(0, 1)
+        return mapped if self.details is None else self.details(image, mapped)
 
 
 def inputs_of(image: Tensor, scales: Sequence[float], waves: Sequence[Wave] = ()) -> Inputs:
