@@ -11,9 +11,9 @@ from pair_network.__main__ import main
 from pair_network.errors import PairError
 from pair_network.pseudo_pairs import command, features, gate
 from pair_network.pseudo_pairs.folder import MadePair, dataset
-from pair_network.pseudo_pairs.gate import best, block_parts, colour_parts, try_maps
+from pair_network.pseudo_pairs.gate import Trial, best, block_parts, colour_parts, try_maps, with_details
 from pair_network.pseudo_pairs.options import read_pairs
-from pair_network.pseudo_pairs.style_map import fit, inputs_of
+from pair_network.pseudo_pairs.style_map import StyleMap, fit, inputs_of
 
 
 def scene(seed, height=64, width=64):
@@ -90,6 +90,40 @@ def test_a_lattice_is_found_where_there_is_one():
     waves = features.find_waves(left)
     assert any(abs(down - 1 / 6) < 0.01 and abs(across - 1 / 6) < 0.01 for down, across in waves)
     assert features.find_waves(torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))) == []
+
+
+def linear_trial(style, blocks=1.0):
+    """A linear map, with the style's lattice where it has one."""
+    scales = features.scales_of(scene(0))
+
+    def fitted(waves):
+        net = fit("linear", inputs_of(scene(0), scales, waves), style.flatten(1).T, steps=0)
+        return StyleMap(net, scales, waves)
+
+    waves = tuple(features.find_waves(style - fitted(())(scene(0))))
+    return Trial(fitted(waves), blocks, 1.0)
+
+
+def test_details_bring_back_what_the_map_leaves_soft():
+    def ink(image):
+        return torch.from_numpy(HELD_OUT_STYLES["ink"](image.movedim(0, -1).numpy())).movedim(-1, 0)
+
+    soft = linear_trial(ink(scene(0)))
+    sharp = with_details(soft, scene(0), ink(scene(0)))
+    assert sharp.style_map.name == "linear, lattice, details" and sharp.blocks < soft.blocks
+    assert error(sharp.style_map, ink, range(1, 6)) < 0.9 * error(soft.style_map, ink, range(1, 6))
+
+
+def test_details_leave_colours_that_the_pair_lacks_to_the_map():
+    plain = linear_trial(faded(scene(0)))
+    detailed = with_details(plain, scene(0), faded(scene(0)))
+    assert error(detailed.style_map, faded, range(1, 6)) < 1.05 * error(plain.style_map, faded, range(1, 6)) + 0.01
+
+
+def test_details_that_do_not_come_again_are_left_out(quick):
+    noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(1))
+    trial = best(try_maps(scene(0), noise))
+    assert with_details(trial, scene(0), noise) is trial
 
 
 def test_held_out_parts_cover_the_frame_once():
@@ -230,7 +264,7 @@ def test_a_real_photo(side, name):
     own, other = photo_parts(side)
     style = HELD_OUT_STYLES[name]
     truth = [torch.from_numpy(style(part.movedim(0, -1).numpy())).movedim(-1, 0) for part in (own, other)]
-    chosen = best(try_maps(own, truth[0]))
+    chosen = with_details(best(try_maps(own, truth[0])), own, truth[0])
     missed = (chosen.style_map(other) - truth[1]).square().mean() / (other - truth[1]).square().mean()
     assert missed.sqrt() < 0.35
     assert chosen.blocks < 0.35
