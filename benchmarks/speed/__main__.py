@@ -175,7 +175,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--targets", default="attention", help="kinds of layers, joined by +")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--compile", action="store_true", help="torch.compile on every way's U-Net; takes minutes each")
-    parser.add_argument("--ways", nargs="+", default=[], help="parts of names of the ways to time; all by default")
+    parser.add_argument("--ways", nargs="+", default=[], help='parts of names; all but "kohya" by default')
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--machine", default=f"{platform.machine()}, {os.cpu_count()} cores", help="in words")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "speed")

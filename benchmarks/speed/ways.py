@@ -73,7 +73,7 @@ def make_ways(setting: Setting, wanted: Sequence[str] = ()) -> dict[str, Way]:
         wanted: Parts of names; the floor and the plain LoRA, to which all are compared, are always there. Empty: all.
     """
     makers: dict[str, Callable[[], Way]] = {FLOOR: lambda: _floor(setting), PLAIN: lambda: _plain(setting)}
-    if "SD_SCRIPTS_DIR" in os.environ:
+    if any(part in KOHYA for part in wanted):  # named alone, as it needs a checkout
         makers[KOHYA] = lambda: _kohya(setting)
     for orthogonality in ("frozen", "penalty"):
         for phase in ("joint", "alternate", "content only"):
@@ -180,7 +180,7 @@ def _plain(setting: Setting) -> Way:
 
 
 def _kohya(setting: Setting) -> Way:
-    """The same as kohya's own layers do it, from a checkout of sd-scripts."""
+    """The same as kohya's own layers do it; needs the packages of the checkout in SD_SCRIPTS_DIR."""
     unet = _model(setting)
     network = create_network(1.0, 1, 1.0, None, None, unet, targets=setting.targets)
     sys.path.insert(0, os.environ["SD_SCRIPTS_DIR"])
