@@ -42,7 +42,7 @@ def change(file, key=WEIGHT):
 
 def test_each_lora_is_merged_as_merge_alone_does(base, loras, run, tmp_path):
     """The checkpoint that lies among the LoRAs is none of them, and a damaged LoRA stops nothing."""
-    (tmp_path / "in" / "broken.safetensors").write_bytes(b"x")
+    (tmp_path / "in" / "broken.safetensors").write_bytes(b"\0cut off")
     out = tmp_path / "out"
     arguments = ("--checkpoint", base, "-o", out, "--weights", 0.5, "--verify", "--jobs", 1)
     status, text, _ = run("batch", "merge", tmp_path / "in", *arguments)
