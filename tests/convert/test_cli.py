@@ -171,7 +171,7 @@ def tree(lora, tmp_path):
     """Three LoRAs in a folder with a sub-folder, a damaged file, and a link that leads out."""
     for name in ("in/a.safetensors", "in/b.safetensors", "in/sub/a.safetensors"):
         lora("sd1", name, keys=KEYS, seed=sum(map(ord, name)))
-    (tmp_path / "in" / "broken.safetensors").write_bytes(b"123")
+    (tmp_path / "in" / "broken.safetensors").write_bytes(b"\0cut off")
     lora("sd1", "secret.safetensors", keys=KEYS)
     (tmp_path / "in" / "link.safetensors").symlink_to(tmp_path / "secret.safetensors")
     return tmp_path / "in"

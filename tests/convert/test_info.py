@@ -156,6 +156,6 @@ def test_coupled_checkpoint_tells_its_orthogonality(tmp_path, unet, text_encoder
 
 def test_one_bad_file_is_named_and_the_others_are_described(lora, run, helpers, tmp_path):
     bad = tmp_path / "bad.safetensors"
-    bad.write_bytes(b"123")
+    bad.write_bytes(b"\0cut off")
     status, out, errors = run("info", bad, lora("sd1", keys=helpers.some_keys("sd1")))
     assert status == 1 and "bad.safetensors: not an intact" in errors and "kohya LoRA" in out
