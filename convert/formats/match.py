@@ -73,14 +73,14 @@ def match_all(keys: Iterable[str], family: Family, metadata: Mapping[str, str]) 
         "A1111": _a1111, "Forge": _forge, "Forge Neo": _forge_neo, "ComfyUI": _comfyui, "diffusers": _diffusers,
     }  # fmt: skip
     listed = list(keys)
-    if family.name == "flux" and set(BFL_CONTROL) <= set(listed):
-        return [_result(ui, listed, [] if ui in family.reads else listed, _absent(ui, family)) for ui in UIS]
-    return [
-        rules[ui](listed, family, metadata)
-        if ui in family.reads
-        else _result(ui, listed, listed, "", _absent(ui, family))
-        for ui in UIS
-    ]
+    is_control = family.name == "flux" and set(BFL_CONTROL) <= set(listed)
+
+    def verdict(ui: str) -> Match:
+        if ui not in family.reads:
+            return _result(ui, listed, listed, "", _absent(ui, family))
+        return _result(ui, listed, [], "") if is_control else rules[ui](listed, family, metadata)
+
+    return [verdict(ui) for ui in UIS]
 
 
 def _absent(ui: str, family: Family) -> str:

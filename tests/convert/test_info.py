@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from convert.formats.families import FAMILIES
-from convert.formats.match import match_all
+from convert.formats.match import BFL_CONTROL, match_all
 from convert.formats.names import kohya_entries
 from pair_network.families.unet import OUTSIDE, OUTSIDE_XL
 
@@ -159,3 +159,9 @@ def test_one_bad_file_is_named_and_the_others_are_described(lora, run, helpers, 
     bad.write_bytes(b"\0cut off")
     status, out, errors = run("info", bad, lora("sd1", keys=helpers.some_keys("sd1")))
     assert status == 1 and "bad.safetensors: not an intact" in errors and "kohya LoRA" in out
+
+
+def test_a_ui_without_flux_says_so_once_of_a_control_lora():
+    for match in match_all([*BFL_CONTROL, "double_blocks.0.img_attn.qkv.lora_A.weight"], FAMILIES["flux"], {}):
+        assert match.matched == (match.total if match.ui in FAMILIES["flux"].reads else 0)
+        assert match.verdict.count("nothing is applied") == (match.matched == 0)
