@@ -67,6 +67,6 @@ def _plain(value: Tensor, where: str) -> Tensor:
     if value.is_meta:
         raise PairError(f"{where} has no numbers, only a shape; save it again from a model that is loaded")
     plain = value.detach().to_dense().contiguous() if value.layout != torch.strided else value.detach().contiguous()
-    if not is_finite(bytearray(plain.flatten().view(torch.uint8).numpy()), element_of(plain.dtype)):
+    if not is_finite(plain.flatten().view(torch.uint8).numpy().data, element_of(plain.dtype)):
         raise PairError(f"{where} {BAD_INPUT}")
     return plain
