@@ -3,6 +3,7 @@
 The official recipe as released (attention alone) stands beside the one on all layers, the oracle (the same training on
 48 true pairs), the map that makes pseudo-pairs, alone, and LoRAs in the prompt's rows alone; all are drawn with the
 content's CFG throughout and with CFG that ends. Strength is also given as a share of what the autoencoder allows.
+Every row trains on the bench's budget of updates x rows, or on a multiple of it (--budget).
 It stops between two trainings after --minutes, and goes on when it is called again.
 """
 
@@ -25,6 +26,7 @@ from benchmarks.quality.__main__ import RESULTS, load_results, save_results
 from benchmarks.quality.curves import area, clean_strength, gain
 from benchmarks.quality.jobs import PRESET, ROOT, Job, _tools, base_pictures, make_prompts, model_hash, train_on
 from benchmarks.quality.measures import Reference, score
+from benchmarks.quality.methods import METHODS
 from benchmarks.quality.oracle import LEAST_STRUCTURE, STYLES, through_autoencoder
 from benchmarks.quality.plan import CFG_END, RESERVED_OPERATORS, THREE, WAYS
 from benchmarks.quality.report import plain_table
@@ -48,17 +50,25 @@ MADE, MADE_LIMIT, REAL_SHARE = PairsOptions.count, PairsOptions.limit, PairsOpti
 
 @dataclass(frozen=True)
 class Case:
-    """One training of a row, or the map alone."""
+    """One training of a row, or the map alone; `budget` is a multiple of the bench's updates x rows."""
 
     row: str
     style: str
     pair: str = "house"
     seed: int = 0
     prompts: int = 20
+    budget: int = 1
 
     @property
     def key(self) -> str:
-        return f"{self.row}-{self.style}-{self.pair}-{self.seed}-{self.prompts}"
+        longer = f"-x{self.budget}" if self.budget > 1 else ""
+        return f"{self.row}-{self.style}-{self.pair}-{self.seed}-{self.prompts}{longer}"
+
+    @property
+    def updates(self) -> tuple[str, ...]:
+        """Options of the training: its updates, a third of them with the content alone."""
+        steps = self.budget * METHODS[ROWS[self.row]].steps
+        return "--max_train_steps", str(steps), "--style_start_step", str(steps // 3)
 
     @property
     def job(self) -> Job:
@@ -92,7 +102,8 @@ def train_row(
     """The style LoRA's file, and what is worth noting of its training; ``further`` are options of it."""
     content, style = pair_images(case, folder)
     if case.row == "oracle":
-        return oracle.train(oracle.MODEL_DIR, case.style, folder, case.seed), {}
+        return oracle.train(oracle.MODEL_DIR, case.style, folder, case.seed, case.updates), {}
+    further = (*case.updates, *further)
     the_pair = ("--content", str(content), "--style", str(style), *further)
     if case.row != "ours, pseudo-pairs":
         return train_on(case.job, folder, PRESET, the_pair), {}
@@ -154,7 +165,12 @@ def run_case(case: Case, work: Path) -> dict[str, Any]:
 def page(results: dict[str, Any]) -> str:
     """The Markdown page: every row and way over its trainings, and its area against the released recipe's."""
     cases = list(results["jobs"].values())
-    groups = {"All trainings": cases, "Reserved and far styles": [case for case in cases if is_kept_out(case)]}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for budget in sorted({budget_of(case) for case in cases}):
+        own = [case for case in cases if budget_of(case) == budget]
+        title = "" if budget == 1 else f", {budget} times the updates"
+        groups[f"All trainings{title}"] = own
+        groups[f"Reserved and far styles{title}"] = [case for case in own if is_kept_out(case)]
     text = (
         f"# A fair comparison in little\n\n`python -m benchmarks.quality.fair`, the embedded model {results['model']}, "
         f"{STEPS} steps, CFG {GUIDANCE_SCALE:g}, style from {STYLE_START:g} of the steps on; CFG ends at {CFG_END:g}. "
@@ -203,7 +219,12 @@ def _gain(cases: list[dict[str, Any]], way: str, released: dict[tuple, float]) -
 
 
 def _training(case: dict[str, Any]) -> tuple:
-    return case["style"], case["pair"], case["seed"], case["prompts"]
+    return case["style"], case["pair"], case["seed"], case["prompts"], budget_of(case)
+
+
+def budget_of(case: dict[str, Any]) -> int:
+    """Multiple of the bench's updates x rows."""
+    return case.get("budget", 1)
 
 
 def _points(case: dict[str, Any], way: str) -> list[dict[str, float]]:
@@ -228,13 +249,14 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", choices=list(CONTENTS), default=["house"])
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each")
     parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument("--budget", type=int, default=1, help="multiple of the bench's updates x rows")
     parser.add_argument("--minutes", type=float, default=7.0, help="no training is begun after so many")
     parser.add_argument("--work", type=Path, default=ROOT / "benchmarks" / ".work")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     cases = [
-        Case(row, style, pair, seed, args.prompts)
+        Case(row, style, pair, seed, args.prompts, args.budget)
         for seed in range(args.seeds) for pair in args.pairs for style in args.styles for row in args.rows
     ]  # fmt: skip
     file, ends = args.out / "fair.json", time.monotonic() + 60 * args.minutes

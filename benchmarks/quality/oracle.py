@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,13 +77,14 @@ def write_pairs(folder: Path, name: str, count: int = NUM_PAIRS) -> tuple[Path, 
     return folder / "content", folder / "style"
 
 
-def train(model: Path, name: str, folder: Path, seed: int) -> Path:
-    """Trains on true pairs as `presets/embedded.toml` says; the style LoRA's file."""
+def train(model: Path, name: str, folder: Path, seed: int, further: Sequence[str] = ()) -> Path:
+    """Trains on true pairs as `presets/embedded.toml` says, ``further`` options last; the style LoRA's file."""
     content, style = write_pairs(folder, name)
     argv = [
         "--config_file", str(PRESET), "--pretrained_model_name_or_path", str(model),
         "--content", str(content), "--style", str(style), "--style_prompt", f"in {name} style",
         "--output_dir", str(folder), "--output_name", "oracle", "--seed", str(seed), "--save_precision", "float",
+        *further,
     ]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train_pairs(argv, without_previews(PairTrainer))

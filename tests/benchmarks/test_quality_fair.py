@@ -112,3 +112,17 @@ def test_it_goes_on_where_it_stopped_and_says_what_is_missing(
     assert "| ours | guidance | 3 | 0.75 | 0.60 | 0.94 | 0.70 | 0.75 |" in page
     assert "Styles: pixel." in page, "reserved styles stand apart"
     assert len(json.loads((tmp_path / "fair.json").read_text(encoding="utf-8"))["jobs"]) == 6
+    monkeypatch.setattr(sys, "argv", ["fair", *places, "ink", "--budget", "2"])
+    fair.main()
+    page = (tmp_path / "fair.md").read_text(encoding="utf-8")
+    assert "## All trainings, 2 times the updates" in page and page.count("| ours | guidance | 3 |") == 1
+    assert "| ours | guidance | 1 |" in page, "trainings of unlike length are not averaged"
+
+
+def test_a_longer_training_has_more_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(fair, "train_on", lambda job, folder, preset, options: given.append(list(options)) or folder)
+    for budget in (1, 3):
+        fair.train_row(fair.Case("plain", "ink", budget=budget), tmp_path, None, tmp_path)  # type: ignore[arg-type]
+    steps = [options[options.index("--max_train_steps") + 1] for options in given]
+    assert int(steps[1]) == 3 * int(steps[0]) == 3 * methods.METHODS["plain"].steps
