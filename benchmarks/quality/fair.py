@@ -141,7 +141,10 @@ def run_case(case: Case, work: Path) -> dict[str, Any]:
     reference = Reference.of(judge, base, STYLES[case.style], [prompt.subject for prompt in prompts], subject)
     curves: dict[str, list[dict[str, float]]] = {}
     started = time.process_time()
-    notes: dict[str, Any] = {"ceiling": reference.strength(through_autoencoder(sampler, reference.truth))}
+    notes: dict[str, Any] = {
+        "ceiling": reference.strength(through_autoencoder(sampler, reference.truth)),
+        "truth_structure": score(reference.truth, reference, judge)["structure"],
+    }
     with tempfile.TemporaryDirectory(dir=work) as folder:
         if case.row == "map alone":
             found = fitted_map(case, Path(folder))
@@ -181,8 +184,11 @@ def page(results: dict[str, Any]) -> str:
     )
     for title, group in groups.items():
         if group:
-            styles = ", ".join(dict.fromkeys(case["style"] for case in group))
-            text += f"\n## {title}\n\nStyles: {styles}.\n\n" + plain_table("row | drawn", _table(group))
+            # What the judge gives the true answers is the most that a style can have.
+            kept = {case["style"]: f" ({case['truth_structure']:.2f})" for case in group}
+            styles = ", ".join(style + found for style, found in kept.items())
+            text += f"\n## {title}\n\nStyles (structure of T(base)): {styles}.\n\n"
+            text += plain_table("row | drawn", _table(group))
     return text
 
 

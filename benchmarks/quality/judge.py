@@ -6,6 +6,7 @@ the two regions in which a picture is compared with the true answer.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -16,12 +17,15 @@ from torch.nn import functional
 from tqdm import trange
 
 from demo.data import HELD_OUT_SEED
+from demo.far_styles import FAR_STYLES
 from demo.scenes import render_scene
 from demo.styles import STYLES, Style, blur
 from demo.subjects import SUBJECTS
 from demo.textures import shuffle_colours
 
 CLASSES = ("background", *SUBJECTS)
+# All that are ever judged: in a style that it had not seen, it took the true answers themselves for broken pictures.
+SEEN_STYLES: dict[str, Style] = STYLES | FAR_STYLES
 STEPS = 2000
 BATCH = 32
 POOL = 8000
@@ -86,7 +90,7 @@ def styled(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """
     if rng.random() < 0.75:
         share = 1.0 if rng.random() < 0.5 else rng.random()
-        image = (1 - share) * image + share * list(STYLES.values())[rng.integers(len(STYLES))](image)
+        image = (1 - share) * image + share * list(SEEN_STYLES.values())[rng.integers(len(SEEN_STYLES))](image)
     if rng.random() < 0.2:
         image = shuffle_colours(rng, image)
     image = blur(image, int(rng.integers(3)))
@@ -95,8 +99,9 @@ def styled(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def load_judge(work: Path) -> Judge:
-    """The judge, trained at the first call (minutes), kept in `work`."""
-    file = work / "judge.pt"
+    """The judge, trained at the first call (minutes), kept in `work` under the styles that it was shown."""
+    shown = hashlib.sha256(" ".join(SEEN_STYLES).encode()).hexdigest()[:8]
+    file = work / f"judge_{shown}.pt"
     if not file.exists():
         work.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality import fair, judge, methods, sampler
+from benchmarks.quality import fair, judge, methods, oracle, sampler
 from benchmarks.quality.jobs import make_prompts
 from benchmarks.quality.measures import Reference, all_features
 from benchmarks.quality.plan import WAYS
@@ -43,7 +43,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("row", "style"), [("ours, pseudo-pairs", "duotone"), ("map alone", "blueprint")])
 def test_rows_are_made_and_scored(row: str, style: str, short: None, work: Path) -> None:
     found = fair.run_case(fair.Case(row, style, prompts=3), work)
-    assert 0 < found["ceiling"] <= 1 and found["map"]
+    assert 0 < found["ceiling"] <= 1 and 0 < found["truth_structure"] <= 1 and found["map"]
     assert list(found["curves"]) == (["the map"] if row == "map alone" else list(WAYS))
     points = [point for curve in found["curves"].values() for point in curve]
     assert all(np.isfinite(value) for point in points for value in point.values())
@@ -99,7 +99,7 @@ def test_it_goes_on_where_it_stopped_and_says_what_is_missing(
         ran.append(case.key)
         better = {**point, "strength": 0.75} if case.row == "ours" else point
         curves = {way: [{"at": 1.0, **better}] for way in WAYS}
-        return {**vars(case), "ceiling": 0.8, "base": base, "curves": curves, "cpu_seconds": 1}
+        return {**vars(case), "ceiling": 0.8, "truth_structure": 0.9, "base": base, "curves": curves, "cpu_seconds": 1}
 
     monkeypatch.setattr(fair, "run_case", run)
     places = ["--work", str(tmp_path / "work"), "--out", str(tmp_path), "--rows", "released", "ours", "--styles"]
@@ -110,13 +110,23 @@ def test_it_goes_on_where_it_stopped_and_says_what_is_missing(
     assert "2 of 2 are not done yet" in capsys.readouterr().out
     page = (tmp_path / "fair.md").read_text(encoding="utf-8")
     assert "| ours | guidance | 3 | 0.75 | 0.60 | 0.94 | 0.70 | 0.75 |" in page
-    assert "Styles: pixel." in page, "reserved styles stand apart"
+    assert "Styles (structure of T(base)): pixel (0.90)." in page, "reserved styles stand apart"
     assert len(json.loads((tmp_path / "fair.json").read_text(encoding="utf-8"))["jobs"]) == 6
     monkeypatch.setattr(sys, "argv", ["fair", *places, "ink", "--budget", "2"])
     fair.main()
     page = (tmp_path / "fair.md").read_text(encoding="utf-8")
     assert "## All trainings, 2 times the updates" in page and page.count("| ours | guidance | 3 |") == 1
     assert "| ours | guidance | 1 |" in page, "trainings of unlike length are not averaged"
+
+
+def test_the_judge_was_shown_all_that_it_judges() -> None:
+    """In a style that it had not seen it took true answers for broken pictures: enamel had half of its structure."""
+    assert set(oracle.STYLES) <= set(judge.SEEN_STYLES)
+    scene, drawn = render_scene(3).image, []
+    for seed in range(200):
+        drawn.append(judge.styled(np.random.default_rng(seed), scene))
+    for style in (HELD_OUT_STYLES | FAR_STYLES).values():
+        assert min(np.abs(image - style(scene)).mean() for image in drawn) < 0.06
 
 
 def test_a_longer_training_has_more_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
