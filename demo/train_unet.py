@@ -23,7 +23,7 @@ from demo.style_family import caption_words
 from demo.styles import HELD_OUT_STYLES
 from demo.train_vae import load_pools, trains_vae
 from demo.training import Budget, Training
-from demo.vocabulary import STYLE_WORDS, WORDS, write_tokenizer
+from demo.vocabulary import write_tokenizer
 
 FAMILY_SHARE = 0.6
 CAPTION_DROPOUT = 0.1
@@ -124,7 +124,7 @@ def draw_caption(rng: np.random.Generator, labels: np.ndarray, words: Sequence[s
 def build_models(args: argparse.Namespace) -> tuple[AutoencoderKL, CLIPTokenizer, CLIPTextModel, UNet2DConditionModel]:
     """The parts of the model: from `args.init` when given, else the trained autoencoder and fresh networks."""
     torch.manual_seed(args.seed)
-    tokenizer = write_tokenizer(args.work / f"tokenizer_{parallel.rank()}", WORDS + STYLE_WORDS)
+    tokenizer = write_tokenizer(args.work / f"tokenizer_{parallel.rank()}")
     shape = SHAPES[args.size]
     vae, text_encoder, unet = build_vae(shape), build_text_encoder(tokenizer), build_unet(shape)
     vae_folder = args.work / "vae" if trains_vae(args) else args.init / "vae"

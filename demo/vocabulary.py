@@ -23,8 +23,8 @@ GRAMMAR = ("a", "an", "photo", "of", "on", "in", "background", "style")
 WORDS: tuple[str, ...] = tuple(
     dict.fromkeys((*GRAMMAR, *SUBJECTS, *COLOURS, *BACKGROUNDS, NONCE_SUBJECT, *NONCE_STYLES, *STYLES))
 )
-# What a model trained on the family of styles knows as well.
 STYLE_WORDS: tuple[str, ...] = tuple(word for word in (*FAMILY_WORDS, *FAR_STYLES) if word not in WORDS)
+ALL_WORDS = WORDS + STYLE_WORDS
 # Printable ASCII in lower case; CLIP lowers the text before it looks up a token.
 CHARACTERS = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
 
@@ -44,7 +44,7 @@ def _split(word: str, merges: list[Merge]) -> list[str]:
     return pieces
 
 
-def build_merges(words: tuple[str, ...] = WORDS) -> list[Merge]:
+def build_merges(words: tuple[str, ...] = ALL_WORDS) -> list[Merge]:
     """Merges that join each word into one token.
 
     A word's missing merges are appended behind those of the words before it, so they can no longer come between an
@@ -64,7 +64,7 @@ def build_vocabulary(merges: list[Merge]) -> dict[str, int]:
     return {token: index for index, token in enumerate([*tokens, START, END])}
 
 
-def write_tokenizer(folder: Path, words: tuple[str, ...] = WORDS) -> CLIPTokenizer:
+def write_tokenizer(folder: Path, words: tuple[str, ...] = ALL_WORDS) -> CLIPTokenizer:
     """Writes the files of a tokenizer that knows `words` into `folder` and loads them from there."""
     merges = build_merges(words)
     folder.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,7 @@ NUM_PAIRS = 48
 PAIR_SEED = HELD_OUT_SEED + 800_000
 # The silhouette has to stay where it was: a stronger style at less than this does not count.
 LEAST_STRUCTURE = 0.75
+STRONGER = (3.0, 4.0)
 SHOWN = 8
 
 
@@ -112,7 +113,8 @@ def measure(
     ceiling, everywhere = reference.strength(allowed), np.ones(base.shape[:3])
     best, drawn = Finding(0.0, ceiling, 0.0, 1.0, 1.0, "none"), base
     for way, (mode, cfg_end, strengths) in WAYS.items():
-        for strength in strengths:
+        # It is asked for its best: with guidance that lay at the end of the range in which methods are compared.
+        for strength in (*strengths, *(STRONGER if mode == "guidance" else ())):
             images = sampler.draw(prompts, f"in {name} style", file, mode, strength, cfg_end)
             figures = score(images, reference, judge)
             if figures["structure"] >= LEAST_STRUCTURE and figures["strength"] > best.strength:

@@ -15,7 +15,7 @@ from demo import parallel, train_base, train_unet, train_vae
 from demo.data import load_scenes
 from demo.model_config import MODEL_DIR, SHAPES, build_text_encoder, build_unet, build_vae, load_pipeline
 from demo.sample_sheet import generate
-from demo.vocabulary import STYLE_WORDS, WORDS, write_tokenizer
+from demo.vocabulary import WORDS, write_tokenizer
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_every_size_has_latents_of_the_same_size(size):
 
 
 def test_known_words_keep_their_meaning_in_a_larger_vocabulary(tmp_path):
-    small, large = write_tokenizer(tmp_path / "small"), write_tokenizer(tmp_path / "large", WORDS + STYLE_WORDS)
+    small, large = write_tokenizer(tmp_path / "small", WORDS), write_tokenizer(tmp_path / "large")
     given, grown = build_text_encoder(small), build_text_encoder(large)
     train_unet.start_from(grown, given)
     train_unet.start_words(grown, large, given, small)
