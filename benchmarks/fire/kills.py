@@ -22,9 +22,8 @@ def run(folder: Path, score: Score, plan: Plan) -> None:
     length = {"train": _undisturbed(folder, "train", score), "convert": _undisturbed(folder, "convert", score)}
     for number, generator in score.numbers(plan):
         kind = "convert" if number % 3 == 2 else "train"
-        while not _is_killed(folder, kind, moment := generator.uniform(0, length[kind]), score):
-            # It had ended before: an earlier moment, so that as many are killed as trials are counted.
-            length[kind] = min(length[kind], max(moment, 0.1))
+        while not _is_killed(folder, kind, generator.uniform(0, length[kind]), score):
+            pass  # it had ended before: another moment, so that as many are killed as trials are counted
         if kind == "train" and number % RESUMED_EVERY == 0:
             _resume(folder, score)
     for kind in ("train", "convert"):
