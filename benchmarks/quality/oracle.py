@@ -173,8 +173,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = train(args.model, name, Path(folder), args.seed)
             findings[name], rows[name] = measure(sampler, judge, prompts, name, file)
-        own = args.model.is_relative_to(ROOT)
-        kept = {"model": str(args.model.relative_to(ROOT) if own else args.model), "prompts": args.prompts, "seed": args.seed}
+        model = args.model.relative_to(ROOT) if args.model.is_relative_to(ROOT) else args.model
+        kept = {"model": str(model), "prompts": args.prompts, "seed": args.seed}
         found = {style: asdict(finding) for style, finding in findings.items()}
         (args.out / "oracle.json").write_text(json.dumps({**kept, "styles": found}, indent=1) + "\n", encoding="utf-8")
         (args.out / "oracle.md").write_text(page(findings, args.prompts), encoding="utf-8")
