@@ -26,7 +26,7 @@ from benchmarks.quality.__main__ import RESULTS, load_results, save_results
 from benchmarks.quality.curves import area, clean_strength, gain
 from benchmarks.quality.jobs import PRESET, ROOT, Job, _tools, base_pictures, make_prompts, model_hash, train_on
 from benchmarks.quality.measures import Reference, score
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import METHODS, length_options
 from benchmarks.quality.oracle import LEAST_STRUCTURE, STYLES, through_autoencoder
 from benchmarks.quality.plan import CFG_END, RESERVED_OPERATORS, THREE, WAYS
 from benchmarks.quality.report import plain_table
@@ -67,8 +67,7 @@ class Case:
     @property
     def updates(self) -> tuple[str, ...]:
         """Options of the training: its updates, a third of them with the content alone."""
-        steps = self.budget * METHODS[ROWS[self.row]].steps
-        return "--max_train_steps", str(steps), "--style_start_step", str(steps // 3)
+        return length_options(self.budget * METHODS[ROWS[self.row]].steps)
 
     @property
     def job(self) -> Job:
@@ -169,8 +168,8 @@ def page(results: dict[str, Any]) -> str:
     """The Markdown page: every row and way over its trainings, and its area against the released recipe's."""
     cases = list(results["jobs"].values())
     groups: dict[str, list[dict[str, Any]]] = {}
-    for budget in sorted({budget_of(case) for case in cases}):
-        own = [case for case in cases if budget_of(case) == budget]
+    for budget in sorted({case["budget"] for case in cases}):
+        own = [case for case in cases if case["budget"] == budget]
         title = "" if budget == 1 else f", {budget} times the updates"
         groups[f"All trainings{title}"] = own
         groups[f"Reserved and far styles{title}"] = [case for case in own if is_kept_out(case)]
@@ -225,12 +224,7 @@ def _gain(cases: list[dict[str, Any]], way: str, released: dict[tuple, float]) -
 
 
 def _training(case: dict[str, Any]) -> tuple:
-    return case["style"], case["pair"], case["seed"], case["prompts"], budget_of(case)
-
-
-def budget_of(case: dict[str, Any]) -> int:
-    """Multiple of the bench's updates x rows."""
-    return case.get("budget", 1)
+    return case["style"], case["pair"], case["seed"], case["prompts"], case["budget"]
 
 
 def _points(case: dict[str, Any], way: str) -> list[dict[str, float]]:

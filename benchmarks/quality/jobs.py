@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.quality.judge import Judge, load_judge
 from benchmarks.quality.measures import Reference, score
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import METHODS, length_options
 from benchmarks.quality.pictures import SHOWN, save_strip
 from benchmarks.quality.sampler import GUIDANCE_SCALE, MODES, STEPS, STYLE_START, Prompt, Sampler
 from demo.make_pairs import CONTENTS, PAIRS_DIR
@@ -165,7 +165,7 @@ def train_on(job: Job, folder: Path, preset: Path, images: Sequence[str]) -> Pat
         "--style_prompt", f"in {job.operator} style",
         "--output_dir", str(folder), "--output_name", "style", "--seed", str(job.seed),
         "--learning_rate", str(job.rate),
-        "--max_train_steps", str(method.steps), "--style_start_step", str(method.steps // 3),
+        *length_options(method.steps),
         "--save_precision", "float", *method.options, "--network_args", *method.network_args,
         *images,
     ]  # fmt: skip

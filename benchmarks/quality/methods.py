@@ -44,6 +44,11 @@ class Method:
         return round(ROW_UPDATES / (self.rows * PAIRS))
 
 
+def length_options(steps: int) -> tuple[str, ...]:
+    """Options of a training of so many updates, a third of them with the content alone."""
+    return "--max_train_steps", str(steps), "--style_start_step", str(steps // 3)
+
+
 FREE = ("orthogonality=none", LAYERS)
 FROZEN = ("orthogonality=frozen", LAYERS)
 

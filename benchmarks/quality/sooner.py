@@ -20,7 +20,7 @@ from benchmarks.quality.__main__ import RESULTS, load_results, save_results
 from benchmarks.quality.fair import Case, strongest, train_row
 from benchmarks.quality.jobs import ROOT, _tools, base_pictures
 from benchmarks.quality.measures import Reference, score
-from benchmarks.quality.methods import METHODS
+from benchmarks.quality.methods import METHODS, length_options
 from benchmarks.quality.oracle import LEAST_STRUCTURE, STYLES
 from benchmarks.quality.plan import WAYS
 from benchmarks.quality.report import plain_table
@@ -52,11 +52,10 @@ def run(case: Case, steps: int, work: Path) -> Run:
     subject = CONTENTS[case.pair][1]
     prompts, base = base_pictures(work, subject, case.prompts)
     reference = Reference.of(judge, base, STYLES[case.style], [prompt.subject for prompt in prompts], subject)
-    further = ("--max_train_steps", str(steps), "--style_start_step", str(steps // 3))
     with tempfile.TemporaryDirectory(dir=work) as folder:
         started = time.process_time()
         # Its own folder in place of `work`: the other pictures are drawn anew, as a user's are.
-        file, _ = train_row(case, Path(folder), sampler, Path(folder), further)
+        file, _ = train_row(case, Path(folder), sampler, Path(folder), length_options(steps))
         seconds = time.process_time() - started
         mode, cfg_end, strengths = WAYS[WAY]
         drawn = [sampler.draw(prompts, f"in {case.style} style", file, mode, at, cfg_end) for at in strengths]
