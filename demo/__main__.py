@@ -71,7 +71,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pair_alone", action="store_true", help="make no further pairs out of it")
     parser.add_argument("--output_dir", type=Path, default=OUTPUT_DIR, help="folder for files and picture")
     parser.add_argument("--scale", type=float, default=1.5, help="style guidance scale (the paper's lambda_style)")
-    parser.add_argument("--start", type=float, default=0.1, help="share of the steps without style guidance")
+    parser.add_argument("--start", type=float, default=Style.start, help="share of the steps without style guidance")
     parser.add_argument(
         "--cfg_end", type=float, default=0.4, help="share of the steps after which the content CFG is 1"
     )

@@ -19,6 +19,7 @@ from demo.scenes import to_picture
 from demo.styles import HELD_OUT_STYLES
 from pair_network import PairError
 from pair_network.images import open_image
+from pair_network.sampling.pipelines import Style
 from pair_network.sampling.previews import grid, save_picture
 
 EXPLANATION = (
@@ -33,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pair", default="house", help="which bundled picture")
     parser.add_argument("--loras", type=Path, default=OUTPUT_DIR, help="folder of STYLE.safetensors")
     parser.add_argument("--scale", type=float, default=1.5, help="style guidance scale")
-    parser.add_argument("--start", type=float, default=0.1, help="share of the steps without style guidance")
+    parser.add_argument("--start", type=float, default=Style.start, help="share of the steps without style guidance")
     parser.add_argument("--cfg_end", type=float, default=0.4, help="share of the steps with content CFG")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--tile", type=int, default=160, help="side of a tile in pixels")

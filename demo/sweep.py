@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", default="a photo of an orange cat on a blue background")
     parser.add_argument("--scales", nargs="+", type=float, default=SCALES, help="columns: λ")
     parser.add_argument("--strengths", nargs="+", type=float, default=STRENGTHS, help="rows: strength of the LoRA")
-    parser.add_argument("--start", type=float, default=0.1, help="share of the steps without style guidance")
+    parser.add_argument("--start", type=float, default=Style.start, help="share of the steps without style guidance")
     parser.add_argument("--cfg", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seed", type=int, default=11)

@@ -50,7 +50,12 @@ MADE, MADE_LIMIT, REAL_SHARE = PairsOptions.count, PairsOptions.limit, PairsOpti
 
 @dataclass(frozen=True)
 class Case:
-    """One training of a row, or the map alone; `budget` is a multiple of the bench's updates x rows."""
+    """One training of a row, or the map alone.
+
+    Attributes:
+        budget: a multiple of the bench's updates x rows.
+        start: share of the steps without style in guidance.
+    """
 
     row: str
     style: str
@@ -58,11 +63,12 @@ class Case:
     seed: int = 0
     prompts: int = 20
     budget: int = 1
+    start: float = STYLE_START
 
     @property
     def key(self) -> str:
         longer = f"-x{self.budget}" if self.budget > 1 else ""
-        return f"{self.row}-{self.style}-{self.pair}-{self.seed}-{self.prompts}{longer}"
+        return f"{self.row}-{self.style}-{self.pair}-{self.seed}-{self.prompts}-{self.start:g}{longer}"
 
     @property
     def updates(self) -> tuple[str, ...]:
@@ -261,6 +267,8 @@ def main() -> None:
     ]  # fmt: skip
     file, ends = args.out / "fair.json", time.monotonic() + 60 * args.minutes
     results = load_results(file)
+    # Drawn otherwise, they cannot stand in one table.
+    results["jobs"] = {key: case for key, case in results["jobs"].items() if case.get("start") == STYLE_START}
     for case in cases:
         if case.key not in results["jobs"] and time.monotonic() < ends:
             results["jobs"][case.key] = run_case(case, args.work)

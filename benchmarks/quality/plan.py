@@ -28,11 +28,12 @@ THREE = {"lora": (0.6, 1.0, 1.4), "guidance": (1.0, 1.5, 2.2)}
 FIVE = {"lora": (0.4, 0.7, 1.0, 1.3, 1.6), "guidance": (0.5, 1.0, 1.5, 2.0, 3.0)}
 CFG_END = 0.4
 # Ways to draw with a style LoRA: the sampler's mode, where the content's CFG ends, and at which strengths.
+SCALES = (*THREE["guidance"], 3.2)
 WAYS: dict[str, tuple[str, float, tuple[float, ...]]] = {
     "lora": ("lora", 1.0, THREE["lora"]),
     "positive rows": ("positive", 1.0, THREE["lora"]),
-    "guidance": ("guidance", 1.0, THREE["guidance"]),
-    "guidance, CFG ends": ("guidance", CFG_END, THREE["guidance"]),
+    "guidance": ("guidance", 1.0, SCALES),
+    "guidance, CFG ends": ("guidance", CFG_END, SCALES),
 }
 LEARNING_RATES = (5e-4, 1.5e-3, 4e-3, 1e-2)
 

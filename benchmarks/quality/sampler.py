@@ -17,10 +17,11 @@ from demo.model_config import MODEL_DIR, load_pipeline
 from demo.parallel import device, fast_dtype
 from pair_network import create_network_from_weights
 from pair_network.sampling.guidance import content_cfg, is_in_interval, style_guided
+from pair_network.sampling.pipelines import Style
 
 GUIDANCE_SCALE = 3.0
 STEPS = 8
-STYLE_START = 0.1
+STYLE_START = Style.start
 BATCH = {"cpu": 20, "cuda": 200}
 MODES = ("lora", "guidance")
 
@@ -64,20 +65,18 @@ class Sampler:
         Args:
             prompts: what to draw.
             words: style words, appended to the prompts of the rows that carry the style.
-            style: file of the style LoRA, or None to draw without.
+            style: file of the style LoRA, or None where the base model knows what the words mean.
             mode: "lora", in all rows at `strength`, as UIs apply a LoRA; "positive", in the prompt's rows alone; or
                 "guidance", eq. 10 with lambda `strength`.
-            strength: of the LoRA or of the guidance; 0 draws the base picture.
+            strength: of the LoRA or of the guidance; 0 draws the base picture, without the words.
             cfg_end: share of the steps after which the content's CFG is 1.
         """
-        null, plain, styled, guidance = self.unet, self.unet, None, 0.0
-        if style is not None and strength != 0:
-            if mode == "guidance":
-                styled, guidance = self._merged(style, 1.0), strength
-            else:
-                plain = self._merged(style, strength)
-                null = plain if mode == "lora" else self.unet
-        own_words = words if plain is not self.unet else ""
+        null, plain, styled, guidance, own_words = self.unet, self.unet, None, 0.0, ""
+        if strength != 0 and mode == "guidance":
+            styled, guidance = self._merged(style, 1.0), strength
+        elif strength != 0:
+            plain, own_words = self._merged(style, strength), words
+            null = plain if mode == "lora" else self.unet
         parts = []
         size = BATCH[self.device.type]
         for first in range(0, len(prompts), size):
@@ -88,8 +87,10 @@ class Sampler:
             parts.append((images / 2 + 0.5).clamp(0, 1).movedim(1, -1).cpu().numpy())
         return np.concatenate(parts)
 
-    def _merged(self, style: Path, strength: float) -> torch.nn.Module:
-        """A copy of the U-Net with the LoRA in its weights, added in float32."""
+    def _merged(self, style: Path | None, strength: float) -> torch.nn.Module:
+        """A copy of the U-Net with the LoRA in its weights, added in float32; the U-Net itself without one."""
+        if style is None:
+            return self.unet
         unet = copy.deepcopy(self.pipe.unet)
         network, _ = create_network_from_weights(strength, str(style), None, None, unet, for_inference=True)
         network.merge_to(None, unet)

@@ -70,13 +70,22 @@ def test_the_command_leaves_figures_a_page_and_a_sheet(tmp_path: Path, monkeypat
     monkeypatch.setattr(sampler, "STEPS", 1)
     monkeypatch.setattr(oracle, "train", lambda *_: tmp_path / "style.safetensors")
     monkeypatch.setattr(oracle, "load_judge", lambda _: Judge().eval())
-    argv = ["oracle", "--styles", "ink", "enamel", "--prompts", "2", "--out", str(tmp_path / "out")]
+    argv = ["oracle", "--styles", "ink", "enamel", "night", "--prompts", "2", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", argv)
     oracle.main()
     figures = json.loads((tmp_path / "out" / "oracle.json").read_text(encoding="utf-8"))
-    assert list(figures["styles"]) == ["ink", "enamel"]
-    assert "| enamel |" in (tmp_path / "out" / "oracle.md").read_text(encoding="utf-8")
-    assert Image.open(tmp_path / "out" / "oracle.webp").height == 2 * (4 * 64 + 8)
+    assert list(figures["styles"]) == ["ink", "enamel", "night"]
+    learnt, known = (tmp_path / "out" / "oracle.md").read_text(encoding="utf-8").split("by their names in the prompt")
+    assert "| enamel |" in learnt and "| night |" not in learnt and "| night |" in known
+    assert Image.open(tmp_path / "out" / "oracle.webp").height == 3 * (4 * 64 + 8)
+
+
+def test_a_style_that_the_base_model_knows_is_drawn_by_its_name() -> None:
+    painter, judge, prompts = sampler.Sampler(), Unmoved(), make_prompts("house", 2)
+    found, (base, drawn, _, truth) = oracle.measure(painter, judge, prompts, "night", None)
+    assert found.at != "none"
+    assert np.abs(drawn - truth).mean() < np.abs(base - truth).mean()
+    np.testing.assert_array_equal(painter.draw(prompts, "in night style", None, "lora", 0.0), base)
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
