@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from .details import details_of
-from .features import find_waves, luminance, scales_of
+from .features import Wave, find_waves, luminance, scales_of
 from .style_map import KINDS, Inputs, StyleMap, fit, inputs_of
+from .tiles import Tiles, find_tiles
 
 BLOCKS = 6  # blocks along each side of the frame, held out like the fields of a chessboard
 STEPS, TRIAL_STEPS = 500, 200  # updates of a network on the whole pair, and on a part of it
@@ -44,18 +45,23 @@ class Trial:
 
 
 def try_maps(content: Tensor, style: Tensor) -> list[Trial]:
-    """Every kind of map, without and (where what is left has one) with a lattice; simpler ones first.
+    """Every kind of map, without and (where the style has them) with tiles and a lattice; simpler ones first.
 
     Args:
         content, style: The pair, (3, height, width) in [0, 1], of one size.
     """
     trials = []
+    tiles = find_tiles(style)
     for kind in KINDS:
-        plain = _trial(kind, content, style, ())
+        plain = _trial(kind, content, style)
         trials.append(plain)
         waves = find_waves(style - plain.style_map(content))
         if waves:
-            trials.append(_trial(kind, content, style, tuple(waves)))
+            trials.append(_trial(kind, content, style, waves=tuple(waves)))
+        if tiles:
+            trials.append(_trial(kind, content, style, tiles=tiles))
+            # What looked like tiles was something else.
+            tiles = tiles if trials[-1].error < plain.error else None
         if any(trial.error < ENOUGH for trial in trials):
             break
     return trials
@@ -64,17 +70,18 @@ def try_maps(content: Tensor, style: Tensor) -> list[Trial]:
 def with_details(trial: Trial, content: Tensor, style: Tensor) -> Trial:
     """The trial with the pair's details added to its map, where held-out blocks are no further from the style so."""
     made, missed, change = trial.style_map, 0.0, 0.0
-    inputs, wanted = inputs_of(content, made.scales, made.waves), style.flatten(1).T
+    seen, wanted = made.seen(content), style.flatten(1).T
+    inputs = inputs_of(seen, made.scales, made.waves, made.tiles)
     for held in block_parts(content):
         net = fit(made.net.kind, inputs.at(~held), wanted[~held], TRIAL_STEPS)
         mapped = replace(made, net=net)(content)
-        found = details_of(content, mapped, style, made.waves, ~held)(content, mapped)
+        found = details_of(seen, mapped, style, made.waves, ~held)(seen, mapped)
         missed += float((found - style).flatten(1)[:, held].square().sum())
         change += float((content - style).flatten(1)[:, held].square().sum())
     blocks = (missed / max(change, 1e-9)) ** 0.5
     if not blocks <= trial.blocks:
         return trial
-    details = details_of(content, made(content), style, made.waves)
+    details = details_of(seen, made(content), style, made.waves)
     return replace(trial, style_map=replace(made, details=details), blocks=blocks)
 
 
@@ -87,9 +94,12 @@ def best(trials: list[Trial]) -> Trial:
     return chosen
 
 
-def _trial(kind: str, content: Tensor, style: Tensor, waves: tuple[tuple[float, float], ...]) -> Trial:
+def _trial(
+    kind: str, content: Tensor, style: Tensor, waves: tuple[Wave, ...] = (), tiles: Tiles | None = None
+) -> Trial:
     scales = scales_of(content)
-    inputs, wanted, before = inputs_of(content, scales, waves), style.flatten(1).T, content.flatten(1).T
+    seen = tiles(content) if tiles else content
+    inputs, wanted, before = inputs_of(seen, scales, waves, tiles), style.flatten(1).T, content.flatten(1).T
     errors = [
         sum(_missed(kind, inputs, wanted, before, held) for held in parts)
         for parts in (block_parts(content), colour_parts(content))
@@ -99,7 +109,7 @@ def _trial(kind: str, content: Tensor, style: Tensor, waves: tuple[tuple[float, 
         for parts in (block_parts(content), colour_parts(content))
     ]
     blocks, colours = ((e / max(c, 1e-9)) ** 0.5 for e, c in zip(errors, changes, strict=True))
-    return Trial(StyleMap(fit(kind, inputs, wanted, STEPS), scales, waves), blocks, colours)
+    return Trial(StyleMap(fit(kind, inputs, wanted, STEPS), scales, waves, tiles), blocks, colours)
 
 
 @torch.no_grad()

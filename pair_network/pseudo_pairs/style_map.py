@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .details import Details
-from .features import Wave, chroma_features, tone_features
+from .features import Wave, chroma_features, luminance, tone_features
+from .tiles import Tiles
 
 KINDS = ("linear", "tone", "colour")  # the cheapest and simplest first
 HIDDEN = 48
@@ -71,29 +72,41 @@ class StyleMap:
         net: Its pixels' colours.
         scales: At which it sees brightness and edges.
         waves: The lattice it knows.
+        tiles: Over which it sees the photo averaged.
         details: Of the pair, which are added to what the net gives.
     """
 
     net: PixelMap
     scales: tuple[float, ...]
     waves: tuple[Wave, ...]
+    tiles: Tiles | None = None
     details: Details | None = None
 
     @property
     def name(self) -> str:
-        return self.net.kind + (", lattice" if self.waves else "") + (", details" if self.details else "")
+        parts = {"tiles": self.tiles, "lattice": self.waves, "details": self.details}
+        return ", ".join([self.net.kind, *(name for name, part in parts.items() if part)])
+
+    def seen(self, image: Tensor) -> Tensor:
+        """What the net and the details see of a photo, of the same shape."""
+        return self.tiles(image) if self.tiles else image
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         """The picture in the style: (3, height, width) in [0, 1] to the same."""
-        inputs = inputs_of(image, self.scales, self.waves)
+        image = self.seen(image)
+        inputs = inputs_of(image, self.scales, self.waves, self.tiles)
         parts = [self.net(inputs.at(slice(i, i + PART))) for i in range(0, len(inputs.tone), PART)]
         mapped = torch.cat(parts).T.reshape(image.shape).clamp(0, 1)
         return mapped if self.details is None else self.details(image, mapped)
 
 
-def inputs_of(image: Tensor, scales: Sequence[float], waves: Sequence[Wave] = ()) -> Inputs:
-    return Inputs(tone_features(image, scales, waves), chroma_features(image))
+def inputs_of(image: Tensor, scales: Sequence[float], waves: Sequence[Wave] = (), tiles: Tiles | None = None) -> Inputs:
+    """What a map takes of a photo; of one that is averaged over tiles the place in its tile as well."""
+    tone = tone_features(image, scales, waves)
+    if tiles:
+        tone = torch.cat([tone, tiles.places(luminance(image))], dim=1)
+    return Inputs(tone, chroma_features(image))
 
 
 def fit(kind: str, inputs: Inputs, wanted: Tensor, steps: int) -> PixelMap:

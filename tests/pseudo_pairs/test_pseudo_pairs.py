@@ -258,7 +258,7 @@ def photo_parts(side):
     return [command.to_tensor(photo.crop(box)) for box in ((0, 0, middle, side), (middle, 0, photo.width, side))]
 
 
-@pytest.mark.parametrize(("side", "name"), [(512, "poster"), (1024, "duotone")])
+@pytest.mark.parametrize(("side", "name"), [(512, "poster"), (512, "pixel"), (1024, "duotone")])
 def test_a_real_photo(side, name):
     """Fitted to one half of a photo in a demo style, the map must come near the true answer on the other half."""
     own, other = photo_parts(side)
