@@ -134,14 +134,15 @@ def measure(
 
 
 def save_sheet(rows: dict[str, list[np.ndarray]], file: Path) -> None:
-    """For each style four labelled rows of the last pictures: base model, oracle, VAE(T(base)), T(base)."""
-    titles = ("base model", "oracle", "true, autoencoder", "true answer")
+    """For each style four labelled rows of the last pictures: base model, drawn, VAE(T(base)), T(base)."""
     side = next(iter(rows.values()))[0].shape[1]
-    sheet = Image.new("RGB", (190 + SHOWN * side, len(rows) * (len(titles) * side + 8)), "white")
+    height = 4 * side + 8
+    sheet = Image.new("RGB", (190 + SHOWN * side, len(rows) * height), "white")
     draw = ImageDraw.Draw(sheet)
     for block, (name, sets) in enumerate(rows.items()):
+        titles = ("base model", "oracle" if name in STYLES else "by its name", "true, autoencoder", "true answer")
         for line, (title, images) in enumerate(zip(titles, sets, strict=True)):
-            top = block * (len(titles) * side + 8) + line * side
+            top = block * height + line * side
             draw.text((4, top + side // 2 - 8), f"{name}: {title}", fill="black", font_size=12)
             sheet.paste(to_picture(np.concatenate(list(images[-SHOWN:]), axis=1)), (190, top))
     sheet.save(file, quality=88)
