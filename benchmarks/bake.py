@@ -103,7 +103,7 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         "# Bake: style guidance in a plain LoRA", "",
         f"`python -m benchmarks.bake`. λ {options['scale']:g}, CFG {GUIDANCE_SCALE:g}, {options['steps']} steps, "
-        f"style from {STYLE_START:g} of them on; {options['prompts']} prompts of the quality bench, one training "
+        f"style from {options['start']:g} of them on; {options['prompts']} prompts of the quality bench, one training "
         f"(pair: {PAIR}) for each style; fitted on {options['fit_prompts']} other prompts, {options['fit_steps']} "
         "steps.",
         "*distance*: RMS pixel distance to the guided picture, where the base picture's is 1. The other columns are",
@@ -144,7 +144,7 @@ def main() -> None:
         styles[style] = measure(sampler, judge, style, prompts, base, options)
         print(f"{style}: done", flush=True)
     kept = {name: getattr(options, name) for name in ("scale", "prompts", "fit_prompts", "fit_steps")}
-    kept["steps"] = STEPS
+    kept |= {"steps": STEPS, "start": STYLE_START}
     results = {"options": kept, "machine": options.machine, "seconds": time.monotonic() - started, "styles": styles}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
