@@ -30,7 +30,9 @@ EXPLANATION = (
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo.gallery", description=__doc__)
-    parser.add_argument("--styles", nargs="+", choices=list(HELD_OUT_STYLES), default=["duotone", "pixel", "ink", "poster"])
+    parser.add_argument(
+        "--styles", nargs="+", choices=list(HELD_OUT_STYLES), default=["duotone", "pixel", "ink", "poster"]
+    )
     parser.add_argument("--pair", default="house", help="which bundled picture")
     parser.add_argument("--loras", type=Path, default=OUTPUT_DIR, help="folder of STYLE.safetensors")
     parser.add_argument("--scale", type=float, default=1.5, help="style guidance scale")

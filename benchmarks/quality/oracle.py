@@ -120,9 +120,13 @@ def measure(
     ceiling, everywhere = reference.strength(allowed), np.ones(base.shape[:3])
     best, drawn = Finding(0.0, ceiling, 0.0, 1.0, 1.0, "none"), base
     for way, (mode, cfg_end, strengths) in WAYS.items():
-        # It is asked for its best: with guidance that lay at the end of the range in which methods are compared.
-        # Where there is no LoRA, there is no strength of it.
-        for strength in (*strengths, *STRONGER) if mode == "guidance" else strengths if file else (1.0,):
+        if mode == "guidance":
+            # It is asked for its best, which lay at the end of the range in which methods are compared.
+            strengths = (*strengths, *STRONGER)
+        elif file is None:
+            # Where there is no LoRA, there is no strength of it.
+            strengths = (1.0,)
+        for strength in strengths:
             images = sampler.draw(prompts, f"in {name} style", file, mode, strength, cfg_end)
             figures = score(images, reference, judge)
             if figures["structure"] >= LEAST_STRUCTURE and figures["strength"] > best.strength:

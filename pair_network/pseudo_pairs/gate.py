@@ -71,7 +71,7 @@ def with_details(trial: Trial, content: Tensor, style: Tensor) -> Trial:
     """The trial with the pair's details added to its map, where held-out blocks are no further from the style so."""
     made, missed, change = trial.style_map, 0.0, 0.0
     seen, wanted = made.seen(content), style.flatten(1).T
-    inputs = inputs_of(seen, made.scales, made.waves, made.tiles)
+    inputs = inputs_of(content, made.scales, made.waves, made.tiles)
     for held in block_parts(content):
         net = fit(made.net.kind, inputs.at(~held), wanted[~held], TRIAL_STEPS)
         mapped = replace(made, net=net)(content)
@@ -98,8 +98,7 @@ def _trial(
     kind: str, content: Tensor, style: Tensor, waves: tuple[Wave, ...] = (), tiles: Tiles | None = None
 ) -> Trial:
     scales = scales_of(content)
-    seen = tiles(content) if tiles else content
-    inputs, wanted, before = inputs_of(seen, scales, waves, tiles), style.flatten(1).T, content.flatten(1).T
+    inputs, wanted, before = inputs_of(content, scales, waves, tiles), style.flatten(1).T, content.flatten(1).T
     errors = [
         sum(_missed(kind, inputs, wanted, before, held) for held in parts)
         for parts in (block_parts(content), colour_parts(content))

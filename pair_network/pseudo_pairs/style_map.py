@@ -88,24 +88,24 @@ class StyleMap:
         return ", ".join([self.net.kind, *(name for name, part in parts.items() if part)])
 
     def seen(self, image: Tensor) -> Tensor:
-        """What the net and the details see of a photo, of the same shape."""
+        """What the details see of a photo, as the net does: of the same shape."""
         return self.tiles(image) if self.tiles else image
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
         """The picture in the style: (3, height, width) in [0, 1] to the same."""
-        image = self.seen(image)
         inputs = inputs_of(image, self.scales, self.waves, self.tiles)
         parts = [self.net(inputs.at(slice(i, i + PART))) for i in range(0, len(inputs.tone), PART)]
         mapped = torch.cat(parts).T.reshape(image.shape).clamp(0, 1)
-        return mapped if self.details is None else self.details(image, mapped)
+        return mapped if self.details is None else self.details(self.seen(image), mapped)
 
 
 def inputs_of(image: Tensor, scales: Sequence[float], waves: Sequence[Wave] = (), tiles: Tiles | None = None) -> Inputs:
-    """What a map takes of a photo; of one that is averaged over tiles the place in its tile as well."""
-    tone = tone_features(image, scales, waves)
-    if tiles:
-        tone = torch.cat([tone, tiles.places(luminance(image))], dim=1)
+    """What a map takes of a photo; with tiles it is averaged over them, and each pixel's place in its tile is known."""
+    if tiles is None:
+        return Inputs(tone_features(image, scales, waves), chroma_features(image))
+    image = tiles(image)
+    tone = torch.cat([tone_features(image, scales, waves), tiles.places(luminance(image))], dim=1)
     return Inputs(tone, chroma_features(image))
 
 
